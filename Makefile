@@ -1,0 +1,24 @@
+# Each target sets up .venv when it is missing or older than pyproject.toml. Needs Python 3.11 or later.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: run lab test clean
+
+run: .venv/installed     ## execute the notebooks 01 to 04 without a screen; results in build/
+	$(BIN)/python tools/run_notebooks.py
+
+lab: .venv/installed     ## open JupyterLab on the first notebook
+	cd notebooks && ../$(BIN)/jupyter lab 01_data_and_augmentation.ipynb
+
+test: .venv/installed    ## every test, the notebooks included
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	@echo "Installing the packages into .venv: a few minutes, once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+clean:                   ## remove what was installed and made, but not data/ or runs/
+	rm -rf .venv build

@@ -1,0 +1,149 @@
+"""The whole pipeline without a notebook: python -m cifar_utils [run | train | evaluate | download]."""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from cifar_utils import data, download, evaluation, plots, settings, training
+from cifar_utils.augment import PRESETS, Policy
+from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.download import DataError
+
+EPILOG = """\
+examples:
+  python -m cifar_utils                        train, then evaluate on the test set, all in runs/class
+  python -m cifar_utils train --policy strong  only train, with stronger augmentation
+  python -m cifar_utils evaluate runs/class    only evaluate: report, JSON and plots in runs/class/evaluation
+  python -m cifar_utils download               only fetch CIFAR-10, however slow its server is today
+
+exit codes: 0 done; 1 data, checkpoint or file trouble, said in a sentence; 2 wrong arguments; 130 stopped by you
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["run", *arguments]
+    options = _parse(arguments)
+    try:
+        options.action(options)
+    except (DataError, CheckpointError, FloatingPointError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m cifar_utils",
+        description="Train a small network on CIFAR-10 with data augmentation and evaluate it honestly.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="command", title="commands", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("--sample", action="store_true", help="use the small sample that ships, not the full set")
+    trains = argparse.ArgumentParser(add_help=False)
+    trains.add_argument("--profile", choices=settings.PROFILES, help="how long to train (default: class)")
+    trains.add_argument(
+        "--policy", default="full", help=f"augmentation: {', '.join(PRESETS)}, or a JSON file (default: full)"
+    )
+    trains.add_argument("--epochs", type=_positive, help="passes over the training images, instead of the profile's")
+    trains.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: 0)")
+    trains.add_argument("--run", type=Path, metavar="DIR", help="for checkpoints and logs (default: runs/PROFILE)")
+    for name, parents, action, text in (
+        ("run", [shared, source, trains], _run, "train, then evaluate (also when no command is given)"),
+        ("train", [shared, source, trains], _train, "train; saves best.pt and last.pt in the run's folder"),
+        ("evaluate", [shared, source], _evaluate, "report on the test set: text, JSON and plots"),
+        ("download", [shared], _download, "fetch the full data set, however long it takes"),
+    ):
+        command = commands.add_parser(name, parents=parents, help=text, description=text)
+        command.set_defaults(action=action)
+        if name == "evaluate":
+            command.add_argument("run", type=Path, nargs="?", help="a run's folder (default: runs/PROFILE)")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _policy(name: str) -> Policy:
+    if name in PRESETS:
+        return PRESETS[name]
+    if not Path(name).is_file():
+        raise ValueError(f"--policy {name!r} is neither a file nor one of {', '.join(PRESETS)}")
+    return Policy.from_json(Path(name).read_text())
+
+
+def _run(options: argparse.Namespace) -> None:
+    options.run = _train(options)
+    _evaluate(options)
+
+
+def _train(options: argparse.Namespace) -> Path:
+    profile = settings.profile(options.profile)
+    policy = _policy(options.policy)
+    train_split, validation = data.load_training(options.data, options.sample or profile.sample)
+    config = training.Config.of(profile, train_split, options.seed)
+    if options.epochs:
+        config = replace(config, epochs=options.epochs)
+    run = options.run or settings.runs_directory() / profile.name
+    normalisation = data.Normalisation.of(train_split)
+    network = training.new_network(train_split, normalisation, config.seed)
+    print(f"{train_split}, {validation}\n{policy}\n{config}")
+    history = training.train(
+        network, train_split, validation, policy, config, normalisation, run, training.best_device()
+    )
+    if len(history) < config.epochs:
+        raise KeyboardInterrupt
+    plots.save(plots.training_curves(history, f"Training on {train_split}"), run / "training_curves.png")
+    print(f"Saved best.pt, last.pt, history.json and training_curves.png in {run}.\n")
+    return run
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    run = options.run or settings.runs_directory() / settings.profile().name
+    network, normalisation, content = training.restore(run / "best.pt")
+    network.to(training.best_device())
+    test = data.load_test(options.data, options.sample or content["data"]["is_sample"] or None)
+    predictions = evaluation.predict(network, test, normalisation)
+    matrix = evaluation.confusion_matrix(predictions)
+    accuracy, intervals = evaluation.classwise_accuracy(matrix), evaluation.classwise_intervals(matrix)
+    title = f"{run.name}, epoch {content['epoch']}: {test}"
+    print(evaluation.report(predictions, title))
+    out = run / "evaluation"
+    summary = evaluation.confusions(matrix)
+    plots.save(plots.confusion_matrix(matrix, data.CLASSES, title, summary), out / "confusion_matrix.png")
+    plots.save(plots.class_accuracy(accuracy, intervals, data.CLASSES, title), out / "class_accuracy.png")
+    report = {
+        "run": str(run),
+        "data": str(test),
+        "accuracy": predictions.accuracy,
+        "loss": predictions.loss,
+        "classwise_accuracy": dict(zip(data.CLASSES, accuracy.tolist())),
+        "confusion_matrix": matrix.tolist(),
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\nSaved report.json, confusion_matrix.png and class_accuracy.png in {out}.")
+
+
+def _download(options: argparse.Namespace) -> None:
+    directory = Path(options.data).expanduser() if options.data else settings.data_directory()
+    download.ensure(directory, patience=24 * 60)
+    download.check(directory)
+    print(f"CIFAR-10 is in {directory}, whole and checked.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

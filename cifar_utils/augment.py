@@ -1,0 +1,433 @@
+"""Data augmentation of a whole batch at once: one geometric warp and one colour map an image.
+
+The usual pipeline treats one image after the other: flip, then rotate, then distort, then brightness, ... . Here
+
+* flip, affine and perspective are 3x3 matrices in homogeneous coordinates, so their composition is one 3x3 matrix
+  an image (a homography), and the image is resampled once instead of three times;
+* brightness, contrast and saturation are affine maps of the colour vector, so their composition, together with the
+  normalisation that follows, is one 3x4 matrix an image.
+
+Read it top down: `Policy` (what may happen), `draw` (what happens to which image), `augment` (make it happen).
+Parameter names, meanings and distributions are those of torchvision.transforms.v2's RandomHorizontalFlip,
+RandomAffine, RandomPerspective and ColorJitter; `Policy.to_torchvision` gives those transforms.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+GREY = (0.2989, 0.5870, 0.1140)  # luma weights of ITU-R BT.601, as rounded by torchvision
+CHUNK = 128  # images warped at a time on a CPU: their temporaries (12 KiB an image each) stay in the cache
+
+
+@dataclass(frozen=True, repr=False)
+class Policy:
+    """What may happen to an image. The default changes nothing.
+
+    Attributes:
+        flip_p: probability of a horizontal flip, 0 to 1.
+        degrees: rotation, drawn from [-degrees, degrees], 0 to 180.
+        translate: largest shift (x, y) as a fraction of the image's side, each 0 to 1. Shifts are whole pixels.
+        scale: smallest and largest zoom factor, each above 0 and at most 4.
+        shear: shear along x in degrees, drawn from [-shear, shear], 0 to 60.
+        distortion_scale: perspective; corners move inwards by up to this fraction of half the side, 0 to 1.
+        perspective_p: probability of the perspective, 0 to 1.
+        brightness, contrast, saturation: the factor is drawn from [max(0, 1 - x), 1 + x], x from 0 to 2.
+        fill: grey level of the pixels that come from outside the image, 0 to 255.
+        interpolation: "bilinear" or "nearest".
+
+    Raises:
+        ValueError: a field is out of its range; the message names the field, the value and the range.
+    """
+
+    flip_p: float = 0.0
+    degrees: float = 0.0
+    translate: tuple[float, float] = (0.0, 0.0)
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    distortion_scale: float = 0.0
+    perspective_p: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    fill: int = 0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            pair = name in ("translate", "scale")
+            numbers = tuple(value) if pair and isinstance(value, (tuple, list)) else (value,)
+            if len(numbers) != (2 if pair else 1) or not all(_is_number(x) and low <= x <= high for x in numbers):
+                what = "two numbers" if pair else "a number"
+                raise ValueError(f"Policy.{name} is {value!r}; it must be {what} from {low:g} to {high:g}")
+            # One type a field, so that equal policies have equal JSON: 10 and 10.0 are the same rotation.
+            kind = int if name == "fill" else float
+            object.__setattr__(self, name, tuple(map(kind, numbers)) if pair else kind(value))
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"Policy.scale is {self.scale!r}; the first number must not exceed the second")
+        if self.interpolation not in ("bilinear", "nearest"):
+            raise ValueError(f"Policy.interpolation is {self.interpolation!r}; it must be 'bilinear' or 'nearest'")
+
+    def __repr__(self) -> str:
+        changed = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"Policy({', '.join(changed)})"
+
+    @property
+    def warps(self) -> bool:
+        """Whether pixels can move."""
+        return (
+            self.flip_p > 0
+            or self.degrees > 0
+            or max(self.translate) > 0
+            or self.scale != (1.0, 1.0)
+            or self.shear > 0
+            or (self.distortion_scale > 0 and self.perspective_p > 0)
+        )
+
+    @property
+    def recolours(self) -> bool:
+        """Whether colours can change."""
+        return max(self.brightness, self.contrast, self.saturation) > 0
+
+    def scaled(self, strength: float) -> "Policy":
+        """The same policy with every range `strength` times as wide (0: none of them), cut off at the legal ranges.
+
+        Probabilities, fill and interpolation stay: flipping more than half of the images is not a stronger flip.
+        """
+        if not (_is_number(strength) and strength >= 0):
+            raise ValueError(f"strength is {strength!r}; it must be a number of at least 0")
+
+        def grow(name: str) -> float:
+            return min(getattr(self, name) * strength, RANGES[name][1])
+
+        plain = ("degrees", "shear", "distortion_scale", "brightness", "contrast", "saturation")
+        low, high = RANGES["scale"]
+        return replace(
+            self,
+            translate=tuple(min(t * strength, 1.0) for t in self.translate),
+            scale=tuple(min(max(1 + (s - 1) * strength, low), high) for s in self.scale),
+            **{name: grow(name) for name in plain},
+        )
+
+    def to_json(self) -> str:
+        """The policy as JSON text, every field by name."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Policy":
+        """The policy that `to_json` wrote.
+
+        Raises:
+            ValueError: not JSON, an unknown field, or a value out of range.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("not a policy: a JSON object is expected")
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"not a policy: unknown field {', '.join(sorted(unknown))}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def to_torchvision(self):
+        """The equivalent torchvision.transforms.v2.Compose, for PIL images or tensors, one image at a time.
+
+        It draws from the same distributions, with torch's global generator instead of (seed, epoch, index), and it
+        resamples once a transform instead of once in all.
+        """
+        from torchvision.transforms import v2
+
+        mode = v2.InterpolationMode(self.interpolation)
+        steps = []
+        if self.flip_p > 0:
+            steps.append(v2.RandomHorizontalFlip(p=self.flip_p))
+        if self.degrees > 0 or max(self.translate) > 0 or self.scale != (1.0, 1.0) or self.shear > 0:
+            steps.append(
+                v2.RandomAffine(
+                    degrees=self.degrees,
+                    translate=self.translate,
+                    scale=self.scale,
+                    shear=self.shear or None,
+                    interpolation=mode,
+                    fill=self.fill,
+                )
+            )
+        if self.distortion_scale > 0 and self.perspective_p > 0:
+            steps.append(
+                v2.RandomPerspective(self.distortion_scale, p=self.perspective_p, interpolation=mode, fill=self.fill)
+            )
+        if self.recolours:
+            steps.append(v2.ColorJitter(self.brightness, self.contrast, self.saturation))
+        return v2.Compose(steps or [v2.Identity()])
+
+
+RANGES = {  # the legal range of every number in a Policy, ends included
+    "flip_p": (0, 1),
+    "degrees": (0, 180),
+    "translate": (0, 1),
+    "scale": (0.05, 4),
+    "shear": (0, 60),
+    "distortion_scale": (0, 1),
+    "perspective_p": (0, 1),
+    "brightness": (0, 2),
+    "contrast": (0, 2),
+    "saturation": (0, 2),
+    "fill": (0, 255),
+}
+
+
+def _is_number(x) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
+FULL = Policy(
+    flip_p=0.5,
+    degrees=10,
+    translate=(0.1, 0.1),
+    scale=(0.9, 1.1),
+    distortion_scale=0.2,
+    perspective_p=0.5,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+)
+PRESETS = {
+    "none": Policy(),
+    "flip_and_shift": Policy(flip_p=0.5, translate=(0.0625, 0.0625)),  # two pixels of 32
+    "light": FULL.scaled(0.5),
+    "full": FULL,
+    "strong": FULL.scaled(2),
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What happens to each of N images: the numbers behind one homography and one colour matrix each.
+
+    Attributes:
+        flip: [N] bool.
+        angle: [N] degrees, clockwise on the screen.
+        translate: [N, 2] pixels (x, y), whole numbers.
+        scale: [N] zoom factor.
+        shear: [N] degrees.
+        corners: [N, 4, 2] pixels (x, y) by which the top left, top right, bottom right and bottom left corner
+            move inwards, whole numbers; 0 where there is no perspective.
+        brightness, contrast, saturation: [N] factors.
+    """
+
+    flip: Tensor
+    angle: Tensor
+    translate: Tensor
+    scale: Tensor
+    shear: Tensor
+    corners: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+
+
+def philox(seed: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Tensor]:
+    """Philox-4x32-10, the counter-based generator behind torch's CUDA and JAX's random numbers.
+
+    A counter-based generator has no state: random numbers are a hash of a key (here the seed) and a counter (here
+    image, epoch and block), so any image's numbers can be computed at any time, in any order, on any device.
+
+    Source: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+
+    Args:
+        seed: 0 to 2**64 - 1.
+        counter: four int64 tensors of values below 2**32, of shapes that broadcast.
+
+    Returns:
+        Four int64 tensors of the broadcast shape with values from 0 to 2**32 - 1.
+    """
+    low_bits = 0xFFFFFFFF
+    c0, c1, c2, c3 = counter
+    k0, k1 = seed & low_bits, seed >> 32
+    for _ in range(10):
+        # int64 products wrap around, which leaves the 64 bits of the unsigned product as they are.
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c2 = ((p1 >> 32) & low_bits) ^ c1 ^ k0, ((p0 >> 32) & low_bits) ^ c3 ^ k1
+        c1, c3 = p1 & low_bits, p0 & low_bits
+        k0, k1 = (k0 + 0x9E3779B9) & low_bits, (k1 + 0xBB67AE85) & low_bits
+    return [c0, c1, c2, c3]
+
+
+def uniform(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
+    """[N, count] float32 random numbers in [0, 1), a pure function of (seed, epoch, index); index is [N] int64."""
+    block = torch.arange(math.ceil(count / 4), device=index.device)
+    zero = torch.zeros_like(block)
+    words = philox(seed, (index[:, None], zero + epoch, block, zero))
+    return (torch.stack(words, -1).flatten(1)[:, :count] >> 8).float() * 2.0**-24  # the upper 24 bits: exact
+
+
+def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int = 32) -> Parameters:
+    """Draws each image's parameters as a pure function of (seed, epoch, index).
+
+    Batch size, order, the number of processes and the point of a restart change nothing: image 7 of epoch 3 is
+    augmented the same way always (on another device: up to float32 rounding).
+
+    Args:
+        policy: what may happen.
+        seed: 0 to 2**64 - 1.
+        epoch: from 0.
+        index: [N] int64, each image's position in the data set.
+        size: side of the square images in pixels.
+    """
+    u = uniform(seed, epoch, index, 18)
+
+    def between(column: Tensor, low: float, high: float) -> Tensor:
+        return low + (high - low) * column
+
+    def factor(column: Tensor, x: float) -> Tensor:
+        return between(column, max(0.0, 1 - x), 1 + x)
+
+    shift = torch.stack([between(u[:, 2 + i], -t * size, t * size) for i, t in enumerate(policy.translate)], 1)
+    deepest = int(policy.distortion_scale * (size // 2))
+    corners = (u[:, 7:15] * (deepest + 1)).floor().view(-1, 4, 2)
+    return Parameters(
+        flip=u[:, 0] < policy.flip_p,
+        angle=between(u[:, 1], -policy.degrees, policy.degrees),
+        translate=shift.round(),
+        scale=between(u[:, 4], *policy.scale),
+        shear=between(u[:, 5], -policy.shear, policy.shear),
+        corners=corners * (u[:, 6] < policy.perspective_p)[:, None, None],
+        brightness=factor(u[:, 15], policy.brightness),
+        contrast=factor(u[:, 16], policy.contrast),
+        saturation=factor(u[:, 17], policy.saturation),
+    )
+
+
+def _matrix(*entries) -> Tensor:
+    """[N, 3, 3] from nine [N] tensors or numbers, row by row."""
+    like = next(e for e in entries if isinstance(e, Tensor))
+    return torch.stack([e if isinstance(e, Tensor) else torch.full_like(like, e) for e in entries], -1).view(-1, 3, 3)
+
+
+def affine_matrix(p: Parameters, size: int = 32) -> Tensor:
+    """[N, 3, 3] map from output to input coordinates of rotation, shear, zoom and shift about the image's centre.
+
+    Coordinates are those of `torch.nn.functional.grid_sample` with align_corners=False: -1 and 1 are the outer
+    edges of the image, so that pixel i of `size` has its centre at (2 i + 1) / size - 1.
+    """
+    angle, shear = torch.deg2rad(p.angle), torch.deg2rad(p.shear)
+    cos, sin, tan = angle.cos(), angle.sin(), shear.tan()
+    # The forward map is zoom * rotation * shear, then the shift; this is its inverse.
+    a, b = (cos - sin * tan) / p.scale, (sin + cos * tan) / p.scale
+    c, d = -sin / p.scale, cos / p.scale
+    tx, ty = p.translate[:, 0] * (2 / size), p.translate[:, 1] * (2 / size)
+    return _matrix(a, b, -(a * tx + b * ty), c, d, -(c * tx + d * ty), 0.0, 0.0, 1.0)
+
+
+def perspective_matrix(p: Parameters, size: int = 32) -> Tensor:
+    """[N, 3, 3] map from output to input coordinates of the perspective that moves the corners inwards.
+
+    The map of the unit square onto a quadrilateral has a closed form (P. Heckbert, "Fundamentals of Texture Mapping
+    and Image Warping", 1989, section 2.2.3), and a homography is inverted, up to a factor that does not matter, by
+    its adjugate: no division, so that no corner position ends in NaN. As in torchvision, corners are whole pixels
+    from 0 to size - 1 while pixel centres lie at i + 0.5.
+    """
+    last = 2 - 2 / size  # from corner 0 to corner size - 1
+    sign_x, sign_y = (1, -1, -1, 1), (1, 1, -1, -1)
+    x = [p.corners[:, i, 0] * (2 / size * sign_x[i]) + (-1 if sign_x[i] == 1 else last - 1) for i in range(4)]
+    y = [p.corners[:, i, 1] * (2 / size * sign_y[i]) + (-1 if sign_y[i] == 1 else last - 1) for i in range(4)]
+    dx1, dx2, dx3 = x[1] - x[2], x[3] - x[2], x[0] - x[1] + x[2] - x[3]
+    dy1, dy2, dy3 = y[1] - y[2], y[3] - y[2], y[0] - y[1] + y[2] - y[3]
+    # The unit square's corners go to (x, y): [[a, b, c], [d, e, f], [g, h, i]], Heckbert's times the determinant i.
+    g, h, i = dx3 * dy2 - dx2 * dy3, dx1 * dy3 - dx3 * dy1, dx1 * dy2 - dx2 * dy1
+    a, b, c = i * (x[1] - x[0]) + g * x[1], i * (x[3] - x[0]) + h * x[3], i * x[0]
+    d, e, f = i * (y[1] - y[0]) + g * y[1], i * (y[3] - y[0]) + h * y[3], i * y[0]
+    unit_x = e * i - f * h, c * h - b * i, b * f - c * e
+    unit_y = f * g - d * i, a * i - c * g, c * d - a * f
+    depth = d * h - e * g, b * g - a * h, a * e - b * d
+    return _matrix(
+        *(last * u - w for u, w in zip(unit_x, depth)), *(last * v - w for v, w in zip(unit_y, depth)), *depth
+    )
+
+
+def homography(p: Parameters, size: int = 32) -> Tensor:
+    """[N, 3, 3] map from output to input coordinates of flip, then affine, then perspective."""
+    flip = torch.where(p.flip, -1.0, 1.0)
+    back = affine_matrix(p, size) @ perspective_matrix(p, size)  # undo the last transform first
+    return torch.cat([back[:, :1] * flip[:, None, None], back[:, 1:]], 1)
+
+
+def warp(images: Tensor, inverse: Tensor, interpolation: str = "bilinear") -> Tensor:
+    """Resamples each image at the places its homography says, zeros where these lie outside.
+
+    Args:
+        images: [N, C, S, S] float.
+        inverse: [N, 3, 3] map from output to input coordinates, in `grid_sample`'s convention (align_corners=False).
+        interpolation: "bilinear" or "nearest".
+
+    Returns:
+        [N, C, S, S] float.
+    """
+    n, _, size, _ = images.shape
+    centre = torch.arange(1 - size, size, 2, device=images.device, dtype=images.dtype) / size
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    pixels = torch.stack([x.flatten(), y.flatten(), torch.ones_like(x.flatten())])  # [3, S * S]
+    source = (inverse.to(images.dtype).reshape(n * 3, 3) @ pixels).view(n, 3, size, size)
+    # What a deep perspective puts behind the horizon (a depth of 0 or less) is outside the image.
+    depth = source[:, 2:].clamp_min_(1e-6)
+    grid = source[:, :2].div_(depth).permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid, mode=interpolation, padding_mode="zeros", align_corners=False)
+
+
+def colour_matrix(p: Parameters) -> tuple[Tensor, Tensor]:
+    """The colour map of brightness b, contrast c and saturation s as x -> matrix x + grey_gain m.
+
+    For a pixel x (red, green, blue), g the GREY weights and m the mean of g.x over the image:
+    saturation blends with the pixel's grey, s x + (1 - s) (g.x) 1; contrast with the image's mean grey,
+    c x + (1 - c) m 1; brightness multiplies, b x. The weights sum to 1, so saturation leaves every grey as it is
+    and contrast leaves m as it is. Hence the three commute, up to brightness scaling m, and in any order
+
+        x  ->  b c (s I + (1 - s) 1 g^T) x  +  b (1 - c) m 1
+
+    torchvision clamps to [0, 1] after each of the three, here once at the end: the results differ only where an
+    intermediate value leaves [0, 1] (benchmarks/augmentation.py measures how much).
+
+    Returns:
+        matrix [N, 3, 3] and grey_gain [N].
+    """
+    s, bc = p.saturation, p.brightness * p.contrast
+    blend = [bc * (1 - s) * weight for weight in GREY]
+    rows = [blend[column] + bc * s if row == column else blend[column] for row in range(3) for column in range(3)]
+    return _matrix(*rows), p.brightness * (1 - p.contrast)
+
+
+def augment(images: Tensor, p: Parameters, policy: Policy, mean: Tensor, std: Tensor) -> Tensor:
+    """Applies the parameters that `draw` drew from the policy: warp, colours, normalisation.
+
+    Args:
+        images: [N, 3, S, S] uint8.
+        p: parameters of the N images.
+        policy: the policy that they were drawn from; what it cannot do is skipped.
+        mean, std: [3] float32, of training images in 0 to 1.
+
+    Returns:
+        [N, 3, S, S] float32: (augmented image in 0 to 1 - mean) / std.
+    """
+    inverse = homography(p, images.shape[-1]) if policy.warps else None
+    colours, grey_gain = colour_matrix(p) if policy.recolours else (None, None)
+    gain, black, white = 1 / (255 * std), -mean / std, (1 - mean) / std
+    out = torch.empty(images.shape, device=images.device)
+    chunk = CHUNK if images.device.type == "cpu" else len(images)
+    for start in range(0, len(images), chunk):
+        part = slice(start, start + chunk)
+        x = images[part].float()
+        if policy.warps:
+            x = warp(x.sub_(policy.fill), inverse[part], policy.interpolation).add_(policy.fill)
+        if policy.recolours:
+            x = x.flatten(2)
+            mean_grey = sum(weight * x[:, i].mean(1) for i, weight in enumerate(GREY))
+            offset = (grey_gain[part] * mean_grey)[:, None] * gain + black
+            y = torch.baddbmm(offset[..., None], colours[part] * gain[:, None], x, out=out[part].flatten(2))
+            torch.minimum(torch.maximum(y, black[:, None], out=y), white[:, None], out=y)  # clamp to [0, 1]
+        else:
+            torch.addcmul(black[:, None, None], x, gain[:, None, None], out=out[part])
+    return out

@@ -1,0 +1,193 @@
+"""Figures from plain arrays. Every figure carries its text alternative, made from the numbers that it shows.
+
+Colours: the Okabe-Ito palette and viridis or cividis, which colour-blind readers and black-and-white printers can
+tell apart; series also differ by marker or line style.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from IPython.display import display
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+FONT = {"font.size": 11, "axes.titlesize": 12}
+
+
+def _figure(rows: int = 1, columns: int = 1, **options):
+    with plt.rc_context(FONT):
+        figure, axes = plt.subplots(rows, columns, layout="constrained", **options)
+    plt.close(figure)  # shown once, by `show`, and not a second time at the end of the notebook's cell
+    return figure, axes
+
+
+def show(figure: Figure) -> None:
+    """Displays a figure in a notebook together with its text alternative."""
+    display(figure, metadata={"image/png": {"alt": figure.alt_text}})
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Saves a figure as PNG, its text alternative in the file's Description."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, metadata={"Description": figure.alt_text})
+
+
+def to_pixels(images, mean=None, std=None) -> np.ndarray:
+    """[N, 3, H, W] uint8, or float32 normalised with mean and std, -> [N, H, W, 3] uint8 for display."""
+    x = np.asarray(images)
+    if x.dtype != np.uint8:
+        x = x * np.reshape(std, (3, 1, 1)) + np.reshape(mean, (3, 1, 1))
+        x = (x * 255).round().clip(0, 255).astype(np.uint8)
+    return x.transpose(0, 2, 3, 1)
+
+
+def mosaic(images, mean=None, std=None, columns: int = 8, rows: int = 4, gap: int = 2) -> np.ndarray:
+    """[3, H, W] uint8: the first rows x columns images on a white ground, for TensorBoard and previews."""
+    x = to_pixels(images, mean, std)[: rows * columns]
+    side = x.shape[1] + gap
+    sheet = np.full((-(-len(x) // columns) * side + gap, columns * side + gap, 3), 255, np.uint8)
+    for i, image in enumerate(x):
+        top, left = i // columns * side + gap, i % columns * side + gap
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return sheet.transpose(2, 0, 1)
+
+
+def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Figure:
+    """Images under their captions. images: [N, 3, H, W] uint8."""
+    pixels = to_pixels(images)
+    rows = -(-len(pixels) // columns)
+    figure, axes = _figure(rows, columns, figsize=(columns * 1.05, rows * 1.25 + 0.4), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, caption in zip(axes.flat, pixels, captions):
+        axis.imshow(image)
+        axis.set_title(caption, fontsize=9)
+    figure.suptitle(title)
+    figure.alt_text = f"{title}: a grid of {len(pixels)} images, row by row: {', '.join(captions)}."
+    return figure
+
+
+def augmentation_preview(originals, draws, captions: list[str], title: str) -> Figure:
+    """Each original beside several draws of its augmentation.
+
+    Args:
+        originals: [N, 3, H, W] uint8.
+        draws: [N, D, H, W, 3] uint8, see `to_pixels`.
+        captions: N names.
+        title: of the figure.
+    """
+    count = draws.shape[1]
+    figure, axes = _figure(len(originals), count + 1, figsize=(count + 2, len(originals) * 1.08 + 0.6), squeeze=False)
+    for row, (original, caption) in enumerate(zip(to_pixels(originals), captions)):
+        for column, image in enumerate([original, *draws[row]]):
+            axes[row, column].imshow(image)
+            axes[row, column].set(xticks=[], yticks=[])
+            axes[row, column].spines[:].set_visible(column == 0)
+            axes[row, column].spines[:].set(color=ORANGE, linewidth=2.5)
+        axes[row, 0].set_ylabel(caption, rotation=0, ha="right", va="center")
+    axes[0, 0].set_title("original", fontsize=10)
+    axes[0, 1].set_title(f"{count} draws", fontsize=10, loc="left")
+    figure.suptitle(title)
+    figure.alt_text = (
+        f"{title}. {len(originals)} rows ({', '.join(captions)}): the original image on the left in a frame, "
+        f"then {count} randomly augmented versions of it."
+    )
+    return figure
+
+
+def class_counts(counts: dict[str, np.ndarray], classes, title: str) -> Figure:
+    """Bars: images of each class in each split. counts: split name -> [10]."""
+    figure, axis = _figure(figsize=(9, 3))
+    width = 0.8 / len(counts)
+    for i, ((name, values), colour) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREEN))):
+        bars = axis.bar(
+            np.arange(len(classes)) + (i - (len(counts) - 1) / 2) * width, values, width, label=name, color=colour
+        )
+        axis.bar_label(bars, fontsize=8)
+    axis.set(title=title, ylabel="images", xticks=range(len(classes)), xticklabels=classes)
+    axis.margins(y=0.15)
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    parts = [f"{name}: " + ", ".join(f"{c} {v}" for c, v in zip(classes, values)) for name, values in counts.items()]
+    figure.alt_text = f"{title}. Bar chart of images a class. {'. '.join(parts)}."
+    return figure
+
+
+def training_curves(history: list[dict], title: str) -> Figure:
+    """Loss and accuracy of training and validation against epochs, the best epoch (lowest validation loss) marked."""
+    figure, axes = _figure(1, 2, figsize=(10, 3.6))
+    epochs = [row["epoch"] for row in history]
+    best = min(history, key=lambda row: row["validation_loss"])
+    for axis, name in zip(axes, ("loss", "accuracy")):
+        for split, colour, marker, line in (("training", BLUE, "o", "--"), ("validation", ORANGE, "s", "-")):
+            values = [row[f"{split}_{name}"] for row in history]
+            axis.plot(epochs, values, line, color=colour, marker=marker, markersize=4, label=split)
+        axis.axvline(best["epoch"], color="0.5", linestyle=":", label=f"best epoch ({best['epoch']})")
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("loss (cross-entropy, nats)")
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes[0].legend()
+    figure.suptitle(title)
+    first, last = history[0], history[-1]
+    figure.alt_text = (
+        f"{title}. Two line plots over {len(history)} epochs. Training loss goes from {first['training_loss']:.2f} to "
+        f"{last['training_loss']:.2f}, validation loss from {first['validation_loss']:.2f} to "
+        f"{last['validation_loss']:.2f}; validation accuracy from {first['validation_accuracy']:.1%} to "
+        f"{last['validation_accuracy']:.1%}. The best epoch by validation loss is epoch {best['epoch']}."
+    )
+    return figure
+
+
+def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "") -> Figure:
+    """The confusion matrix: colours and percentages by row, the counts beneath.
+
+    Args:
+        matrix: [10, 10] counts, rows are true classes.
+        classes: ten names.
+        title: of the figure.
+        summary: the matrix in words, for the text alternative.
+    """
+    total = matrix.sum(1, keepdims=True)
+    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
+    figure, axis = _figure(figsize=(8.2, 7.4))
+    axis.imshow(share, cmap="cividis", vmin=0, vmax=1)
+    for (true, predicted), value in np.ndenumerate(share):
+        axis.text(
+            predicted, true, f"{value:.0%}\n{matrix[true, predicted]}", ha="center", va="center", fontsize=8,
+            color="black" if value > 0.5 else "white",
+        )  # fmt: skip
+    ticks = range(len(classes))
+    axis.set(title=title, xlabel="predicted class", ylabel="true class", xticks=ticks, yticks=ticks)
+    axis.set_xticklabels(classes, rotation=40, ha="right")
+    axis.set_yticklabels(classes)
+    recall = ", ".join(f"{name} {share[i, i]:.0%}" for i, name in enumerate(classes))
+    figure.alt_text = (
+        f"{title}. Confusion matrix, share of each true class on the diagonal: {recall}. {summary}".strip()
+    )
+    return figure
+
+
+def class_accuracy(accuracy: np.ndarray, intervals: list[tuple[float, float]], classes, title: str) -> Figure:
+    """Dots with intervals: the accuracy of each class, best first."""
+    order = np.argsort(-np.nan_to_num(accuracy, nan=-1), kind="stable")
+    figure, axis = _figure(figsize=(8, 3.8))
+    for place, i in enumerate(order):
+        if not np.isnan(accuracy[i]):
+            axis.plot(intervals[i], [place, place], color=BLUE, linewidth=2)
+            axis.plot(accuracy[i], place, "o", color=BLUE)
+            axis.annotate(
+                f"{accuracy[i]:.1%}", (intervals[i][1], place), xytext=(6, 0), textcoords="offset points", va="center"
+            )
+    axis.set(
+        title=title, xlabel="accuracy, with 95 % interval", yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5)
+    )
+    axis.set_yticklabels([classes[i] for i in order])
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.margins(x=0.12)
+    axis.grid(alpha=0.3, axis="x")
+    values = ", ".join(f"{classes[i]} {'n/a' if np.isnan(accuracy[i]) else f'{accuracy[i]:.1%}'}" for i in order)
+    figure.alt_text = f"{title}. Accuracy of each class, best first: {values}."
+    return figure

@@ -1,0 +1,39 @@
+"""One progress bar that reads well in a terminal, in JupyterLab and in a log file."""
+
+import sys
+
+from tqdm import tqdm
+
+
+class _Lines:
+    """A log file's view of a bar: each redraw is a line of its own instead of overwriting the one before."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n ")
+        if text:
+            self.file.write(text + "\n")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def bar(total: int, title: str, unit: str, **options) -> tqdm:
+    """A tqdm bar on standard output (JupyterLab paints standard error red).
+
+    In a terminal and in a notebook the bar is redrawn in place, in a log file a line is added every 30 seconds.
+    It is text, not a widget, so that saved notebooks and their HTML pages show where it ended.
+    """
+    redraws = sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
+    return tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        file=sys.stdout if redraws else _Lines(sys.stdout),
+        mininterval=0.2 if redraws else 30,
+        miniters=1,
+        ncols=110,
+        **options,
+    )

@@ -1,0 +1,72 @@
+"""What the environment decides: how big everything is and where things lie.
+
+CIFAR_PROFILE    smoke (seconds, for tests), class (the default: minutes on a laptop) or full (a GPU, or patience)
+CIFAR10_DIR      the data directory; default: data/ in the project's folder
+CIFAR10_MIRROR   another address of cifar-10-python.tar.gz (read by download.py)
+CIFAR_RUNS       where runs are saved; default: runs/ in the project's folder
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How big everything is.
+
+    Attributes:
+        name: smoke, class or full.
+        sample: True uses the shipped sample, None the full data set where it can be had (see data.load_training).
+        epochs: of training on the full set.
+        sample_epochs: of training on the sample, which has a twelfth of the images.
+        batch_size, sample_batch_size: likewise.
+    """
+
+    name: str
+    sample: bool | None
+    epochs: int
+    sample_epochs: int
+    batch_size: int = 256
+    sample_batch_size: int = 128
+
+
+PROFILES = {
+    "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
+    "class": Profile("class", sample=None, epochs=5, sample_epochs=12),
+    "full": Profile("full", sample=None, epochs=30, sample_epochs=60),
+}
+
+
+def profile(name: str | None = None) -> Profile:
+    """The profile of this name, or the one that CIFAR_PROFILE names, or class.
+
+    Raises:
+        ValueError: there is no such profile.
+    """
+    name = name or os.environ.get("CIFAR_PROFILE") or "class"
+    if name not in PROFILES:
+        raise ValueError(f"there is no profile {name!r}; CIFAR_PROFILE must be one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def data_directory() -> Path:
+    """The data directory: CIFAR10_DIR, or data/ in the project's folder."""
+    return _directory("CIFAR10_DIR", "data")
+
+
+def runs_directory() -> Path:
+    """The folder of all runs, each a folder of its own: CIFAR_RUNS, or runs/ in the project's folder."""
+    return _directory("CIFAR_RUNS", "runs")
+
+
+def policy_file() -> Path:
+    """Where notebook 01 leaves the augmentation policy from which notebook 03 trains."""
+    return runs_directory() / "policy.json"
+
+
+def _directory(variable: str, default: str) -> Path:
+    if os.environ.get(variable):
+        return Path(os.environ[variable]).expanduser()
+    here = Path.cwd()
+    return (here.parent if here.name == "notebooks" else here) / default
