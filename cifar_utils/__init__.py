@@ -1,7 +1,8 @@
 """Helpers of the CIFAR-10 workshop. One subject a file; read them in this order:
 
 data        CIFAR-10 as uint8 tensors; the 90/10 split       (download: how the files get onto the disk)
-augment     the augmentation policy and its application to a batch
+policy      what augmentation may do to an image
+augment     its random parameters, and their application to a batch
 model       the convolutional network
 training    the training loop, its configuration and history (progress: the bar; checkpoint: save and load)
 evaluation  predictions, confusion matrix, class-wise accuracy

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cifar_utils import data, download, evaluation, plots, settings, training
-from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.download import DataError
+from cifar_utils.policy import PRESETS, Policy
 
 EPILOG = """\
 examples:

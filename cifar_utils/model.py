@@ -19,7 +19,7 @@ LOGIT_SCALE = 0.2  # small logits at the start, so that the first loss is that o
 
 
 def convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """3x3, same size. It starts as a copy of its input (Dirac) where there are channels, so that depth costs nothing."""
+    """3x3, same size. Starts as a copy of its input (Dirac) as far as channels go, so that depth costs nothing."""
     layer = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(layer.weight[:channels_in])

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from cifar_utils import checkpoint, plots
-from cifar_utils.augment import Policy, augment, draw
+from cifar_utils.augment import augment, draw
 from cifar_utils.data import CLASSES, Normalisation, Split
 from cifar_utils.evaluation import Predictions, confusion_matrix, predict
 from cifar_utils.model import CNN, initialise_whitening
+from cifar_utils.policy import Policy
 from cifar_utils.progress import bar
 from cifar_utils.settings import Profile
 
