@@ -4,6 +4,5 @@ import os
 import tempfile
 
 os.environ["CIFAR_PROFILE"] = "smoke"
+os.environ["CIFAR_HEADLESS"] = "1"
 os.environ["CIFAR_RUNS"] = tempfile.mkdtemp(prefix="cifar-runs-")
-os.environ["MPLBACKEND"] = "agg"
-os.environ.setdefault("PYTHONHASHSEED", "0")

@@ -11,12 +11,20 @@ from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.download import DataError
 from cifar_utils.policy import PRESETS, Policy
 
+DESCRIPTION = """\
+Train a small network on CIFAR-10 with data augmentation and evaluate it honestly.
+Without a command it does both. Data and runs lie in data/ and runs/ of the current folder, or where the environment
+variables CIFAR10_DIR and CIFAR_RUNS say.
+"""
+PROFILES = "smoke takes seconds, class minutes on a laptop, full wants a GPU (default: CIFAR_PROFILE, or class)"
 EPILOG = """\
 examples:
   python -m cifar_utils                        train, then evaluate on the test set, all in runs/class
+  python -m cifar_utils --profile smoke        the same in seconds, to see that everything works
   python -m cifar_utils train --policy strong  only train, with stronger augmentation
   python -m cifar_utils evaluate runs/class    only evaluate: report, JSON and plots in runs/class/evaluation
   python -m cifar_utils download               only fetch CIFAR-10, however slow its server is today
+  python -m cifar_utils train --help           the options of one command
 
 exit codes: 0 done; 1 data, checkpoint or file trouble, said in a sentence; 2 wrong arguments; 130 stopped by you
 """
@@ -40,42 +48,53 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m cifar_utils",
-        description="Train a small network on CIFAR-10 with data augmentation and evaluate it honestly.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(metavar="command", title="commands", required=True)
+    style = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    prog = "python -m cifar_utils"
+    parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} [command] [options]", description=DESCRIPTION, **style)
+    commands = parser.add_subparsers(prog=prog, metavar="command", title="commands", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("--sample", action="store_true", help="use the small sample that ships, not the full set")
     trains = argparse.ArgumentParser(add_help=False)
-    trains.add_argument("--profile", choices=settings.PROFILES, help="how long to train (default: class)")
+    trains.add_argument("--profile", choices=settings.PROFILES, help=PROFILES)
     trains.add_argument(
-        "--policy", default="full", help=f"augmentation: {', '.join(PRESETS)}, or a JSON file (default: full)"
+        "--policy",
+        metavar="NAME",
+        default="full",
+        help=f"augmentation: {', '.join(PRESETS)}, or a JSON file (default: full)",
     )
-    trains.add_argument("--epochs", type=_positive, help="passes over the training images, instead of the profile's")
-    trains.add_argument("--seed", type=int, default=0, help="same seed, same numbers (default: 0)")
-    trains.add_argument("--run", type=Path, metavar="DIR", help="for checkpoints and logs (default: runs/PROFILE)")
+    trains.add_argument(
+        "--epochs", metavar="N", type=_whole(1), help="passes over the training images, instead of the profile's"
+    )
+    trains.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same numbers (default: 0)")
+    trains.add_argument(
+        "--run", metavar="DIR", type=Path, help="for checkpoints and logs (default: runs/ and the profile's name)"
+    )
     for name, parents, action, text in (
         ("run", [shared, source, trains], _run, "train, then evaluate (also when no command is given)"),
         ("train", [shared, source, trains], _train, "train; saves best.pt and last.pt in the run's folder"),
         ("evaluate", [shared, source], _evaluate, "report on the test set: text, JSON and plots"),
         ("download", [shared], _download, "fetch the full data set, however long it takes"),
     ):
-        command = commands.add_parser(name, parents=parents, help=text, description=text)
+        command = commands.add_parser(name, parents=parents, help=text, description=text, **style)
         command.set_defaults(action=action)
         if name == "evaluate":
-            command.add_argument("run", type=Path, nargs="?", help="a run's folder (default: runs/PROFILE)")
+            command.add_argument(
+                "run", type=Path, nargs="?", help="a run's folder (default: runs/ and the profile's name)"
+            )
     return parser.parse_args(arguments)
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def _whole(low: int, high: int = 2**63 - 1):
+    """Reads a whole number from low to high."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return read
 
 
 def _policy(name: str) -> Policy:
@@ -83,7 +102,10 @@ def _policy(name: str) -> Policy:
         return PRESETS[name]
     if not Path(name).is_file():
         raise ValueError(f"--policy {name!r} is neither a file nor one of {', '.join(PRESETS)}")
-    return Policy.from_json(Path(name).read_text())
+    try:
+        return Policy.from_json(Path(name).read_text())
+    except ValueError as error:
+        raise ValueError(f"--policy {name!r}: {error}") from None
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -120,18 +142,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     predictions = evaluation.predict(network, test, normalisation)
     matrix = evaluation.confusion_matrix(predictions)
     accuracy, intervals = evaluation.classwise_accuracy(matrix), evaluation.classwise_intervals(matrix)
-    title = f"{run.name}, epoch {content['epoch']}: {test}"
+    title = f"{run.resolve().name}, epoch {content['epoch']}: {test}"
     print(evaluation.report(predictions, title))
     out = run / "evaluation"
     summary = evaluation.confusions(matrix)
     plots.save(plots.confusion_matrix(matrix, data.CLASSES, title, summary), out / "confusion_matrix.png")
     plots.save(plots.class_accuracy(accuracy, intervals, data.CLASSES, title), out / "class_accuracy.png")
+    recall = [None if share != share else share for share in accuracy.tolist()]  # JSON has no NaN
     report = {
         "run": str(run),
         "data": str(test),
         "accuracy": predictions.accuracy,
         "loss": predictions.loss,
-        "classwise_accuracy": dict(zip(data.CLASSES, accuracy.tolist())),
+        "classwise_accuracy": dict(zip(data.CLASSES, recall)),
         "confusion_matrix": matrix.tolist(),
     }
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -146,9 +146,9 @@ def perspective_matrix(p: Parameters, size: int = 32) -> Tensor:
     """[N, 3, 3] map from output to input coordinates of the perspective that moves the corners inwards.
 
     The map of the unit square onto a quadrilateral has a closed form (P. Heckbert, "Fundamentals of Texture Mapping
-    and Image Warping", 1989, section 2.2.3), and a homography is inverted, up to a factor that does not matter, by
-    its adjugate: no division, so that no corner position ends in NaN. As in torchvision, corners are whole pixels
-    from 0 to size - 1 while pixel centres lie at i + 0.5.
+    and Image Warping", 1989, section 2.2.3), and a homography is inverted, up to a factor, by its adjugate, so that
+    no corner position ends in NaN. The factor is chosen so that the depth (the third coordinate) is 1 at the image's
+    centre. As in torchvision, corners are whole pixels from 0 to size - 1 while pixel centres lie at i + 0.5.
     """
     last = 2 - 2 / size  # from corner 0 to corner size - 1
     sign_x, sign_y = (1, -1, -1, 1), (1, 1, -1, -1)
@@ -163,9 +163,11 @@ def perspective_matrix(p: Parameters, size: int = 32) -> Tensor:
     unit_x = e * i - f * h, c * h - b * i, b * f - c * e
     unit_y = f * g - d * i, a * i - c * g, c * d - a * f
     depth = d * h - e * g, b * g - a * h, a * e - b * d
-    return _matrix(
-        *(last * u - w for u, w in zip(unit_x, depth)), *(last * v - w for v, w in zip(unit_y, depth)), *depth
-    )
+    rows = *(last * u - w for u, w in zip(unit_x, depth)), *(last * v - w for v, w in zip(unit_y, depth)), *depth
+    centre = torch.where(depth[2] == 0, 1.0, depth[2])  # 0: three corners in line, or the horizon just there
+    matrix = _matrix(*rows) / centre[:, None, None]
+    moved = p.corners.flatten(1).any(1)[:, None, None]
+    return torch.where(moved, matrix, torch.eye(3, device=matrix.device))  # no rounding where there is no perspective
 
 
 def homography(p: Parameters, size: int = 32) -> Tensor:
@@ -202,8 +204,8 @@ def colour_matrix(p: Parameters) -> tuple[Tensor, Tensor]:
 
     For a pixel x (red, green, blue), g the GREY weights and m the mean of g.x over the image:
     saturation blends with the pixel's grey, s x + (1 - s) (g.x) 1; contrast with the image's mean grey,
-    c x + (1 - c) m 1; brightness multiplies, b x. The weights sum to 1 (but for 0.0001), so saturation leaves every grey as it is
-    and contrast leaves m as it is. Hence the three commute, up to brightness scaling m, and in any order
+    c x + (1 - c) m 1; brightness multiplies, b x. The weights sum to 1 (but for 0.0001), so saturation leaves every
+    grey as it is and contrast leaves m as it is. Hence the three commute, up to brightness scaling m, and in any order
 
         x  ->  b c (s I + (1 - s) 1 g^T) x  +  b (1 - c) m 1
 
@@ -235,7 +237,7 @@ def augment(images: Tensor, p: Parameters, policy: Policy, mean: Tensor, std: Te
     colours, grey_gain = colour_matrix(p) if policy.recolours else (None, None)
     gain, black, white = 1 / (255 * std), -mean / std, (1 - mean) / std
     out = torch.empty(images.shape, device=images.device)
-    chunk = CHUNK if images.device.type == "cpu" else len(images)
+    chunk = CHUNK if images.device.type == "cpu" else max(1, len(images))
     for start in range(0, len(images), chunk):
         part = slice(start, start + chunk)
         x = images[part].float()

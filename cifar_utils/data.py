@@ -70,11 +70,11 @@ class Normalisation:
         """
         if split.name != "training":
             raise ValueError(f"normalisation constants come from the training split only, not from {split.name}")
-        values = torch.arange(256, dtype=torch.float64) / 255
+        values = torch.arange(256, dtype=torch.float64)
         histogram = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in split.images.unbind(1)]).double()
         mean = histogram @ values / histogram.sum(1)
         variance = histogram @ values**2 / histogram.sum(1) - mean**2
-        return cls(tuple(mean.tolist()), tuple(variance.sqrt().tolist()))
+        return cls(tuple((mean / 255).tolist()), tuple((variance.sqrt() / 255).tolist()))
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Mean and standard deviation as two [3] float32 tensors."""
@@ -144,8 +144,11 @@ def _load(train: bool, data_dir: str | Path | None, sample: bool | None) -> Spli
         print(f"{problem}\nGoing on with the sample that ships with the workshop; figures and tables say SAMPLE.")
     name = "train" if train else "test"
     entry = json.loads((SAMPLE / "index.json").read_text())[name]
-    with Image.open(SAMPLE / f"{name}.webp") as image:
-        sheet = np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(SAMPLE / f"{name}.webp") as image:
+            sheet = np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise DataError(f"The sample {SAMPLE / name}.webp is damaged ({error}). Install the workshop again.") from None
     rows, columns = sheet.shape[0] // 32, sheet.shape[1] // 32
     pixels = np.ascontiguousarray(sheet.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)).reshape(-1, 32, 32, 3)
     if hashlib.sha256(pixels.tobytes()).hexdigest() != entry["sha256"]:

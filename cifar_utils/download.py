@@ -6,6 +6,7 @@ so that nobody ever reads a half-written file.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
@@ -52,7 +53,10 @@ def check(data_dir: Path) -> None:
     md5 = dict(CIFAR10.train_list + CIFAR10.test_list) | {CIFAR10.meta["filename"]: CIFAR10.meta["md5"]}
     for name in md5:
         path = folder(data_dir) / name
-        what = "is missing" if not path.is_file() else "" if check_integrity(path, md5[name]) else "is damaged"
+        try:
+            what = "is missing" if not path.is_file() else "" if check_integrity(path, md5[name]) else "is damaged"
+        except OSError as error:
+            what = f"cannot be read ({error.strerror})"
         if what:
             raise DataError(f"{path} {what}. Delete the folder {path.parent} and run this again to download it anew.")
 
@@ -71,35 +75,33 @@ def ensure(data_dir: Path, patience: float = PATIENCE_MINUTES) -> None:
         DataError: the directory cannot be written to, the server does not answer, is too slow, stalls, or sends
             something else than the archive.
     """
-    if folder(data_dir).exists():
-        return
-    lock = _lock(data_dir, patience)
     try:
-        if not folder(data_dir).exists():
-            _download(data_dir, os.environ.get("CIFAR10_MIRROR") or CIFAR10.url, patience)
-    finally:
-        lock.release()
-
-
-def _lock(data_dir: Path, patience: float) -> FileLock:
-    """Takes the data directory's lock, waiting for another process that downloads into it."""
-    try:
+        if folder(data_dir).exists():
+            return
         data_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(data_dir / ".cifar10.lock")
-        try:
-            return lock.acquire(timeout=0).lock
-        except Timeout:
-            print(f"Another process is downloading CIFAR-10 into {data_dir}; waiting for it.", flush=True)
-            return lock.acquire(timeout=60 * patience).lock
-    except Timeout:
-        raise DataError(
-            f"Another process has been downloading into {data_dir} for {patience:g} minutes. "
-            "Wait for it, or set CIFAR10_DIR to a folder of your own."
-        ) from None
+        with _lock(data_dir, patience):
+            if not folder(data_dir).exists():
+                _download(data_dir, os.environ.get("CIFAR10_MIRROR") or CIFAR10.url, patience)
     except OSError as error:
         raise DataError(
             f"Cannot write to the data directory {data_dir} ({error.strerror or error}). "
             "Set CIFAR10_DIR to a folder that you can write to."
+        ) from None
+
+
+def _lock(data_dir: Path, patience: float) -> AcquireReturnProxy:
+    """Takes the data directory's lock, waiting for another process that downloads into it."""
+    lock = FileLock(data_dir / ".cifar10.lock")
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another process is downloading CIFAR-10 into {data_dir}; waiting for it.", flush=True)
+    try:
+        return lock.acquire(timeout=60 * patience)
+    except Timeout:
+        raise DataError(
+            f"Another process has been downloading into {data_dir} for {patience:g} minutes. "
+            "Wait for it, or set CIFAR10_DIR to a folder of your own."
         ) from None
 
 
@@ -138,7 +140,7 @@ def _watch(child: subprocess.Popen, part: Path, url: str, patience: float) -> No
             size = sum(f.stat().st_size for f in part.rglob("*") if f.is_file())
             if size != seen:
                 seen, last_growth = size, now
-            elif now - last_growth > STALL_SECONDS:
+            elif seen and now - last_growth > STALL_SECONDS:  # seen: torch is imported by now
                 raise DataError(
                     f"No data from {url} for {STALL_SECONDS} seconds. Check the network, try later, or set "
                     "CIFAR10_MIRROR to another address of cifar-10-python.tar.gz."
@@ -163,7 +165,8 @@ def _why(archive: Path, log: Path, url: str) -> str:
     if "No space left" in last:
         return f"The disk is full: {archive.parent.parent} has no room for CIFAR-10. Make room or set CIFAR10_DIR."
     if "corrupted" not in last:
-        return f"CIFAR-10 could not be downloaded from {url} ({last}). Check the network, {mirror}"
+        reason = re.sub(r"^[\w.]+: (<urlopen error )?|>$", "", last)  # without the names of Python's exceptions
+        return f"CIFAR-10 could not be downloaded from {url} ({reason}). Check the network, {mirror}"
     with open(archive, "rb") as f:
         start = f.read(512)
     if start.lstrip()[:1] == b"<":

@@ -43,7 +43,7 @@ class Predictions:
     def loss(self) -> float:
         """Mean cross-entropy in nats: that of guessing is ln 10 = 2.303."""
         true = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
-        return float(-np.log(np.maximum(true, 1e-12)).mean())
+        return float(0.0 - np.log(np.maximum(true, 1e-12)).mean())  # not -mean: a loss of -0.0 reads odd
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import numpy as np
 from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 FONT = {"font.size": 11, "axes.titlesize": 12}
@@ -21,6 +21,11 @@ def _figure(rows: int = 1, columns: int = 1, **options):
         figure, axes = plt.subplots(rows, columns, layout="constrained", **options)
     plt.close(figure)  # shown once, by `show`, and not a second time at the end of the notebook's cell
     return figure, axes
+
+
+def _percent(share: float, position: int) -> str:
+    """A tick's label, with no more decimals than it needs."""
+    return f"{100 * share:.6g}%"
 
 
 def show(figure: Figure) -> None:
@@ -58,14 +63,18 @@ def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Fi
     """Images under their captions. images: [N, 3, H, W] uint8."""
     pixels = to_pixels(images)
     rows = -(-len(pixels) // columns)
-    figure, axes = _figure(rows, columns, figsize=(columns * 1.05, rows * 1.25 + 0.4), squeeze=False)
+    lines = [line for caption in captions for line in caption.splitlines()]
+    width, height = max(1.05, 0.088 * max(map(len, lines))), 1.05 + 0.2 * max(len(c.splitlines()) for c in captions)
+    figure, axes = _figure(rows, columns, figsize=(columns * width, rows * height + 0.4), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, caption in zip(axes.flat, pixels, captions):
-        axis.imshow(image)
+        axis.imshow(image, interpolation="nearest")
         axis.set_title(caption, fontsize=9)
     figure.suptitle(title)
-    figure.alt_text = f"{title}: a grid of {len(pixels)} images, row by row: {', '.join(captions)}."
+    figure.alt_text = (
+        f"{title}: a grid of {len(pixels)} images, row by row: {', '.join(' '.join(c.split()) for c in captions)}."
+    )
     return figure
 
 
@@ -82,35 +91,49 @@ def augmentation_preview(originals, draws, captions: list[str], title: str) -> F
     figure, axes = _figure(len(originals), count + 1, figsize=(count + 2, len(originals) * 1.08 + 0.6), squeeze=False)
     for row, (original, caption) in enumerate(zip(to_pixels(originals), captions)):
         for column, image in enumerate([original, *draws[row]]):
-            axes[row, column].imshow(image)
+            axes[row, column].imshow(image, interpolation="nearest")
             axes[row, column].set(xticks=[], yticks=[])
             axes[row, column].spines[:].set_visible(column == 0)
             axes[row, column].spines[:].set(color=ORANGE, linewidth=2.5)
         axes[row, 0].set_ylabel(caption, rotation=0, ha="right", va="center")
     axes[0, 0].set_title("original", fontsize=10)
-    axes[0, 1].set_title(f"{count} draws", fontsize=10, loc="left")
+    axes[0, 1].set_title(f"{count} draw{'s' * (count > 1)}", fontsize=10, loc="left")
     figure.suptitle(title)
     figure.alt_text = (
         f"{title}. {len(originals)} rows ({', '.join(captions)}): the original image on the left in a frame, "
-        f"then {count} randomly augmented versions of it."
+        f"then {count} randomly augmented version{'s' * (count > 1)} of it."
     )
     return figure
 
 
 def class_counts(counts: dict[str, np.ndarray], classes, title: str) -> Figure:
     """Bars: images of each class in each split. counts: split name -> [10]."""
-    figure, axis = _figure(figsize=(9, 3))
+    figure, axis = _figure(figsize=(10, 3.4))
     width = 0.8 / len(counts)
     for i, ((name, values), colour) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREEN))):
         bars = axis.bar(
             np.arange(len(classes)) + (i - (len(counts) - 1) / 2) * width, values, width, label=name, color=colour
         )
         axis.bar_label(bars, fontsize=8)
-    axis.set(title=title, ylabel="images", xticks=range(len(classes)), xticklabels=classes)
-    axis.margins(y=0.15)
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axis.set(ylabel="images", xticks=range(len(classes)), xticklabels=classes)
+    axis.set_title(title, loc="left")
+    axis.margins(x=0.01, y=0.12)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(counts), frameon=False)
     parts = [f"{name}: " + ", ".join(f"{c} {v}" for c, v in zip(classes, values)) for name, values in counts.items()]
     figure.alt_text = f"{title}. Bar chart of images a class. {'. '.join(parts)}."
+    return figure
+
+
+def curve(values: list[float], title: str, xlabel: str, ylabel: str) -> Figure:
+    """One line: values against their position."""
+    figure, axis = _figure(figsize=(7, 3))
+    axis.plot(values, color=BLUE)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axis.grid(alpha=0.3)
+    figure.alt_text = (
+        f"{title}. Line plot of {ylabel} against {xlabel}, {len(values)} values: it starts at {values[0]:.3g}, its "
+        f"highest value is {max(values):.3g}, its lowest {min(values):.3g}, it ends at {values[-1]:.3g}."
+    )
     return figure
 
 
@@ -124,16 +147,17 @@ def training_curves(history: list[dict], title: str) -> Figure:
             values = [row[f"{split}_{name}"] for row in history]
             axis.plot(epochs, values, line, color=colour, marker=marker, markersize=4, label=split)
         axis.axvline(best["epoch"], color="0.5", linestyle=":", label=f"best epoch ({best['epoch']})")
-        axis.set(xlabel="epoch", ylabel=name)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel="epoch", ylabel=name, xlim=(0.5, epochs[-1] + 0.5))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("loss (cross-entropy, nats)")
-    axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes[1].yaxis.set_major_formatter(_percent)
     axes[0].legend()
     figure.suptitle(title)
     first, last = history[0], history[-1]
     figure.alt_text = (
-        f"{title}. Two line plots over {len(history)} epochs. Training loss goes from {first['training_loss']:.2f} to "
+        f"{title}. Two line plots over {len(history)} epoch{'s' * (len(history) > 1)}. "
+        f"Training loss goes from {first['training_loss']:.2f} to "
         f"{last['training_loss']:.2f}, validation loss from {first['validation_loss']:.2f} to "
         f"{last['validation_loss']:.2f}; validation accuracy from {first['validation_accuracy']:.1%} to "
         f"{last['validation_accuracy']:.1%}. The best epoch by validation loss is epoch {best['epoch']}."
@@ -152,18 +176,19 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
     """
     total = matrix.sum(1, keepdims=True)
     share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
-    figure, axis = _figure(figsize=(8.2, 7.4))
+    shown = np.where(total > 0, np.vectorize("{:.0%}".format)(share), "n/a")
+    figure, axis = _figure(figsize=(7.5, 7.4))
     axis.imshow(share, cmap="cividis", vmin=0, vmax=1)
     for (true, predicted), value in np.ndenumerate(share):
         axis.text(
-            predicted, true, f"{value:.0%}\n{matrix[true, predicted]}", ha="center", va="center", fontsize=8,
-            color="black" if value > 0.5 else "white",
+            predicted, true, f"{shown[true, predicted]}\n{matrix[true, predicted]}", ha="center", va="center",
+            fontsize=9, color="black" if value > 0.47 else "white",  # where cividis is equally far from both
         )  # fmt: skip
     ticks = range(len(classes))
     axis.set(title=title, xlabel="predicted class", ylabel="true class", xticks=ticks, yticks=ticks)
     axis.set_xticklabels(classes, rotation=40, ha="right")
     axis.set_yticklabels(classes)
-    recall = ", ".join(f"{name} {share[i, i]:.0%}" for i, name in enumerate(classes))
+    recall = ", ".join(f"{name} {shown[i, i]}" for i, name in enumerate(classes))
     figure.alt_text = (
         f"{title}. Confusion matrix, share of each true class on the diagonal: {recall}. {summary}".strip()
     )
@@ -184,8 +209,8 @@ def class_accuracy(accuracy: np.ndarray, intervals: list[tuple[float, float]], c
     axis.set(
         title=title, xlabel="accuracy, with 95 % interval", yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5)
     )
-    axis.set_yticklabels([classes[i] for i in order])
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_yticklabels([f"{classes[i]} (n/a)" if np.isnan(accuracy[i]) else classes[i] for i in order])
+    axis.xaxis.set_major_formatter(_percent)
     axis.margins(x=0.12)
     axis.grid(alpha=0.3, axis="x")
     values = ", ".join(f"{classes[i]} {'n/a' if np.isnan(accuracy[i]) else f'{accuracy[i]:.1%}'}" for i in order)

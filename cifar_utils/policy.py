@@ -5,7 +5,7 @@ RandomAffine, RandomPerspective and ColorJitter; `Policy.to_torchvision` gives t
 """
 
 import json
-import math
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 
 
@@ -47,12 +47,13 @@ class Policy:
             value = getattr(self, name)
             pair = name in ("translate", "scale")
             numbers = tuple(value) if pair and isinstance(value, (tuple, list)) else (value,)
-            if len(numbers) != (2 if pair else 1) or not all(_is_number(x) and low <= x <= high for x in numbers):
-                what = "two numbers" if pair else "a number"
+            legal = (_is_number(x) and low <= x <= high and (name != "fill" or x == int(x)) for x in numbers)
+            if len(numbers) != (2 if pair else 1) or not all(legal):
+                what = "two numbers" if pair else "a whole number" if name == "fill" else "a number"
                 raise ValueError(f"Policy.{name} is {value!r}; it must be {what} from {low:g} to {high:g}")
-            # One type a field, so that equal policies have equal JSON: 10 and 10.0 are the same rotation.
-            kind = int if name == "fill" else float
-            object.__setattr__(self, name, tuple(map(kind, numbers)) if pair else kind(value))
+            # One type and one zero a field, so that equal policies have equal JSON: 10 and 10.0 are the same rotation.
+            numbers = tuple((int if name == "fill" else float)(x) + 0 for x in numbers)  # -0.0 + 0 is 0.0
+            object.__setattr__(self, name, numbers if pair else numbers[0])
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"Policy.scale is {self.scale!r}; the first number must not exceed the second")
         if self.interpolation not in ("bilinear", "nearest"):
@@ -86,6 +87,8 @@ class Policy:
         """
         if not (_is_number(strength) and strength >= 0):
             raise ValueError(f"strength is {strength!r}; it must be a number of at least 0")
+        if strength == 1:
+            return self  # 1 + (scale - 1) would round
 
         def grow(name: str) -> float:
             return min(getattr(self, name) * strength, RANGES[name][1])
@@ -119,7 +122,7 @@ class Policy:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def to_torchvision(self):
-        """The equivalent torchvision.transforms.v2.Compose, for PIL images or tensors, one image at a time.
+        """The equivalent torchvision.transforms.v2.Compose, for PIL images or uint8 tensors, one image at a time.
 
         It draws from the same distributions, with torch's global generator instead of (seed, epoch, index), and it
         resamples once a transform instead of once in all.
@@ -166,7 +169,8 @@ RANGES = {  # the legal range of every number in a Policy, ends included
 
 
 def _is_number(x) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    """Neither NaN nor infinite nor an int beyond every float."""
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
 
 
 FULL = Policy(

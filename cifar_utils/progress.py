@@ -1,5 +1,6 @@
 """One progress bar that reads well in a terminal, in JupyterLab and in a log file."""
 
+import shutil
 import sys
 
 from tqdm import tqdm
@@ -26,6 +27,7 @@ def bar(total: int, title: str, unit: str, **options) -> tqdm:
     In a terminal and in a notebook the bar is redrawn in place, in a log file a line is added every 30 seconds.
     It is text, not a widget, so that saved notebooks and their HTML pages show where it ended.
     """
+    columns = shutil.get_terminal_size((110, 24)).columns if sys.stdout.isatty() else 110  # a wrapped line stays behind
     redraws = sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
     return tqdm(
         total=total,
@@ -34,6 +36,6 @@ def bar(total: int, title: str, unit: str, **options) -> tqdm:
         file=sys.stdout if redraws else _Lines(sys.stdout),
         mininterval=0.2 if redraws else 30,
         miniters=1,
-        ncols=110,
+        ncols=min(columns, 110),
         **options,
     )

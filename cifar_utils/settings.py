@@ -4,6 +4,7 @@ CIFAR_PROFILE    smoke (seconds, for tests), class (the default: minutes on a la
 CIFAR10_DIR      the data directory; default: data/ in the project's folder
 CIFAR10_MIRROR   another address of cifar-10-python.tar.gz (read by download.py)
 CIFAR_RUNS       where runs are saved; default: runs/ in the project's folder
+CIFAR_HEADLESS   set where notebooks run without a person: no server is started for anybody to look at
 """
 
 import os
@@ -63,6 +64,11 @@ def runs_directory() -> Path:
 def policy_file() -> Path:
     """Where notebook 01 leaves the augmentation policy from which notebook 03 trains."""
     return runs_directory() / "policy.json"
+
+
+def headless() -> bool:
+    """Whether nobody is looking, as in tests and in tools/run_notebooks.py."""
+    return bool(os.environ.get("CIFAR_HEADLESS"))
 
 
 def _directory(variable: str, default: str) -> Path:

@@ -20,6 +20,8 @@ from cifar_utils.policy import Policy
 from cifar_utils.progress import bar
 from cifar_utils.settings import Profile
 
+SHIPPED = Path(__file__).parent / "shipped" / "best.pt"  # stands in where nothing has been trained yet
+
 
 @dataclass(frozen=True)
 class Config:
@@ -64,7 +66,7 @@ def best_device() -> torch.device:
 def new_network(training: Split, normalisation: Normalisation, seed: int = 0) -> CNN:
     """The network before training: seeded weights, and the whitening layer measured on 5,000 training images."""
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had happened
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of the GPUs, too
         network = CNN()
     initialise_whitening(network, normalisation(training.images[:5000]))
     return network
@@ -95,7 +97,7 @@ def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:
 
 
 def train(
-    network: nn.Module,
+    network: CNN,
     training: Split,
     validation: Split,
     policy: Policy,
@@ -108,13 +110,13 @@ def train(
 
     `run/last.pt` is saved after every epoch, `run/best.pt` whenever the validation loss is lower than ever before.
     `run/tensorboard` gets the scalars of every epoch, an augmented batch and the best epoch's confusion matrix,
-    `run/history.json` the returned history. A run of the same name before is replaced.
+    `run/history.json` the returned history. A run of the same name before is replaced once the first epoch is done.
 
     The stop button (KeyboardInterrupt) ends the training; the epochs done so far are returned and their
     checkpoints stay.
 
     Args:
-        network: maps [N, 3, 32, 32] float32 to [N, 10] logits.
+        network: see `new_network`.
         training, validation: only the first is augmented; no gradient ever comes from the second.
         policy: of the augmentation.
         config: hyper-parameters.
@@ -138,7 +140,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         sgd, lambda step: learning_rate_factor(step, steps * config.epochs, config.warm_up)
     )
-    start, history, best_loss = time.perf_counter(), [], float("inf")
+    start, history, best_loss, running, latest = time.perf_counter(), [], float("inf"), "", ""
     layout = "{desc} {percentage:3.0f}%|{bar}| epoch {n:.1f} of {total:.0f} [{elapsed}, {remaining} left{postfix}]"
     progress = bar(steps * config.epochs, "Training", "epoch", unit_scale=1 / steps, bar_format=layout)
     with _board(run) as board, progress:
@@ -160,41 +162,44 @@ def train(
                     schedule.step()
                     loss_sum += F.cross_entropy(logits.detach(), labels[batch]).item()  # without smoothing: comparable
                     hits += (logits.argmax(1) == labels[batch]).sum().item()
+                    running = f"loss {loss_sum / (step + 1):.3f}, accuracy {hits / (step + 1) / len(batch):.1%}"
+                    progress.set_postfix_str(running + latest, refresh=False)
                     progress.update()
-                    progress.set_postfix_str(f"loss {loss_sum / (step + 1):.3f}{_latest(history)}", refresh=False)
                 predictions = predict(network, validation, normalisation)
-                history.append(
-                    {
-                        "epoch": epoch + 1,
-                        "learning_rate": schedule.get_last_lr()[0],
-                        "training_loss": loss_sum / steps,
-                        "training_accuracy": hits / (steps * min(config.batch_size, len(training))),
-                        "validation_loss": predictions.loss,
-                        "validation_accuracy": predictions.accuracy,
-                        "seconds": time.perf_counter() - start,
-                    }
-                )
+                row = {
+                    "epoch": epoch + 1,
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "training_loss": loss_sum / steps,
+                    "training_accuracy": hits / (steps * min(config.batch_size, len(training))),
+                    "validation_loss": predictions.loss,
+                    "validation_accuracy": predictions.accuracy,
+                    "seconds": time.perf_counter() - start,
+                }
                 if not torch.isfinite(torch.tensor([loss_sum, predictions.loss])).all():
                     raise FloatingPointError(
-                        f"The loss is not a finite number any more in epoch {epoch + 1}, at a learning rate of "
-                        f"{history[-1]['learning_rate']:.3g}. The best checkpoint so far is kept. Lower the rate."
+                        f"The loss is not a finite number any more in epoch {epoch + 1}. Lower the learning rate, "
+                        f"which is {config.learning_rate:g} at its peak. {epoch} epochs before are kept in {run}."
                     )
-                _log(board, history[-1], predictions, is_best=predictions.loss < best_loss)
-                content = _content(network, history, policy, config, normalisation, training)
+                _log(board, row, predictions, is_best=predictions.loss < best_loss)
+                rows = [*history, row]  # an epoch counts once it is saved, whenever the stop button is pressed
+                content = _content(network, rows, policy, config, normalisation, training)
                 checkpoint.save(run / "last.pt", content)
                 if predictions.loss < best_loss:
                     best_loss = predictions.loss
                     checkpoint.save(run / "best.pt", content)
-                (run / "history.json").write_text(json.dumps(history, indent=1) + "\n")
-            progress.set_postfix_str(_latest(history)[2:])
+                (run / "history.json").write_text(json.dumps(rows, indent=1) + "\n")
+                history = rows
+                latest = f"; validation {predictions.loss:.3f}, {predictions.accuracy:.1%}"
+            progress.set_postfix_str(running + latest, refresh=False)  # closing the bar draws it
         except KeyboardInterrupt:
-            print(f"\nStopped. {len(history)} of {config.epochs} epochs are done and kept in {run}.")
+            progress.close()
+            print(f"Stopped. {len(history)} of {config.epochs} epochs are done and kept in {run}.")
     return history
 
 
 def batches(n: int, config: Config, epoch: int) -> list[Tensor]:
     """The positions of each batch of an epoch, shuffled: a pure function of the seed and the epoch."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % 2**63))
     return [b for b in order.split(config.batch_size) if len(b) == min(config.batch_size, n)]
 
 
@@ -205,12 +210,12 @@ def restore(path: Path) -> tuple[CNN, Normalisation, dict]:
         CheckpointError: see `checkpoint.load`, or the tensors do not fit the network.
     """
     content = checkpoint.load(path)
-    network = CNN(tuple(content["widths"]))
     try:
+        network = CNN(tuple(content["widths"]))
         network.load_state_dict(content["model"])
-    except (RuntimeError, AttributeError, TypeError):
+        return network, Normalisation(*map(tuple, content["normalisation"])), content
+    except (RuntimeError, AttributeError, TypeError, IndexError):
         raise checkpoint.CheckpointError(f"{path} holds another network than model.CNN. Train again.") from None
-    return network, Normalisation(*map(tuple, content["normalisation"])), content
 
 
 def _content(network, history, policy, config, normalisation, training) -> dict:
@@ -246,9 +251,3 @@ def _log(board: SummaryWriter, row: dict, predictions: Predictions, is_best: boo
         figure = plots.confusion_matrix(confusion_matrix(predictions), CLASSES, f"Validation, epoch {row['epoch']}")
         board.add_figure("confusion matrix, validation", figure, row["epoch"])
     board.flush()
-
-
-def _latest(history: list[dict]) -> str:
-    if not history:
-        return ""
-    return f", validation loss {history[-1]['validation_loss']:.3f}, accuracy {history[-1]['validation_accuracy']:.1%}"

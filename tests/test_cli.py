@@ -1,0 +1,315 @@
+"""The command line, in this process on a few images, and once as a user runs it."""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny, train_tiny
+
+from cifar_utils import __main__ as cli
+from cifar_utils import checkpoint, data, download, evaluation, settings, training
+from cifar_utils.policy import PRESETS, Policy
+
+RUN_FILES = {"best.pt", "last.pt", "history.json", "training_curves.png", "tensorboard"}
+EVALUATION_FILES = {"report.json", "confusion_matrix.png", "class_accuracy.png"}
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch):
+    """Three small splits instead of CIFAR-10, and one thread, as in `train_tiny`."""
+    training_split, validation, test = tiny(64), tiny(32, "validation"), tiny(40, "test")
+    monkeypatch.setattr(data, "load_training", lambda *_: (training_split, validation))
+    monkeypatch.setattr(data, "load_test", lambda *_: test)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """The folder of a finished run."""
+    train_tiny(tmp_path / "done", epochs=1)
+    return tmp_path / "done"
+
+
+def one_sentence(capsys) -> str:
+    """What main said on standard error: one line, no traceback."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) > 20
+    return lines[0]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# What it does
+
+
+@pytest.mark.parametrize("command", [[], ["run"]])
+def test_it_trains_and_evaluates(tmp_path, capsys, command):
+    run = tmp_path / "mine"
+    assert cli.main([*command, "--profile", "smoke", "--run", str(run), "--policy", "light", "--seed", "3"]) == 0
+    assert names(run) == RUN_FILES | {"evaluation"} and names(run / "evaluation") == EVALUATION_FILES
+    content = checkpoint.load(run / "best.pt")
+    assert content["config"] == vars(training.Config(epochs=1, batch_size=128, seed=3))
+    assert Policy.from_json(content["policy"]) == PRESETS["light"]
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    network, normalisation, _ = training.restore(run / "best.pt")
+    predictions = evaluation.predict(network, tiny(40, "test"), normalisation)
+    assert report["accuracy"] == pytest.approx(predictions.accuracy)
+    assert report["loss"] == pytest.approx(predictions.loss, rel=1e-5)
+    assert report["confusion_matrix"] == evaluation.confusion_matrix(predictions).tolist()
+    assert list(report["classwise_accuracy"]) == list(data.CLASSES) and report["data"] == "SAMPLE, 40 test images"
+    out = capsys.readouterr()
+    assert evaluation.report(predictions, "mine, epoch 1: SAMPLE, 40 test images") in out.out and not out.err
+    for picture in ("training_curves.png", "evaluation/confusion_matrix.png", "evaluation/class_accuracy.png"):
+        with Image.open(run / picture) as image:
+            assert "SAMPLE" in image.text["Description"]
+
+
+def test_train_only_trains(tmp_path):
+    assert cli.main(["train", "--profile", "smoke", "--epochs", "2", "--run", str(tmp_path / "mine")]) == 0
+    assert names(tmp_path / "mine") == RUN_FILES
+    assert checkpoint.load(tmp_path / "mine" / "last.pt")["epoch"] == 2
+
+
+def test_evaluate_only_evaluates(run, capsys, monkeypatch):
+    before = (run / "best.pt").read_bytes()
+    monkeypatch.chdir(run)
+    assert cli.main(["evaluate", "."]) == 0  # where one is, has a name as well
+    assert "done, epoch 1: SAMPLE, 40 test images" in capsys.readouterr().out
+    assert names(run / "evaluation") == EVALUATION_FILES and (run / "best.pt").read_bytes() == before
+
+
+def test_the_default_run_is_named_after_the_profile(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    assert cli.main(["--profile", "smoke", "--epochs", "1"]) == 0
+    assert names(tmp_path) == {"smoke"}
+    monkeypatch.setenv("CIFAR_PROFILE", "smoke")
+    assert cli.main(["evaluate"]) == 0
+
+
+def test_the_policy_may_be_a_file(tmp_path):
+    policy = Policy(degrees=7, fill=99)
+    (tmp_path / "policy.json").write_text(policy.to_json())
+    run = tmp_path / "mine"
+    assert cli.main(["train", "--profile", "smoke", "--run", str(run), "--policy", str(tmp_path / "policy.json")]) == 0
+    assert Policy.from_json(checkpoint.load(run / "last.pt")["policy"]) == policy
+
+
+def test_a_class_without_images_is_null_in_the_report(run, monkeypatch):
+    test = tiny(40, "test")
+    monkeypatch.setattr(data, "load_test", lambda *_: test.select((test.labels != 3).nonzero()[:, 0]))
+    assert cli.main(["evaluate", str(run)]) == 0
+
+    def forbidden(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    report = json.loads((run / "evaluation" / "report.json").read_text(), parse_constant=forbidden)
+    assert report["classwise_accuracy"]["cat"] is None and report["classwise_accuracy"]["dog"] is not None
+
+
+@pytest.mark.parametrize("sample_flag", [[], ["--sample"]])
+@pytest.mark.parametrize("trained_on_sample", [True, False])
+def test_the_test_images_are_of_the_same_kind_as_the_training_images(run, monkeypatch, sample_flag, trained_on_sample):
+    content, asked = checkpoint.load(run / "best.pt"), []
+    content["data"]["is_sample"] = trained_on_sample
+    checkpoint.save(run / "best.pt", content)
+    monkeypatch.setattr(data, "load_test", lambda *arguments: (asked.append(arguments), tiny(40, "test"))[1])
+    assert cli.main(["evaluate", str(run), "--data", "somewhere", *sample_flag]) == 0
+    assert asked == [("somewhere", True if sample_flag or trained_on_sample else None)]
+
+
+def test_download_is_patient_and_checks(tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(download, "ensure", lambda directory, patience: calls.append((directory, patience)))
+    monkeypatch.setattr(download, "check", lambda directory: calls.append(directory))
+    assert cli.main(["download", "--data", str(tmp_path)]) == 0
+    assert calls == [(tmp_path, 24 * 60), tmp_path]
+    assert str(tmp_path) in capsys.readouterr().out
+
+
+# What it says when something is wrong
+
+
+def test_evaluating_a_run_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["evaluate", str(tmp_path / "nothing")]) == 1
+    message = one_sentence(capsys)
+    assert str(tmp_path / "nothing" / "best.pt") in message and "Train first" in message
+
+
+def test_a_damaged_checkpoint(run, capsys):
+    (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:1000])
+    assert cli.main(["evaluate", str(run)]) == 1
+    assert "best.pt is cut off" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize("text", [None, "no JSON", "[]", '{"twist": 1}', '{"degrees": 999}', "\0"])
+def test_a_bad_policy(tmp_path, capsys, text):
+    file = tmp_path / "policy.json"
+    if text is not None:
+        file.write_text(text)
+    assert cli.main(["train", "--policy", str(file), "--run", str(tmp_path / "mine")]) == 1
+    message = one_sentence(capsys)
+    assert "--policy" in message and str(file) in message
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_run_folder_that_is_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["--profile", "smoke", "--run", str(tmp_path / "file")]) == 1
+    assert str(tmp_path / "file") in one_sentence(capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which even root cannot write")
+def test_a_run_folder_that_cannot_be_written_to(capsys):
+    assert cli.main(["--profile", "smoke", "--run", "/proc/self/mine"]) == 1
+    assert "/proc/self/mine" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize("error", [download.DataError, OSError, FloatingPointError])
+def test_trouble_is_said_in_a_sentence(tmp_path, capsys, monkeypatch, error):
+    def fail(*_):
+        raise error("what is wrong and what to do")
+
+    monkeypatch.setattr(data, "load_training", fail)
+    assert cli.main(["--run", str(tmp_path / "mine")]) == 1
+    assert one_sentence(capsys) == "error: what is wrong and what to do"
+
+
+def test_a_wrong_profile_in_the_environment(capsys, monkeypatch):
+    monkeypatch.setenv("CIFAR_PROFILE", "huge")
+    assert cli.main(["train"]) == 1
+    assert "CIFAR_PROFILE must be one of smoke, class, full" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trian"],
+        ["--profile", "huge"],
+        ["--epochs", "0"],
+        ["--epochs", "1.5"],
+        ["--epochs", "²"],
+        ["--seed", "-1"],
+        ["--seed", str(2**63)],
+        ["--epochs"],
+        ["evaluate", "a", "b"],
+        ["evaluate", "--seed", "1"],
+        ["download", "--sample"],
+    ],
+)
+def test_wrong_arguments(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("usage: python -m cifar_utils") and "error: " in err.splitlines()[-1]
+
+
+def test_the_largest_seed_works(tmp_path):
+    assert cli.main(["train", "--profile", "smoke", "--seed", str(2**63 - 1), "--run", str(tmp_path / "mine")]) == 0
+
+
+def test_the_stop_button(tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "augment", stop)
+    assert cli.main(["--profile", "smoke", "--run", str(tmp_path / "mine")]) == 130
+    assert capsys.readouterr().err.strip() == "Stopped."
+    assert names(tmp_path / "mine") == {"tensorboard"}  # nothing is evaluated
+
+
+# What it says when asked
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["train"], ["evaluate"], ["download"]])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(capsys, command, flag):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, flag])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(" ".join(["usage: python -m cifar_utils", *command]))
+    assert "examples:" in text and "exit codes: 0 done; 1 " in text and "130 stopped" in text
+    assert command or all(word in text for word in ("run ", "train ", "evaluate ", "download "))
+    assert "train" not in command or all(name in text for name in [*PRESETS, *settings.PROFILES])
+
+
+def test_the_examples_of_the_help_are_right(monkeypatch):
+    examples = re.findall(r"^  python -m cifar_utils(.*?)(?:   *\w.*)$", cli.EPILOG, re.MULTILINE)
+    assert len(examples) >= 5
+    monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda *_: None)
+    for action in ("_run", "_train", "_evaluate", "_download"):
+        monkeypatch.setattr(cli, action, lambda _: None)
+    for example in examples:
+        try:
+            assert cli.main(shlex.split(example)) == 0
+        except SystemExit as ended:  # --help
+            assert ended.code == 0
+
+
+# As a user runs it
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """No profile but the command's, folders that must stay empty, and one thread, as others compute here as well."""
+    own = {"CIFAR_RUNS": str(tmp_path / "runs"), "CIFAR10_DIR": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
+    return {name: value for name, value in os.environ.items() if name != "CIFAR_PROFILE"} | own
+
+
+COMMAND = [sys.executable, "-m", "cifar_utils"]
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_report(tmp_path):
+    run = tmp_path / "mine"
+    done = subprocess.run(
+        [*COMMAND, "--profile", "smoke", "--run", str(run)], cwd=tmp_path, env=environment(tmp_path),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names(tmp_path) == {"mine"}  # no data directory, no runs elsewhere
+    assert names(run) == RUN_FILES | {"evaluation"} and names(run / "evaluation") == EVALUATION_FILES
+    history = json.loads((run / "history.json").read_text())
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    assert len(history) == 1 and sum(map(sum, report["confusion_matrix"])) == 1000
+    assert report["accuracy"] > 0.2  # guessing: 0.1
+    assert "SAMPLE, 3,600 training images" in done.stdout and "SAMPLE, 1,000 test images" in done.stdout
+    assert "\r" not in done.stdout and max(map(len, done.stdout.splitlines())) < 400
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+def test_ctrl_c(tmp_path):
+    run = tmp_path / "mine"
+    process = subprocess.Popen(
+        [*COMMAND, "train", "--sample", "--epochs", "500", "--run", str(run)], cwd=tmp_path,
+        env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "history.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and err.strip() == "Stopped."
+    epochs = len(json.loads((run / "history.json").read_text()))
+    assert f"Stopped. {epochs} of 500 epochs are done and kept in {run}." in out
+    assert checkpoint.load(run / "last.pt")["epoch"] == epochs

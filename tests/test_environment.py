@@ -1,0 +1,61 @@
+"""The places that say the same thing twice: environment.yml and pyproject.toml, README and Makefile."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def requirement(text):
+    name, bound = re.fullmatch(r"([\w-]+)(.*)", text).groups()
+    return {"pytorch": "torch"}.get(name, name), bound
+
+
+def test_environment_yml_has_pyprojects_packages_and_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = dict(map(requirement, project["dependencies"] + project["optional-dependencies"]["test"]))
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = dict(requirement(entry) for entry in environment if isinstance(entry, str))
+    assert conda.pop("python") == project["requires-python"]
+    conda.pop("pip")
+    assert conda == wanted
+    assert {"pip": ["--editable ."]} in environment
+
+
+def test_the_missions_packages_are_all_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    mission = {"torch", "torchvision", "matplotlib", "scikit-learn", "jupyterlab", "ipywidgets", "nbval", "tensorboard"}
+    assert mission <= {requirement(entry)[0] for entry in project["dependencies"]}
+
+
+def test_ci_runs_the_readmes_test_command():
+    assert "make test" in README
+    assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.M)
+
+
+def test_every_make_command_of_the_readme_exists():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+    commands = re.findall(r"^make ([a-z]+)", README, re.M)
+    assert {"run", "lab", "test"} <= set(commands) <= set(targets)
+
+
+def test_every_file_that_the_readme_names_exists():
+    names = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'(?:src|href)="([^"#]+)"', README)
+    local = [name for name in names if "://" not in name]
+    assert local
+    assert [name for name in local if not (ROOT / name).exists()] == []
+
+
+def test_the_readmes_pictures_are_the_notebooks_own():
+    notebooks = "".join(path.read_text() for path in (ROOT / "notebooks").glob("*.ipynb"))
+    from base64 import b64encode
+
+    pictures = sorted((ROOT / "docs").glob("*.png"))
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert picture.name in README
+        assert b64encode(picture.read_bytes()).decode()[:2000] in notebooks.replace("\\n", "")

@@ -1,0 +1,99 @@
+"""The network: shapes, initialisation, what can be trained."""
+
+import math
+import re
+
+import pytest
+import torch
+from tiny import narrow, tiny, train_tiny
+from torch.nn.functional import cross_entropy
+
+from cifar_utils import model, training
+from cifar_utils.data import Normalisation
+
+
+def test_the_shape_table_of_the_docstring_is_true():
+    network, shapes = model.CNN().eval(), {}
+    parts = {"whiten": network.whiten, "linear": network.linear}
+    parts |= {f"block {i}": block for i, block in enumerate(network.blocks, 1)}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda _, __, out, name=name: shapes.update({name: list(out.shape)}))
+    network.linear.register_forward_pre_hook(lambda _, args: shapes.update({"pool": list(args[0].shape)}))
+    network(torch.zeros(5, 3, 32, 32))
+    table = dict(re.findall(r"^    (\w+(?: \d)?) +\[(N.*?)\]", model.__doc__, re.MULTILINE))
+    assert table.pop("images") == "N,   3, 32, 32"
+    assert {name: [5, *map(int, text.split(",")[1:])] for name, text in table.items()} == shapes
+    assert len(shapes) == 6
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("widths", [(64, 128, 128), (8, 16, 24), (32, 16, 8)])
+def test_output_and_features_in_evaluation_mode(count, widths):
+    network = model.CNN(widths).eval()
+    images = torch.randn(count, 3, 32, 32)
+    assert network(images).shape == (count, 10)
+    features = network.features(images)
+    assert features.shape == (count, widths[2], 3, 3)
+    largest = features.flatten(2).max(2).values
+    torch.testing.assert_close(network(images), model.LOGIT_SCALE * largest @ network.linear.weight.T)
+
+
+def test_a_batch_gives_what_each_image_gives_alone():
+    network, images = narrow().eval(), Normalisation.of(tiny())(tiny(5).images)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), torch.cat([network(image[None]) for image in images]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_first_loss_is_that_of_guessing(seed, mode):
+    split = tiny(512)
+    normalisation = Normalisation.of(split)
+    network = training.new_network(split, normalisation, seed).train(mode)
+    with torch.no_grad():
+        loss = cross_entropy(network(normalisation(split.images)), split.labels)
+    assert loss.item() == pytest.approx(math.log(10), abs=0.05)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_equal_variance():
+    split = tiny(512)
+    images, network = Normalisation.of(split)(split.images), model.CNN()
+
+    def covariance(eps):
+        model.initialise_whitening(network, images, eps)
+        with torch.no_grad():
+            out = network.whiten(images)
+        torch.testing.assert_close(out[:, 12:], -out[:, :12])  # the other 12 filters are the negatives
+        return torch.cov(out[:, :12].permute(1, 0, 2, 3).flatten(1))
+
+    torch.testing.assert_close(covariance(1e-9), torch.eye(12), atol=0.01, rtol=0)
+    usual = covariance(5e-4)  # directions that hardly ever occur stay smaller
+    torch.testing.assert_close(usual, torch.diag(usual.diag()), atol=0.01, rtol=0)
+    assert (usual.diag() > 0.4).all() and (usual.diag() < 1.01).all()
+    assert not network.whiten.bias.any()
+
+
+@pytest.mark.parametrize("channels_in,channels_out", [(4, 4), (24, 64)])
+def test_a_new_convolution_passes_its_input_through(channels_in, channels_out):
+    images = torch.randn(2, channels_in, 5, 5)
+    out = model.convolution(channels_in, channels_out)(images)
+    assert out.shape == (2, channels_out, 5, 5)
+    torch.testing.assert_close(out[:, :channels_in], images)
+
+
+def test_the_whitening_filters_are_frozen(tmp_path):
+    network = narrow()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    in_optimiser = {
+        id(p) for group in training.optimiser(network, training.Config()).param_groups for p in group["params"]
+    }
+    assert in_optimiser == {id(p) for name, p in network.named_parameters() if name != "whiten.weight"}
+    train_tiny(tmp_path, network=network, epochs=1)
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == set(before) - {"whiten.weight"}
+
+
+def test_count_parameters():
+    convolutions = 9 * (24 * 8 + 8 * 8 + 8 * 16 + 16 * 16 + 16 * 16 + 16 * 16)
+    norms = 2 * 2 * (8 + 16 + 16)
+    assert model.count_parameters(narrow()) == 24 + convolutions + norms + 16 * 10  # 24: the whitening's biases

@@ -1,0 +1,113 @@
+"""What the committed notebooks must be like. nbval executes them; here is what it does not look at."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+NAMES = [path.stem for path in PATHS]
+
+
+@pytest.fixture(params=PATHS, ids=NAMES)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def text_of(notebook):
+    return "".join(output.get("text", "") for output in outputs(notebook))
+
+
+def test_the_four_notebooks_are_there():
+    assert NAMES[:4] == ["01_data_and_augmentation", "02_model", "03_training", "04_evaluation"]
+
+
+def test_executed_in_order_without_errors(notebook):
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert all(output.output_type != "error" for output in outputs(notebook))
+    assert all(output.get("name") != "stderr" for output in outputs(notebook))
+
+
+def test_every_compared_cell_has_a_stored_output(notebook):
+    """nbval passes a marked cell whose stored output is missing without comparing anything."""
+    marked = [cell for cell in code_cells(notebook) if "NBVAL_CHECK_OUTPUT" in cell.source]
+    assert marked
+    for cell in marked:
+        assert any(output.get("text") or output.get("data") for output in cell.outputs), cell.source
+
+
+def test_every_figure_has_a_text_alternative(notebook):
+    pictures = [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+    assert pictures
+    for picture in pictures:
+        assert len(picture.metadata["image/png"]["alt"]) > 40
+
+
+def test_outputs_are_of_the_full_set(notebook):
+    """The committed pages show the real thing, and the sample would be named on every figure and table."""
+    assert "SAMPLE" not in text_of(notebook)
+    assert all("SAMPLE" not in str(output.get("metadata")) for output in outputs(notebook))
+
+
+def test_small_and_portable(path, notebook):
+    assert path.stat().st_size < 2_000_000
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    assert str(Path.home()) not in text_of(notebook) and "/work/" not in text_of(notebook)
+
+
+def test_says_what_it_is_for_and_keeps_cells_small(notebook):
+    for word in ("You will be able to", "Takes", "Needs"):
+        assert word in notebook.cells[0].source
+    assert all(len(cell.source.splitlines()) <= 20 for cell in code_cells(notebook))
+
+
+@pytest.mark.parametrize("path", PATHS[:3], ids=NAMES[:3])
+def test_the_test_split_is_not_touched_before_notebook_4(path):
+    source = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+    assert "load_test" not in source and "train=False" not in source
+
+
+def test_the_class_profile_reaches_80_percent_within_10_minutes():
+    """On the full set, with the whole policy: read from the outputs of the run that is committed."""
+    training = text_of(nbformat.read(PATHS[2], as_version=4))
+    assert "45,000 training images" in training
+    assert all(name in training for name in ("degrees=", "distortion_scale=", "brightness=", "flip_p="))
+    seconds = float(re.findall(r"^ +\d+ .*%\s+(\d+)$", training, re.M)[-1])
+    assert seconds <= 600
+    evaluation = text_of(nbformat.read(PATHS[3], as_version=4))
+    assert "network that ships" not in evaluation
+    accuracy = float(re.search(r"^accuracy ([\d.]+)% of 10,000 test images", evaluation, re.M)[1])
+    assert accuracy >= 80
+
+
+@pytest.mark.slow
+def test_nbval_notices_a_changed_output(tmp_path):
+    """A negative control: with one stored number changed, the run must fail."""
+    notebook = nbformat.read(PATHS[1], as_version=4)
+    marked = next(cell for cell in code_cells(notebook) if "NBVAL_CHECK_OUTPUT" in cell.source)
+    position = notebook.cells.index(marked)
+    imports = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    notebook.cells = [imports, notebook.cells[position]]
+    for text, expected in ((marked.outputs[0].text, 0), (marked.outputs[0].text.replace("128", "129"), 1)):
+        marked.outputs[0].text = text
+        nbformat.write(notebook, tmp_path / "changed.ipynb")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+        assert subprocess.run([*command, str(tmp_path)], cwd=tmp_path, capture_output=True).returncode == expected

@@ -1,0 +1,326 @@
+"""The training loop: what it learns from, what it keeps, what it reports, and how it ends."""
+
+import copy
+import hashlib
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import narrow, tiny, train_tiny
+
+from cifar_utils import checkpoint, evaluation, training
+from cifar_utils.augment import augment, draw
+from cifar_utils.data import Normalisation
+from cifar_utils.policy import PRESETS, Policy
+from cifar_utils.settings import PROFILES
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of five epochs that overfits: its folder, history and network."""
+    folder = tmp_path_factory.mktemp("runs") / "five"
+    return folder, *train_tiny(folder, Policy(), epochs=5, batch_size=16, learning_rate=0.4)
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch):
+    """The confusion matrix takes longer to draw than a tiny epoch to train; `run` above has the real one."""
+    monkeypatch.setattr(training.plots, "confusion_matrix", lambda *_: Figure(figsize=(1, 1)))
+
+
+def without_seconds(history):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+def digests(images):
+    return {hashlib.sha256(image.numpy().tobytes()).digest() for image in images.contiguous()}
+
+
+# What it learns
+
+
+def test_one_batch_can_be_learnt_by_heart(tmp_path):
+    network = training.new_network(tiny(32), Normalisation.of(tiny(32)))
+    history, _ = train_tiny(tmp_path, Policy(), network, 32, epochs=25, learning_rate=0.2, label_smoothing=0)
+    assert history[0]["training_loss"] == pytest.approx(math.log(10), abs=0.1)
+    assert history[-1]["training_loss"] < 0.01 and history[-1]["training_accuracy"] == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_seed_gives_the_same_numbers(tmp_path, threads):
+    results = []
+    for name, seed, noise in (("a", 1, 5), ("b", 1, 6), ("c", 2, 5)):
+        torch.manual_seed(noise)  # whatever the caller has drawn before does not matter
+        history, _ = train_tiny(tmp_path / name, network=narrow(1), seed=seed, threads=threads)
+        results.append((without_seconds(history), checkpoint.load(tmp_path / name / "last.pt")["model"]))
+    (history, tensors), (again, tensors_again), (other, tensors_other) = results
+    assert history == again
+    assert all(torch.equal(tensors[name], tensors_again[name]) for name in tensors)
+    assert history[0]["training_loss"] != other[0]["training_loss"]
+    assert not torch.equal(tensors["linear.weight"], tensors_other["linear.weight"])
+
+
+def test_only_training_images_are_augmented_and_learnt_from(tmp_path, monkeypatch):
+    training_images, validation = digests(tiny().images), tiny(32, "validation")
+    augmented, predicted, evaluated = [], [], []
+
+    def spy_augment(images, *rest):
+        augmented.append(images)
+        return augment(images, *rest)
+
+    def spy_predict(network, split, *rest):
+        predicted.append(split)
+        return evaluation.predict(network, split, *rest)
+
+    def spy_forward(module, args):
+        if not module.training:
+            assert not torch.is_grad_enabled()
+            evaluated.append(args[0])
+
+    monkeypatch.setattr(training, "augment", spy_augment)
+    monkeypatch.setattr(training, "predict", spy_predict)
+    network = narrow()
+    network.register_forward_pre_hook(spy_forward)
+    train_tiny(tmp_path, network=network)
+    assert digests(torch.cat(augmented)) == training_images
+    assert not training_images & digests(validation.images)
+    assert [split.name for split in predicted] == ["validation"] * 2
+    for seen in evaluated:  # the network sees each validation image as it is, only normalised
+        torch.testing.assert_close(seen, Normalisation.of(tiny())(validation.images), rtol=0, atol=0)
+    assert len(evaluated) == 2
+
+
+def test_training_does_not_depend_on_the_validation_images(tmp_path):
+    """No gradient from them: with other validation images the network that comes out is the same."""
+    networks = [narrow(), narrow()]
+    for network, count in zip(networks, (8, 24)):
+        config, validation = training.Config(epochs=1, batch_size=32), tiny(count, "validation")
+        training.train(network, tiny(), validation, Policy(), config, Normalisation.of(tiny()), tmp_path)
+    tensors, others = (network.state_dict() for network in networks)
+    assert all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+def test_training_loss_and_accuracy_are_those_of_the_augmented_batches(tmp_path):
+    policy, network = PRESETS["full"], narrow()
+    twin = copy.deepcopy(network).train()
+    history, _ = train_tiny(tmp_path, policy, network, epochs=1, batch_size=24, learning_rate=0.0, seed=3)
+    split, losses, hits = tiny(), [], []
+    mean, std = Normalisation.of(split).tensors()
+    for batch in training.batches(64, training.Config(batch_size=24, seed=3), epoch=0):
+        x = augment(split.images[batch], draw(policy, 3, 0, split.index[batch]), policy, mean, std)
+        logits = twin(x).detach().double()
+        true = logits.gather(1, split.labels[batch][:, None])[:, 0]
+        losses += (logits.exp().sum(1).log() - true).tolist()
+        hits += (logits.argmax(1) == split.labels[batch]).tolist()
+    assert len(losses) == 48  # two whole batches of 24; the other 16 images are left out
+    assert history[0]["training_loss"] == pytest.approx(sum(losses) / 48, rel=1e-5)
+    assert history[0]["training_accuracy"] == pytest.approx(sum(hits) / 48)
+    assert history[0]["learning_rate"] == 0
+
+
+# The pieces
+
+
+@pytest.mark.parametrize("n,size,count", [(64, 16, 4), (70, 16, 4), (10, 16, 1), (16, 16, 1), (17, 1, 17)])
+def test_batches_are_a_shuffle_without_the_incomplete_rest(n, size, count):
+    batches = training.batches(n, training.Config(batch_size=size, seed=4), epoch=2)
+    assert [len(batch) for batch in batches] == [min(size, n)] * count
+    positions = torch.cat(batches).tolist()
+    assert len(set(positions)) == len(positions) and set(positions) <= set(range(n))
+
+
+def test_batches_depend_on_seed_and_epoch_alone():
+    def order(seed, epoch):
+        return torch.cat(training.batches(64, training.Config(seed=seed), epoch)).tolist()
+
+    torch.manual_seed(1)
+    first = order(0, 0)
+    torch.manual_seed(2)
+    assert order(0, 0) == first
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    assert sorted(order(2**63 - 1, 7)) == list(range(64))  # every seed of the command line is fine
+
+
+def test_the_learning_rate_rises_from_near_0_to_1_and_falls_to_0():
+    factors = [training.learning_rate_factor(step, 100, 0.2) for step in range(101)]
+    assert factors[0] == pytest.approx(0.05) and factors[19] == 1 and factors[100] == 0
+    assert factors[:20] == sorted(factors[:20]) and factors[20:] == sorted(factors[20:], reverse=True)
+
+
+@given(st.integers(1, 3000), st.floats(0, 1), st.data())
+def test_the_learning_rate_factor_stays_within_0_and_1(steps, warm_up, choose):
+    step = choose.draw(st.integers(0, steps))
+    assert 0 <= training.learning_rate_factor(step, steps, warm_up) <= 1
+    assert training.learning_rate_factor(steps, steps, warm_up) == 0
+    assert training.learning_rate_factor(max(0, math.ceil(warm_up * steps) - 1), steps, warm_up) > 0.3  # near the peak
+
+
+def test_the_history_has_the_learning_rate_of_the_schedule(run):
+    _, history, _ = run
+    expected = [0.4 * training.learning_rate_factor(4 * epoch, 20, 0.2) for epoch in range(1, 6)]
+    assert [row["learning_rate"] for row in history] == pytest.approx(expected)
+
+
+def test_only_weights_decay_and_biases_learn_faster():
+    network, config = narrow(), training.Config(learning_rate=0.1, bias_rate=8, weight_decay=0.01)
+    sgd = training.optimiser(network, config)
+    weights, biases = sgd.param_groups
+    assert all(p.ndim > 1 for p in weights["params"]) and all(p.ndim == 1 for p in biases["params"])
+    assert len(weights["params"]) == 6 + 1 and len(biases["params"]) == 1 + 2 * 6
+    assert (weights["weight_decay"], biases["weight_decay"]) == (0.01, 0)
+    assert (weights["lr"], biases["lr"]) == pytest.approx((0.1, 0.8))
+    assert weights["nesterov"] and biases["nesterov"] and weights["momentum"] == config.momentum
+
+
+def test_a_new_network_leaves_the_global_random_numbers_alone(monkeypatch):
+    def forbidden(*_):
+        raise AssertionError("the GPUs' generators were seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", forbidden)
+    split = tiny()
+    torch.default_generator.manual_seed(9)
+    before = torch.get_rng_state()
+    one, two, other = (training.new_network(split, Normalisation.of(split), seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.linear.weight, two.linear.weight)
+    assert not torch.equal(one.linear.weight, other.linear.weight)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_has_its_own_configuration_for_the_sample(name):
+    config = training.Config.of(PROFILES[name], tiny(), seed=5)
+    assert (config.epochs, config.batch_size, config.seed) == (PROFILES[name].sample_epochs, 128, 5)
+
+
+# What it keeps
+
+
+def test_best_has_the_lowest_validation_loss_and_last_is_the_last(run):
+    folder, history, network = run
+    best, last = (checkpoint.load(folder / name) for name in ("best.pt", "last.pt"))
+    lowest = min(history, key=lambda row: row["validation_loss"])
+    assert 1 < lowest["epoch"] < 5, "this run is meant to overfit; choose another learning rate"
+    assert best["epoch"] == lowest["epoch"] and best["history"] == history[: lowest["epoch"]]
+    assert last["epoch"] == 5 and last["history"] == history
+    assert all(torch.equal(last["model"][name], tensor) for name, tensor in network.state_dict().items())
+    for name, row in (("best.pt", lowest), ("last.pt", history[-1])):
+        restored, normalisation, _ = training.restore(folder / name)
+        predictions = evaluation.predict(restored, tiny(32, "validation"), normalisation)
+        assert predictions.loss == pytest.approx(row["validation_loss"], rel=1e-5)
+        assert predictions.accuracy == row["validation_accuracy"]
+
+
+def test_the_history_on_disk_is_the_one_returned(run):
+    folder, history, _ = run
+    assert json.loads((folder / "history.json").read_text()) == history
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
+    seconds = [row["seconds"] for row in history]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def events(folder):
+    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_has_every_epoch_and_picture(run):
+    folder, history, _ = run
+    board = events(folder)
+    columns = {
+        f"{what}/{split}": f"{split}_{what}" for what in ("loss", "accuracy") for split in ("training", "validation")
+    }
+    columns["learning rate"] = "learning_rate"
+    assert set(board.Tags()["scalars"]) == set(columns)
+    for tag, column in columns.items():
+        assert [point.step for point in board.Scalars(tag)] == [1, 2, 3, 4, 5]
+        assert [point.value for point in board.Scalars(tag)] == pytest.approx(
+            [row[column] for row in history], rel=1e-6
+        )
+    assert set(board.Tags()["images"]) == {"augmented batch", "confusion matrix, validation"}
+    assert [image.step for image in board.Images("augmented batch")] == [0]
+    losses = [row["validation_loss"] for row in history]
+    records = [
+        row["epoch"] for i, row in enumerate(history) if row["validation_loss"] < min(losses[:i], default=math.inf)
+    ]
+    assert [image.step for image in board.Images("confusion matrix, validation")] == records
+
+
+def test_a_second_run_of_the_same_name_replaces_the_first(tmp_path):
+    train_tiny(tmp_path, epochs=3, learning_rate=0.0)
+    history, _ = train_tiny(tmp_path, epochs=1, network=narrow(7))
+    points = events(tmp_path).Scalars("loss/validation")
+    assert [point.value for point in points] == pytest.approx([history[0]["validation_loss"]])
+    assert json.loads((tmp_path / "history.json").read_text()) == history
+    assert checkpoint.load(tmp_path / "best.pt")["history"] == history
+
+
+# How it ends
+
+
+def interrupt(monkeypatch, where, call):
+    """Presses the stop button in the so-manieth call of a function that training calls."""
+    module, name = where
+    original, calls = getattr(module, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, wrapper)
+
+
+@pytest.mark.parametrize(
+    "where,call",
+    [
+        ((training, "augment"), 3),
+        ((training, "augment"), 4),
+        ((training, "predict"), 2),
+        ((training.plots, "confusion_matrix"), 2),
+        ((training.checkpoint, "save"), 3),
+    ],
+)
+def test_the_stop_button_keeps_the_epochs_that_are_done(tmp_path, monkeypatch, capsys, where, call):
+    interrupt(monkeypatch, where, call)
+    history, _ = train_tiny(tmp_path, Policy(), epochs=3, learning_rate=0.1)
+    assert [row["epoch"] for row in history] == [1]
+    assert json.loads((tmp_path / "history.json").read_text()) == history
+    for name in ("best.pt", "last.pt"):
+        assert training.restore(tmp_path / name)[2]["history"] == history
+    assert capsys.readouterr().out.endswith(f"Stopped. 1 of 3 epochs are done and kept in {tmp_path}.\n")
+
+
+def test_the_stop_button_in_the_first_epoch(tmp_path, monkeypatch):
+    interrupt(monkeypatch, (training, "augment"), 2)
+    history, _ = train_tiny(tmp_path)
+    assert history == [] and {path.name for path in tmp_path.iterdir()} == {"tensorboard"}
+
+
+def test_a_loss_that_is_no_number_ends_training_before_anything_is_overwritten(tmp_path, monkeypatch):
+    calls = []
+
+    def poisoned(*args):
+        calls.append(1)
+        return augment(*args) * (math.nan if len(calls) == 4 else 1)  # the last batch of epoch 2
+
+    monkeypatch.setattr(training, "augment", poisoned)
+    with pytest.raises(FloatingPointError, match=r"in epoch 2\. .* 0\.05 .*1 epochs? before"):
+        train_tiny(tmp_path, epochs=3)
+    for name in ("best.pt", "last.pt"):
+        content = checkpoint.load(tmp_path / name)
+        assert content["epoch"] == 1
+        assert all(tensor.isfinite().all() for tensor in content["model"].values())
+    assert len(json.loads((tmp_path / "history.json").read_text())) == 1
+
+
+def test_a_learning_rate_that_is_far_too_high(tmp_path):
+    with pytest.raises(FloatingPointError, match="epoch 1.*learning rate"):
+        train_tiny(tmp_path, learning_rate=1e30)
+    assert not (tmp_path / "last.pt").exists()

@@ -1,0 +1,76 @@
+"""Runs the notebooks without a screen and leaves them, executed, with an HTML page each, in build/.
+
+    python tools/run_notebooks.py                 all notebooks, results in build/
+    python tools/run_notebooks.py --in-place      all notebooks, outputs written into notebooks/ (to commit them)
+    python tools/run_notebooks.py notebooks/02_model.ipynb
+
+CIFAR_PROFILE (smoke, class or full) decides how long that takes. The exit code is 1 if a cell failed.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Runs the notebooks named on the command line, or all, and returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
+    )
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all in notebooks/")
+    parser.add_argument("--output", type=Path, default=ROOT / "build", help="default: build/")
+    parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
+    options = parser.parse_args()
+    os.environ["CIFAR_HEADLESS"] = "1"
+    paths = options.notebooks or sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    options.output.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for path in paths:
+        start = time.perf_counter()
+        problem = run(path, path if options.in_place else options.output / path.name, options.output)
+        print(f"{path.name}: {problem or 'done'} ({time.perf_counter() - start:.0f} s)", flush=True)
+        failed += [path.name] if problem else []
+    print(f"{len(paths) - len(failed)} of {len(paths)} notebooks ran through; pages are in {options.output}")
+    return 1 if failed else 0
+
+
+def run(path: Path, target: Path, pages: Path) -> str:
+    """Executes one notebook, writes the result and its HTML page, and returns what went wrong, if anything."""
+    notebook = nbformat.read(path, as_version=4)
+    code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    bar = tqdm(total=code_cells, desc=path.stem, unit="cell", file=sys.stdout, mininterval=5)
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        coalesce_streams=True,  # a progress bar leaves its last state, not its history
+        record_timing=False,
+        on_cell_executed=lambda cell, **_: bar.update(cell.cell_type == "code"),
+    )
+    problem = ""
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        problem = f"a cell failed: {error.ename}: {error.evalue}"
+    except DeadKernelError:
+        problem = "the kernel died (out of memory?)"
+    bar.close()
+    nbformat.write(notebook, target)
+    page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
+    (pages / f"{path.stem}.html").write_text(page, encoding="utf-8")
+    return problem
+
+
+if __name__ == "__main__":
+    sys.exit(main())
