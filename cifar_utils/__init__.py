@@ -4,7 +4,8 @@ data        CIFAR-10 as uint8 tensors; the 90/10 split       (download: how the 
 policy      what augmentation may do to an image
 augment     its random parameters, and their application to a batch
 model       the convolutional network
-training    the training loop, its configuration and history (progress: the bar; checkpoint: save and load)
+training    the training loop and its configuration       (progress: the bar)
+runs        a run's folder: its lock, its state, resuming (checkpoint: the files)
 evaluation  predictions, confusion matrix, class-wise accuracy
 plots       figures from plain arrays
 __main__    the whole pipeline without a notebook: python -m cifar_utils

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from cifar_utils import data, download, evaluation, plots, settings, training
+from cifar_utils import data, download, evaluation, plots, runs, settings, training
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.download import DataError
 from cifar_utils.policy import PRESETS, Policy
@@ -25,6 +25,8 @@ examples:
   python -m cifar_utils evaluate runs/class    only evaluate: report, JSON and plots in runs/class/evaluation
   python -m cifar_utils download               only fetch CIFAR-10, however slow its server is today
   python -m cifar_utils train --help           the options of one command
+
+A run that was stopped, by Ctrl-C or otherwise, goes on when the same command is given again.
 
 exit codes: 0 done; 1 data, checkpoint or file trouble, said in a sentence; 2 wrong arguments; 130 stopped by you
 """
@@ -69,11 +71,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     trains.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same numbers (default: 0)")
     trains.add_argument(
+        "--allow-changes", action="store_true", help="go on with a stopped run although its options were others"
+    )
+    trains.add_argument(
         "--run", metavar="DIR", type=Path, help="for checkpoints and logs (default: runs/ and the profile's name)"
     )
     for name, parents, action, text in (
         ("run", [shared, source, trains], _run, "train, then evaluate (also when no command is given)"),
-        ("train", [shared, source, trains], _train, "train; saves best.pt and last.pt in the run's folder"),
+        (
+            "train",
+            [shared, source, trains],
+            _train,
+            "train, or go on with a run that was stopped; checkpoints in its folder",
+        ),
         ("evaluate", [shared, source], _evaluate, "report on the test set: text, JSON and plots"),
         ("download", [shared], _download, "fetch the full data set, however long it takes"),
     ):
@@ -125,24 +135,32 @@ def _train(options: argparse.Namespace) -> Path:
     network = training.new_network(train_split, normalisation, config.seed)
     print(f"{train_split}, {validation}\n{policy}\n{config}")
     history = training.train(
-        network, train_split, validation, policy, config, normalisation, run, training.best_device()
+        network,
+        train_split,
+        validation,
+        policy,
+        config,
+        normalisation,
+        run,
+        training.best_device(),
+        allow_changes=options.allow_changes,
     )
     if len(history) < config.epochs:
         raise KeyboardInterrupt
     plots.save(plots.training_curves(history, f"Training on {train_split}"), run / "training_curves.png")
-    print(f"Saved best.pt, last.pt, history.json and training_curves.png in {run}.\n")
+    print(f"Saved {runs.BEST}, {runs.LAST}, history.json and training_curves.png in {run}.\n")
     return run
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     run = options.run or settings.runs_directory() / settings.profile().name
-    network, normalisation, content = training.restore(run / "best.pt")
+    network, normalisation, about = training.restore(run / runs.BEST)
     network.to(training.best_device())
-    test = data.load_test(options.data, options.sample or content["data"]["is_sample"] or None)
+    test = data.load_test(options.data, options.sample or about["setting"]["data"]["is_sample"] or None)
     predictions = evaluation.predict(network, test, normalisation)
     matrix = evaluation.confusion_matrix(predictions)
     accuracy, intervals = evaluation.classwise_accuracy(matrix), evaluation.classwise_intervals(matrix)
-    title = f"{run.resolve().name}, epoch {content['epoch']}: {test}"
+    title = f"{run.resolve().name}, epoch {about['state']['epoch']}: {test}"
     print(evaluation.report(predictions, title))
     out = run / "evaluation"
     summary = evaluation.confusions(matrix)

@@ -1,7 +1,7 @@
 """The training loop: SGD on augmented batches, validation after every epoch, the best network kept."""
 
 import json
-import platform
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from cifar_utils import checkpoint, plots
+from cifar_utils import __version__, checkpoint, plots, runs
 from cifar_utils.augment import augment, draw
 from cifar_utils.data import CLASSES, Normalisation, Split
 from cifar_utils.evaluation import Predictions, confusion_matrix, predict
@@ -20,7 +20,7 @@ from cifar_utils.policy import Policy
 from cifar_utils.progress import bar
 from cifar_utils.settings import Profile
 
-SHIPPED = Path(__file__).parent / "shipped" / "best.pt"  # stands in where nothing has been trained yet
+SHIPPED = Path(__file__).parent / "shipped" / "best.safetensors"  # stands in where nothing has been trained yet
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,17 @@ def train(
     normalisation: Normalisation,
     run: Path,
     device: torch.device | str = "cpu",
+    save_every: int | None = None,
+    allow_changes: bool = False,
 ) -> list[dict]:
-    """Trains the network in place and keeps its two checkpoints in the run's folder.
+    """Trains the network in place, or goes on with the training that the run's folder holds.
 
-    `run/last.pt` is saved after every epoch, `run/best.pt` whenever the validation loss is lower than ever before.
-    `run/tensorboard` gets the scalars of every epoch, an augmented batch and the best epoch's confusion matrix,
-    `run/history.json` the returned history. A run of the same name before is replaced once the first epoch is done.
+    `last` is saved at every epoch's end, `best` before it whenever the validation loss is lower than ever before;
+    see `runs` for the folder. However training ends, calling this again goes on from the last save, and the finished
+    run is bit for bit the one that was never interrupted (same machine, torch version and number of threads).
+    After the last epoch it trains nothing and says so.
 
-    The stop button (KeyboardInterrupt) ends the training; the epochs done so far are returned and their
-    checkpoints stay.
+    The stop button (or SIGTERM) ends the batch under way, saves, and returns the history so far.
 
     Args:
         network: see `new_network`.
@@ -123,78 +125,91 @@ def train(
         normalisation: of the training split.
         run: the run's folder, made if missing.
         device: where to train, see `best_device`.
+        save_every: save `last` after this many steps, too.
+        allow_changes: go on although the configuration, the policy or the data are not those of the saved run.
 
     Returns:
         A row an epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (on augmented images, as
-        they were met), validation_loss and validation_accuracy, seconds (since the start).
+        they were met), validation_loss and validation_accuracy, seconds (of training, since the start).
 
     Raises:
-        FloatingPointError: the loss is no longer a finite number.
+        FloatingPointError: the loss is no longer a finite number; what was saved before stays.
+        CheckpointError: the folder is in use, full, read-only, or holds another or a damaged run.
     """
     device = torch.device(device)
     network.to(device)
-    images, labels = training.images.to(device), training.labels.to(device)
+    images, labels, index = training.images.to(device), training.labels.to(device), training.index.to(device)
     mean, std = normalisation.tensors(device)
     steps = max(1, len(training) // config.batch_size)
     sgd = optimiser(network, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        sgd, lambda step: learning_rate_factor(step, steps * config.epochs, config.warm_up)
-    )
-    start, history, best_loss, running, latest = time.perf_counter(), [], float("inf"), "", ""
-    layout = "{desc} {percentage:3.0f}%|{bar}| epoch {n:.1f} of {total:.0f} [{elapsed}, {remaining} left{postfix}]"
-    progress = bar(steps * config.epochs, "Training", "epoch", unit_scale=1 / steps, bar_format=layout)
-    with _board(run) as board, progress:
-        try:
-            for epoch in range(config.epochs):
+    peaks = [group["lr"] for group in sgd.param_groups]
+    setting = _setting(network, training, validation, policy, config, normalisation)
+    with runs.owned(run), runs.StopSignal() as stop:
+        state = runs.resume(run, network, sgd, setting, device, allow_changes)
+        if state.epoch >= config.epochs:
+            print(f"{run} is complete: {state.epoch} epochs, nothing left to train. Its history is returned.")
+            return state.history
+        if state.epoch + state.step:
+            print(f"Going on with {run} after epoch {state.epoch}, step {state.step}.")
+        runs.check_space(run, runs.tensors_of(network, sgd))
+        runs.save(run / runs.LAST, network, sgd, state, setting, device)  # fails now rather than after an epoch
+        start = time.perf_counter() - state.seconds
+        layout = "{desc} {percentage:3.0f}%|{bar}| epoch {n:.1f} of {total:.0f} [{elapsed}, {remaining} left{postfix}]"
+        done = steps * state.epoch + state.step
+        progress = bar(
+            steps * config.epochs, "Training", "epoch", initial=done, unit_scale=1 / steps, bar_format=layout
+        )
+        with _board(run, state) as board, progress:
+            while state.epoch < config.epochs:
                 network.train()
-                loss_sum, hits = 0.0, 0
-                for step, batch in enumerate(batches(len(training), config, epoch)):
+                done = steps * state.epoch
+                for batch in batches(len(training), config, state.epoch)[state.step :]:
                     batch = batch.to(device)
-                    parameters = draw(policy, config.seed, epoch, training.index.to(device)[batch])
-                    x = augment(images[batch], parameters, policy, mean, std)
-                    if epoch == 0 and step == 0:
+                    x = augment(images[batch], draw(policy, config.seed, state.epoch, index[batch]), policy, mean, std)
+                    if state.epoch + state.step == 0:
                         board.add_image("augmented batch", plots.mosaic(x.cpu(), normalisation.mean, normalisation.std))
+                    factor = learning_rate_factor(done + state.step, steps * config.epochs, config.warm_up)
+                    for group, peak in zip(sgd.param_groups, peaks):
+                        group["lr"] = peak * factor
                     logits = network(x).float()
                     loss = F.cross_entropy(logits, labels[batch], label_smoothing=config.label_smoothing)
                     sgd.zero_grad()
                     loss.backward()
                     sgd.step()
-                    schedule.step()
-                    loss_sum += F.cross_entropy(logits.detach(), labels[batch]).item()  # without smoothing: comparable
-                    hits += (logits.argmax(1) == labels[batch]).sum().item()
-                    running = f"loss {loss_sum / (step + 1):.3f}, accuracy {hits / (step + 1) / len(batch):.1%}"
-                    progress.set_postfix_str(running + latest, refresh=False)
+                    state.step += 1
+                    state.loss_sum += F.cross_entropy(logits.detach(), labels[batch]).item()  # without smoothing
+                    state.hits += (logits.argmax(1) == labels[batch]).sum().item()
+                    state.seconds = time.perf_counter() - start
+                    _check_finite(state.loss_sum, state, sgd, run)
+                    progress.set_postfix_str(_summary(state, len(batch)), refresh=False)
                     progress.update()
+                    if stop.requested or (save_every and state.step % save_every == 0):
+                        runs.save(run / runs.LAST, network, sgd, state, setting, device)
+                    if stop.requested:
+                        progress.close()
+                        print(f"Stopped in epoch {state.epoch + 1} and saved in {run}. Run this again to go on.")
+                        return state.history
                 predictions = predict(network, validation, normalisation)
+                _check_finite(predictions.loss, state, sgd, run)
+                is_best = predictions.loss < state.best_loss  # the earliest of equals stays
                 row = {
-                    "epoch": epoch + 1,
-                    "learning_rate": schedule.get_last_lr()[0],
-                    "training_loss": loss_sum / steps,
-                    "training_accuracy": hits / (steps * min(config.batch_size, len(training))),
+                    "epoch": state.epoch + 1,
+                    "learning_rate": peaks[0]
+                    * learning_rate_factor(done + steps - 1, steps * config.epochs, config.warm_up),
+                    "training_loss": state.loss_sum / steps,
+                    "training_accuracy": state.hits / (steps * min(config.batch_size, len(training))),
                     "validation_loss": predictions.loss,
                     "validation_accuracy": predictions.accuracy,
                     "seconds": time.perf_counter() - start,
                 }
-                if not torch.isfinite(torch.tensor([loss_sum, predictions.loss])).all():
-                    raise FloatingPointError(
-                        f"The loss is not a finite number any more in epoch {epoch + 1}. Lower the learning rate, "
-                        f"which is {config.learning_rate:g} at its peak. {epoch} epochs before are kept in {run}."
-                    )
-                _log(board, row, predictions, is_best=predictions.loss < best_loss)
-                rows = [*history, row]  # an epoch counts once it is saved, whenever the stop button is pressed
-                content = _content(network, rows, policy, config, normalisation, training)
-                checkpoint.save(run / "last.pt", content)
-                if predictions.loss < best_loss:
-                    best_loss = predictions.loss
-                    checkpoint.save(run / "best.pt", content)
-                (run / "history.json").write_text(json.dumps(rows, indent=1) + "\n")
-                history = rows
-                latest = f"; validation {predictions.loss:.3f}, {predictions.accuracy:.1%}"
-            progress.set_postfix_str(running + latest, refresh=False)  # closing the bar draws it
-        except KeyboardInterrupt:
-            progress.close()
-            print(f"Stopped. {len(history)} of {config.epochs} epochs are done and kept in {run}.")
-    return history
+                state = runs.State(state.epoch + 1, seconds=row["seconds"], history=[*state.history, row])
+                if is_best:  # before last: if anything stops us in between, this epoch is done once more, alike
+                    runs.save(run / runs.BEST, network, sgd, state, setting, device)
+                runs.save(run / runs.LAST, network, sgd, state, setting, device)
+                (run / "history.json").write_text(json.dumps(state.history, indent=1) + "\n")
+                _log(board, row, predictions, is_best)
+                progress.set_postfix_str(_summary(state, 0), refresh=False)
+    return state.history
 
 
 def batches(n: int, config: Config, epoch: int) -> list[Tensor]:
@@ -204,42 +219,70 @@ def batches(n: int, config: Config, epoch: int) -> list[Tensor]:
 
 
 def restore(path: Path) -> tuple[CNN, Normalisation, dict]:
-    """The trained network, the normalisation that it expects, and all else that the checkpoint says.
+    """A trained network from its checkpoint, the normalisation that it expects, and what the checkpoint says of it.
+
+    Returns:
+        The network on the CPU, the normalisation, and a dict with `setting` (configuration, policy, data, ...),
+        `state` (epoch, history, ...) and `circumstances` (torch's version, ...).
 
     Raises:
         CheckpointError: see `checkpoint.load`, or the tensors do not fit the network.
     """
-    content = checkpoint.load(path)
-    try:
-        network = CNN(tuple(content["widths"]))
-        network.load_state_dict(content["model"])
-        return network, Normalisation(*map(tuple, content["normalisation"])), content
-    except (RuntimeError, AttributeError, TypeError, IndexError):
-        raise checkpoint.CheckpointError(f"{path} holds another network than model.CNN. Train again.") from None
+    saved = checkpoint.load_newest(path)
+    setting = saved.meta["setting"]
+    network = CNN(tuple(setting["widths"]))
+    tensors = {name.removeprefix("model."): t for name, t in saved.tensors.items() if name.startswith("model.")}
+    checkpoint.check_fit(path, tensors, network.state_dict())
+    network.load_state_dict(tensors)
+    return network, Normalisation(*map(tuple, setting["normalisation"])), saved.meta
 
 
-def _content(network, history, policy, config, normalisation, training) -> dict:
-    """What a checkpoint holds: all that is needed to use the network, and to know where it came from."""
-    return {
-        "model": {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
+def _setting(network, training, validation, policy, config, normalisation) -> dict:
+    """What a run must have in common with the one that it goes on with, as JSON-like data."""
+    setting = {
+        "network": str(network),
         "widths": [block[0].out_channels for block in network.blocks],
-        "epoch": len(history),
-        "history": history,
         "config": asdict(config),
-        "policy": policy.to_json(),
-        "normalisation": [list(normalisation.mean), list(normalisation.std)],
-        "classes": list(CLASSES),
-        "data": {"title": str(training), "is_sample": training.is_sample},
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "policy": asdict(policy),
+        "normalisation": [normalisation.mean, normalisation.std],
+        "classes": CLASSES,
+        "data": {
+            "title": str(training),
+            "is_sample": training.is_sample,
+            "training": runs.fingerprint(training.images, training.labels),
+            "validation": runs.fingerprint(validation.images, validation.labels),
+        },
+        "version": __version__,
     }
+    return json.loads(json.dumps(setting))  # tuples become lists, as they will when read back
 
 
-def _board(run: Path) -> SummaryWriter:
-    """A fresh TensorBoard log: the events of a former run of this name would be drawn over this one's."""
+def _check_finite(loss: float, state: runs.State, sgd: torch.optim.SGD, run: Path) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss is {loss} in epoch {state.epoch + 1}, step {state.step}, at a learning rate of "
+            f"{sgd.param_groups[0]['lr']:.3g}: training cannot go on. Lower Config.learning_rate and train in a new "
+            f"folder; {run} keeps the checkpoints from before."
+        )
+
+
+def _summary(state: runs.State, batch_size: int) -> str:
+    """What the progress bar says beside the time: of the epoch under way, or the finished one, and of validation."""
+    row = state.history[-1] if state.history else {}
+    loss, accuracy = row.get("training_loss"), row.get("training_accuracy")
+    if state.step:
+        loss, accuracy = state.loss_sum / state.step, state.hits / (state.step * batch_size)
+    text = f"loss {loss:.3f}, accuracy {accuracy:.1%}"
+    return text + (f"; validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.1%}" if row else "")
+
+
+def _board(run: Path, state: runs.State) -> SummaryWriter:
+    """The TensorBoard log: a fresh one for a new run, else the old one without what is about to be done again."""
     folder = run / "tensorboard"
-    for old in folder.glob("events.*"):
-        old.unlink()
-    return SummaryWriter(str(folder))
+    if state.epoch == 0:
+        for old in folder.glob("events.*"):
+            old.unlink()
+    return SummaryWriter(str(folder), purge_step=state.epoch + 1)
 
 
 def _log(board: SummaryWriter, row: dict, predictions: Predictions, is_best: bool) -> None:

@@ -1,207 +1,268 @@
-"""Checkpoints: what goes in comes out, nothing half-written, nothing executed, errors that help."""
+"""Checkpoint files: what goes in comes out; what is damaged, foreign or harmful is refused in words."""
 
-import io
+import json
 import os
-from pathlib import Path
+import pickle
+import resource
+import struct
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tiny import narrow, tiny, train_tiny
 
-from cifar_utils import checkpoint, evaluation, training
+from cifar_utils import checkpoint, evaluation, runs, training
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.policy import PRESETS, Policy
 
-
-def content(value: float = 1.0) -> dict:
-    """The smallest content that counts as a checkpoint."""
-    return {key: {} for key in checkpoint.KEYS - {"format"}} | {"model": {"w": torch.full((3, 2), value)}}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A checkpoint of a short training: its path, the history and the network."""
-    folder = tmp_path_factory.mktemp("run")
-    return folder / "last.pt", *train_tiny(folder, epochs=1)
+TENSORS = {
+    "w": torch.arange(6.0).view(2, 3),
+    "steps": torch.tensor(7),
+    "empty": torch.zeros(0, 4),
+    "mask": torch.tensor([True, False]),
+    "half": torch.ones(2, dtype=torch.bfloat16),
+}
+META = {"epoch": 3, "history": [{"loss": 0.1 + 0.2}], "name": "Käse"}
 
 
-def test_what_goes_in_comes_out(tmp_path):
-    wanted = content() | {"epoch": 3, "history": [{"loss": 0.5}], "classes": ["cat", "dog"], "policy": "{}"}
-    wanted["model"] = {"w": torch.randn(4, 3), "steps": torch.tensor(7), "half": torch.ones(2, dtype=torch.float16)}
-    path = tmp_path / "new" / "folder" / "x.pt"
-    checkpoint.save(path, wanted)
-    loaded = checkpoint.load(path)
-    assert loaded.pop("format") == checkpoint.FORMAT
-    model = loaded.pop("model")
-    assert loaded == {key: value for key, value in wanted.items() if key != "model"}
-    assert model.keys() == wanted["model"].keys()
-    for name, tensor in wanted["model"].items():
-        torch.testing.assert_close(model[name], tensor, rtol=0, atol=0)
-    assert [p.name for p in path.parent.iterdir()] == ["x.pt"]
+@pytest.fixture
+def path(tmp_path):
+    """A small whole checkpoint."""
+    path = tmp_path / "last.safetensors"
+    checkpoint.save(path, TENSORS, META)
+    return path
 
 
-def test_a_restored_network_predicts_the_same(trained):
-    path, history, network = trained
-    restored, normalisation, content = training.restore(path)
-    was, now = (evaluation.predict(n, tiny(16, "test"), normalisation) for n in (network, restored))
-    assert (was.probabilities == now.probabilities).all()
-    assert not restored.whiten.weight.requires_grad
-    assert content["history"] == history and content["epoch"] == 1
-    assert Policy.from_json(content["policy"]) == PRESETS["full"]
-    assert training.Config(**content["config"]) == training.Config(epochs=1, batch_size=32, learning_rate=0.05)
-    assert content["data"] == {"title": "SAMPLE, 64 training images", "is_sample": True}
-    assert content["classes"][3] == "cat" and set(content["versions"]) == {"python", "torch"}
-
-
-# Nothing half-written
-
-
-def half_then_fail(content, target, **_):
-    whole = io.BytesIO()
-    torch_save(content, whole)
-    half = whole.getvalue()[: len(whole.getvalue()) // 2]
-    Path(target).write_bytes(half) if isinstance(target, (str, Path)) else target.write(half)
-    raise RuntimeError("a bug in torch")
-
-
-torch_save = torch.save
-
-
-def fail(*_):
-    raise OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize(
-    "where,replacement", [("torch.save", half_then_fail), ("os.fsync", fail), ("os.replace", fail)]
-)
-def test_an_existing_file_survives_a_save_that_fails(tmp_path, monkeypatch, where, replacement):
-    path = tmp_path / "x.pt"
-    checkpoint.save(path, content(1))
-    with monkeypatch.context() as patch:
-        patch.setattr(where, replacement)
-        with pytest.raises((OSError, RuntimeError)):
-            checkpoint.save(path, content(2))
-    assert (checkpoint.load(path)["model"]["w"] == 1).all()
-    assert os.listdir(tmp_path) == ["x.pt"]
-    checkpoint.save(path, content(2))
-    assert (checkpoint.load(path)["model"]["w"] == 2).all()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs a limit that only POSIX systems have")
-def test_a_full_disk_is_an_error_of_the_operating_system(tmp_path):
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    checkpoint.save(tmp_path / "x.pt", content())
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(OSError):
-            checkpoint.save(tmp_path / "x.pt", content() | {"model": {"w": torch.zeros(10_000)}})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (checkpoint.load(tmp_path / "x.pt")["model"]["w"] == 1).all()
-
-
-# Errors that help
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        training.restore(path)
-    message = str(caught.value)
-    assert str(path) in message and "\n" not in message
-    assert caught.value.__suppress_context__ or not caught.value.__context__  # no traceback of torch's
-    assert "rain" in message  # every message ends with what to do
+def refused(path) -> str:
+    """The message, which must name the file and be a sentence or two for people."""
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(path)
+    message = str(error.value)
+    assert str(path) in message and "Traceback" not in message and message.endswith(".")
     return message
 
 
-def test_a_missing_file(tmp_path):
-    assert "python -m cifar_utils train" in refused(tmp_path / "best.pt")
+def assert_equal(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
 
 
-def test_a_folder_in_its_place(tmp_path):
-    assert "directory" in refused(tmp_path) or "ermission" in refused(tmp_path)  # Windows' word for it
+# What goes in comes out
 
 
-@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.9, 0.999])
-def test_a_file_that_is_cut_off(tmp_path, trained, share):
-    whole = trained[0].read_bytes()
-    (tmp_path / "x.pt").write_bytes(whole[: int(share * len(whole))])
-    assert "cut off" in refused(tmp_path / "x.pt")
+def test_what_goes_in_comes_out(path):
+    saved = checkpoint.load(path)
+    assert_equal(saved.tensors, TENSORS)
+    assert saved.meta == META
+    assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
-def test_a_single_damaged_byte(tmp_path, trained, place):
-    damaged = bytearray(trained[0].read_bytes())
-    damaged[int(place * len(damaged))] ^= 1
-    (tmp_path / "x.pt").write_bytes(damaged)
-    assert "damaged" in refused(tmp_path / "x.pt")
+def test_any_program_can_read_it(path):
+    assert_equal(safetensors.torch.load_file(path), TENSORS)
 
 
-@pytest.mark.parametrize("text", [b"hello world\n", b"<html>404</html>", b"\x80\x02garbage", bytes(100)])
-def test_something_else_than_a_checkpoint(tmp_path, text):
-    (tmp_path / "x.pt").write_bytes(text)
-    assert "no checkpoint" in refused(tmp_path / "x.pt")
+def test_tensors_of_any_layout(tmp_path):
+    x = torch.randn(2, 3, 4, 5)
+    odd = {"channels_last": x.contiguous(memory_format=torch.channels_last), "view": x[:, 1], "twice": x[:, 1]}
+    checkpoint.save(tmp_path / "x", odd, {})
+    assert_equal(checkpoint.load(tmp_path / "x").tensors, odd)
 
 
-class Attack:
-    """What pickle would execute on loading."""
+def test_the_former_generation_is_the_save_before(path):
+    for epoch in (4, 5):
+        checkpoint.save(path, TENSORS, {"epoch": epoch})
+    assert checkpoint.load(path).meta == {"epoch": 5}
+    assert checkpoint.load(checkpoint.former(path)).meta == {"epoch": 4}
 
-    def __init__(self, target: Path) -> None:
+
+def test_a_damaged_file_does_not_push_out_the_former_generation(path):
+    checkpoint.save(path, TENSORS, {"epoch": 4})
+    path.write_bytes(b"damaged")
+    checkpoint.save(path, TENSORS, {"epoch": 5})
+    assert checkpoint.load(path).meta == {"epoch": 5}
+    assert checkpoint.load(checkpoint.former(path)).meta == META
+
+
+def test_a_restored_network_predicts_the_same(tmp_path):
+    history, network = train_tiny(tmp_path, epochs=1)
+    restored, normalisation, about = training.restore(tmp_path / runs.LAST)
+    was, now = (evaluation.predict(n, tiny(16, "test"), normalisation) for n in (network, restored))
+    assert (was.probabilities == now.probabilities).all()
+    assert not restored.whiten.weight.requires_grad
+    assert about["state"]["history"] == history and about["state"]["epoch"] == 1
+    setting = about["setting"]
+    assert Policy.from_json(json.dumps(setting["policy"])) == PRESETS["full"]
+    assert training.Config(**setting["config"]) == training.Config(epochs=1, batch_size=32, learning_rate=0.05)
+    assert setting["data"]["title"] == "SAMPLE, 64 training images" and setting["classes"][3] == "cat"
+    assert about["circumstances"]["torch"] == torch.__version__
+
+
+# Damage
+
+
+@pytest.mark.parametrize("kind", ["former", "alone"])
+def test_a_damaged_file_falls_back_on_the_former_generation_with_a_loud_word(path, capsys, kind):
+    if kind == "former":
+        checkpoint.save(path, TENSORS, {"epoch": 4})
+    path.write_bytes(path.read_bytes()[:-1])
+    if kind == "former":
+        assert checkpoint.load_newest(path).meta == META
+        out = capsys.readouterr().out
+        assert out.startswith("WARNING: ") and str(path) in out and "last.former.safetensors" in out
+    else:
+        with pytest.raises(CheckpointError, match="cut off, damaged"):
+            checkpoint.load_newest(path)
+
+
+def test_every_bit_counts(path):
+    """Every single bit of the file flipped is noticed. The negative control: without the check-sum, most are not."""
+    whole = path.read_bytes()
+    unnoticed = 0
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert checkpoint._decode(bytes(damaged)) is None, bit
+        try:
+            safetensors.torch.load(bytes(damaged))
+            unnoticed += 1
+        except Exception:  # noqa: S110  (whatever safetensors alone notices)
+            pass
+    assert unnoticed > 100, "safetensors alone notices everything: then this test proves nothing"
+
+
+def test_every_truncation_and_tail_is_noticed(path):
+    whole = path.read_bytes()
+    assert checkpoint._decode(whole) is not None
+    assert all(checkpoint._decode(whole[:length]) is None for length in range(len(whole)))
+    assert all(checkpoint._decode(whole + tail) is None for tail in (b"\0", b" ", whole))
+
+
+@pytest.mark.parametrize("damage", ["bit", "page", "cut", "tail", "empty", "zeros"])
+def test_a_damaged_run_is_refused_and_the_network_is_left_alone(tmp_path, damage):
+    train_tiny(tmp_path, epochs=1)
+    path = tmp_path / runs.LAST
+    checkpoint.former(path).unlink()
+    whole = bytearray(path.read_bytes())
+    middle = len(whole) // 2
+    if damage == "bit":
+        whole[middle] ^= 1
+    elif damage == "page":
+        whole[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(
+        {"cut": whole[:-1], "tail": whole + b"x", "empty": b"", "zeros": bytes(len(whole))}.get(damage, whole)
+    )
+    assert "cut off, damaged" in refused(path)
+    network = narrow(5)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(CheckpointError):
+        train_tiny(tmp_path, network=network, epochs=1)
+    assert_equal(dict(network.state_dict()), before)
+
+
+# Harm
+
+
+class Harmful:
+    """Unpickled, it creates a file."""
+
+    def __init__(self, target):
         self.target = target
 
     def __reduce__(self):
-        return os.mkdir, (str(self.target),)
+        return open, (str(self.target), "w")
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_pickled_code_is_not_run(tmp_path, zipped):
-    harmful = content() | {"format": 1, "history": [Attack(tmp_path / "attacked")]}
-    torch.save(harmful, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
-    message = refused(tmp_path / "x.pt")
-    assert "nothing of it was run" in message and "weights_only" not in message
-    assert not (tmp_path / "attacked").exists()
-    torch.load(tmp_path / "x.pt", weights_only=False)
-    assert (tmp_path / "attacked").exists()  # the attack itself works
+@pytest.mark.parametrize("write", [pickle.dump, torch.save], ids=["pickle", "torch"])
+def test_code_in_a_file_is_not_run(tmp_path, write):
+    path, target = tmp_path / "x", tmp_path / "created"
+    with open(path, "wb") as f:
+        write({"model": Harmful(target)}, f)
+    assert "nothing of it was used" in refused(path)
+    assert not target.exists()
+    torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
+    assert target.exists(), "the payload is harmless: then this test proves nothing"
 
 
-@pytest.mark.parametrize("foreign", [[1, 2], {"state_dict": {}}, {"format": 1, "model": {}}])
-def test_a_file_of_another_program(tmp_path, foreign):
-    torch.save(foreign, tmp_path / "x.pt")
-    assert "not a checkpoint of this workshop" in refused(tmp_path / "x.pt")
+def test_bombs_are_refused_in_bounded_memory(tmp_path):
+    """A header that promises 10^12 numbers, a torch file with strides of 0 or a sparse tensor, a file of 2 GiB."""
+    paths = [tmp_path / name for name in ("promise", "strides", "sparse", "huge")]
+    header = json.dumps({"w": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}).encode()
+    paths[0].write_bytes(struct.pack("<Q", len(header)) + header)
+    torch.save({"w": torch.zeros(1).expand(10**6, 10**6)}, paths[1])
+    torch.save({"w": torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (10**9,))}, paths[2])
+    with open(paths[3], "wb") as f:
+        f.truncate(2 * 2**30)  # sparse on the disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path in paths:
+        refused(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
-def test_a_format_of_another_version(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    checkpoint.save(tmp_path / "x.pt", content())
-    monkeypatch.undo()
-    assert "format 99; this version reads 1" in refused(tmp_path / "x.pt")
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, number):
+    checkpoint.save(tmp_path / "x", {"a": torch.ones(2), "b": torch.tensor([1.0, number])}, {})
+    assert "NaN or infinite numbers in b" in refused(tmp_path / "x")
 
 
-def without_linear(saved):
-    del saved["model"]["linear.weight"]
+@pytest.mark.parametrize("text", [b"", b"{}", b"hello", "x" * 10_000, np.zeros(9).tobytes()], ids=range(5))
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "x").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert "no checkpoint" in refused(tmp_path / "x")
+
+
+def test_a_foreign_safetensors_file_and_another_format_are_refused(tmp_path, monkeypatch):
+    safetensors.torch.save_file(TENSORS, tmp_path / "foreign")
+    assert "no checkpoint of this version" in refused(tmp_path / "foreign")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", "cifar_utils 99")
+        checkpoint.save(tmp_path / "future", TENSORS, META)
+        checkpoint.load(tmp_path / "future")
+    assert "no checkpoint of this version" in refused(tmp_path / "future")
+
+
+def test_a_missing_file_says_what_to_do(tmp_path):
+    assert "python -m cifar_utils train" in refused(tmp_path / "best.safetensors")
+
+
+def test_a_folder_instead_of_a_file(tmp_path):
+    assert "cannot be read (Is a directory)" in refused(tmp_path)
+
+
+# Another network's tensors
 
 
 @pytest.mark.parametrize(
-    "change",
+    "change,words",
     [
-        without_linear,
-        lambda saved: saved["model"].update(extra=torch.zeros(1)),
-        lambda saved: saved.update(widths=[8, 16, 32]),
-        lambda saved: saved.update(widths=[8]),
-        lambda saved: saved.update(widths="wide"),
-        lambda saved: saved.update(model=None),
-        lambda saved: saved.update(model=torch.nn.Linear(2, 2).state_dict()),
-        lambda saved: saved.update(normalisation=[[0.5] * 3]),
+        (lambda t: t.pop("model.linear.weight"), "model.linear.weight is missing"),
+        (lambda t: t.update(extra=torch.ones(1)), "extra is not a part of it"),
+        (
+            lambda t: t.update({"model.linear.weight": torch.ones(10, 3)}),
+            r"\(10, 3\) torch.float32 instead of \(10, 16\)",
+        ),
+        (lambda t: t.update({"model.linear.weight": torch.ones(10, 16).double()}), "torch.float64 instead of"),
+        (lambda t: t.pop("momentum.linear.weight"), "momentum.linear.weight is missing"),
     ],
 )
-def test_the_tensors_of_another_network(tmp_path, trained, change):
-    saved = checkpoint.load(trained[0])
-    change(saved)
-    checkpoint.save(tmp_path / "x.pt", saved)
-    assert "another network" in refused(tmp_path / "x.pt")
+def test_tensors_that_do_not_fit_are_refused_before_the_network_is_touched(tmp_path, change, words):
+    train_tiny(tmp_path, epochs=1)
+    path = tmp_path / runs.LAST
+    saved = checkpoint.load(path)
+    change(saved.tensors)
+    checkpoint.save(path, saved.tensors, saved.meta)
+    network = narrow(5)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=words):
+        train_tiny(tmp_path, network=network, epochs=1)
+    assert_equal(dict(network.state_dict()), before)
 
 
-def test_widths_are_restored(tmp_path, trained):
-    assert [block[0].out_channels for block in training.restore(trained[0])[0].blocks] == [8, 16, 16]
-    assert narrow().state_dict().keys() == checkpoint.load(trained[0])["model"].keys()
+def test_restore_refuses_them_too(tmp_path):
+    train_tiny(tmp_path, epochs=1)
+    saved = checkpoint.load(tmp_path / runs.BEST)
+    saved.tensors["model.linear.weight"] = torch.ones(3)
+    checkpoint.save(tmp_path / runs.BEST, saved.tensors, saved.meta)
+    with pytest.raises(CheckpointError, match="linear.weight is"):
+        training.restore(tmp_path / runs.BEST)

@@ -17,10 +17,14 @@ from PIL import Image
 from tiny import tiny, train_tiny
 
 from cifar_utils import __main__ as cli
-from cifar_utils import checkpoint, data, download, evaluation, settings, training
+from cifar_utils import checkpoint, data, download, evaluation, runs, settings, training
+from cifar_utils.augment import augment
 from cifar_utils.policy import PRESETS, Policy
 
-RUN_FILES = {"best.pt", "last.pt", "history.json", "training_curves.png", "tensorboard"}
+RUN_FILES = {
+    "best.safetensors", "last.safetensors", "last.former.safetensors", "history.json", "training_curves.png",
+    "tensorboard", "owner.json", ".lock",
+}  # fmt: skip
 EVALUATION_FILES = {"report.json", "confusion_matrix.png", "class_accuracy.png"}
 
 
@@ -62,11 +66,11 @@ def test_it_trains_and_evaluates(tmp_path, capsys, command):
     run = tmp_path / "mine"
     assert cli.main([*command, "--profile", "smoke", "--run", str(run), "--policy", "light", "--seed", "3"]) == 0
     assert names(run) == RUN_FILES | {"evaluation"} and names(run / "evaluation") == EVALUATION_FILES
-    content = checkpoint.load(run / "best.pt")
-    assert content["config"] == vars(training.Config(epochs=1, batch_size=128, seed=3))
-    assert Policy.from_json(content["policy"]) == PRESETS["light"]
+    setting = checkpoint.load(run / runs.BEST).meta["setting"]
+    assert setting["config"] == vars(training.Config(epochs=1, batch_size=128, seed=3))
+    assert Policy.from_json(json.dumps(setting["policy"])) == PRESETS["light"]
     report = json.loads((run / "evaluation" / "report.json").read_text())
-    network, normalisation, _ = training.restore(run / "best.pt")
+    network, normalisation, _ = training.restore(run / runs.BEST)
     predictions = evaluation.predict(network, tiny(40, "test"), normalisation)
     assert report["accuracy"] == pytest.approx(predictions.accuracy)
     assert report["loss"] == pytest.approx(predictions.loss, rel=1e-5)
@@ -82,15 +86,15 @@ def test_it_trains_and_evaluates(tmp_path, capsys, command):
 def test_train_only_trains(tmp_path):
     assert cli.main(["train", "--profile", "smoke", "--epochs", "2", "--run", str(tmp_path / "mine")]) == 0
     assert names(tmp_path / "mine") == RUN_FILES
-    assert checkpoint.load(tmp_path / "mine" / "last.pt")["epoch"] == 2
+    assert checkpoint.load(tmp_path / "mine" / runs.LAST).meta["state"]["epoch"] == 2
 
 
 def test_evaluate_only_evaluates(run, capsys, monkeypatch):
-    before = (run / "best.pt").read_bytes()
+    before = (run / runs.BEST).read_bytes()
     monkeypatch.chdir(run)
     assert cli.main(["evaluate", "."]) == 0  # where one is, has a name as well
     assert "done, epoch 1: SAMPLE, 40 test images" in capsys.readouterr().out
-    assert names(run / "evaluation") == EVALUATION_FILES and (run / "best.pt").read_bytes() == before
+    assert names(run / "evaluation") == EVALUATION_FILES and (run / runs.BEST).read_bytes() == before
 
 
 def test_the_default_run_is_named_after_the_profile(tmp_path, monkeypatch):
@@ -106,7 +110,8 @@ def test_the_policy_may_be_a_file(tmp_path):
     (tmp_path / "policy.json").write_text(policy.to_json())
     run = tmp_path / "mine"
     assert cli.main(["train", "--profile", "smoke", "--run", str(run), "--policy", str(tmp_path / "policy.json")]) == 0
-    assert Policy.from_json(checkpoint.load(run / "last.pt")["policy"]) == policy
+    saved = checkpoint.load(run / runs.LAST).meta["setting"]["policy"]
+    assert Policy.from_json(json.dumps(saved)) == policy
 
 
 def test_a_class_without_images_is_null_in_the_report(run, monkeypatch):
@@ -124,9 +129,9 @@ def test_a_class_without_images_is_null_in_the_report(run, monkeypatch):
 @pytest.mark.parametrize("sample_flag", [[], ["--sample"]])
 @pytest.mark.parametrize("trained_on_sample", [True, False])
 def test_the_test_images_are_of_the_same_kind_as_the_training_images(run, monkeypatch, sample_flag, trained_on_sample):
-    content, asked = checkpoint.load(run / "best.pt"), []
-    content["data"]["is_sample"] = trained_on_sample
-    checkpoint.save(run / "best.pt", content)
+    saved, asked = checkpoint.load(run / runs.BEST), []
+    saved.meta["setting"]["data"]["is_sample"] = trained_on_sample
+    checkpoint.save(run / runs.BEST, saved.tensors, saved.meta)
     monkeypatch.setattr(data, "load_test", lambda *arguments: (asked.append(arguments), tiny(40, "test"))[1])
     assert cli.main(["evaluate", str(run), "--data", "somewhere", *sample_flag]) == 0
     assert asked == [("somewhere", True if sample_flag or trained_on_sample else None)]
@@ -147,13 +152,13 @@ def test_download_is_patient_and_checks(tmp_path, monkeypatch, capsys):
 def test_evaluating_a_run_that_is_not_there(tmp_path, capsys):
     assert cli.main(["evaluate", str(tmp_path / "nothing")]) == 1
     message = one_sentence(capsys)
-    assert str(tmp_path / "nothing" / "best.pt") in message and "Train first" in message
+    assert str(tmp_path / "nothing" / runs.BEST) in message and "Train first" in message
 
 
 def test_a_damaged_checkpoint(run, capsys):
-    (run / "best.pt").write_bytes((run / "best.pt").read_bytes()[:1000])
+    (run / runs.BEST).write_bytes((run / runs.BEST).read_bytes()[:1000])
     assert cli.main(["evaluate", str(run)]) == 1
-    assert "best.pt is cut off" in one_sentence(capsys)
+    assert "best.safetensors is cut off" in one_sentence(capsys)
 
 
 @pytest.mark.parametrize("text", [None, "no JSON", "[]", '{"twist": 1}', '{"degrees": 999}', "\0"])
@@ -225,13 +230,14 @@ def test_the_largest_seed_works(tmp_path):
 
 
 def test_the_stop_button(tmp_path, capsys, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
+    def stop(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return augment(*arguments)
 
     monkeypatch.setattr(training, "augment", stop)
     assert cli.main(["--profile", "smoke", "--run", str(tmp_path / "mine")]) == 130
     assert capsys.readouterr().err.strip() == "Stopped."
-    assert names(tmp_path / "mine") == {"tensorboard"}  # nothing is evaluated
+    assert "evaluation" not in names(tmp_path / "mine")
 
 
 # What it says when asked
@@ -311,5 +317,5 @@ def test_ctrl_c(tmp_path):
         process.kill()
     assert process.returncode == 130 and err.strip() == "Stopped."
     epochs = len(json.loads((run / "history.json").read_text()))
-    assert f"Stopped. {epochs} of 500 epochs are done and kept in {run}." in out
-    assert checkpoint.load(run / "last.pt")["epoch"] == epochs
+    assert f"Stopped in epoch {epochs + 1} and saved in {run}." in out
+    assert checkpoint.load(run / runs.LAST).meta["state"]["epoch"] == epochs

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
 PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 NAMES = [path.stem for path in PATHS]
 
@@ -96,6 +97,7 @@ def test_the_class_profile_reaches_80_percent_within_10_minutes():
     assert "network that ships" not in evaluation
     accuracy = float(re.search(r"^accuracy ([\d.]+)% of 10,000 test images", evaluation, re.M)[1])
     assert accuracy >= 80
+    assert f"recognises {accuracy}% of the 10,000 test images after {seconds:.0f} seconds" in README
 
 
 @pytest.mark.slow

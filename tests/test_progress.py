@@ -84,9 +84,7 @@ def test_the_training_bar_shows_loss_accuracy_and_the_time_left(monkeypatch, tmp
     assert any(re.search(running, state) for state in states)
     assert any(re.search(running + validation, state) for state in states[:-1])
     assert re.search("100%.*epoch 4.0 of 4", states[-1])
-    row = history[-1]
-    for name, numbers in (("training", "loss {:.3f}, accuracy {:.1%}"), ("validation", "; validation {:.3f}, {:.1%}]")):
-        assert numbers.format(row[f"{name}_loss"], row[f"{name}_accuracy"]) in states[-1]
+    assert "validation {validation_loss:.3f}, {validation_accuracy:.1%}]".format(**history[-1]) in states[-1]
 
 
 def test_the_training_bar_in_a_log_file(capsys, tmp_path):

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import narrow, tiny, train_tiny
 
-from cifar_utils import checkpoint, evaluation, training
+from cifar_utils import checkpoint, evaluation, runs, training
 from cifar_utils.augment import augment, draw
 from cifar_utils.data import Normalisation
 from cifar_utils.policy import PRESETS, Policy
@@ -57,12 +58,14 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path, threads):
     for name, seed, noise in (("a", 1, 5), ("b", 1, 6), ("c", 2, 5)):
         torch.manual_seed(noise)  # whatever the caller has drawn before does not matter
         history, _ = train_tiny(tmp_path / name, network=narrow(1), seed=seed, threads=threads)
-        results.append((without_seconds(history), checkpoint.load(tmp_path / name / "last.pt")["model"]))
+        results.append((without_seconds(history), checkpoint.load(tmp_path / name / runs.LAST).tensors))
+    for _, tensors in results:
+        del tensors["generator"]  # the caller's
     (history, tensors), (again, tensors_again), (other, tensors_other) = results
     assert history == again
     assert all(torch.equal(tensors[name], tensors_again[name]) for name in tensors)
     assert history[0]["training_loss"] != other[0]["training_loss"]
-    assert not torch.equal(tensors["linear.weight"], tensors_other["linear.weight"])
+    assert not torch.equal(tensors["model.linear.weight"], tensors_other["model.linear.weight"])
 
 
 def test_only_training_images_are_augmented_and_learnt_from(tmp_path, monkeypatch):
@@ -100,7 +103,7 @@ def test_training_does_not_depend_on_the_validation_images(tmp_path):
     networks = [narrow(), narrow()]
     for network, count in zip(networks, (8, 24)):
         config, validation = training.Config(epochs=1, batch_size=32), tiny(count, "validation")
-        training.train(network, tiny(), validation, Policy(), config, Normalisation.of(tiny()), tmp_path)
+        training.train(network, tiny(), validation, Policy(), config, Normalisation.of(tiny()), tmp_path / str(count))
     tensors, others = (network.state_dict() for network in networks)
     assert all(torch.equal(tensors[name], others[name]) for name in tensors)
 
@@ -162,7 +165,7 @@ def test_the_learning_rate_factor_stays_within_0_and_1(steps, warm_up, choose):
 
 def test_the_history_has_the_learning_rate_of_the_schedule(run):
     _, history, _ = run
-    expected = [0.4 * training.learning_rate_factor(4 * epoch, 20, 0.2) for epoch in range(1, 6)]
+    expected = [0.4 * training.learning_rate_factor(4 * epoch - 1, 20, 0.2) for epoch in range(1, 6)]
     assert [row["learning_rate"] for row in history] == pytest.approx(expected)
 
 
@@ -202,13 +205,14 @@ def test_a_profile_has_its_own_configuration_for_the_sample(name):
 
 def test_best_has_the_lowest_validation_loss_and_last_is_the_last(run):
     folder, history, network = run
-    best, last = (checkpoint.load(folder / name) for name in ("best.pt", "last.pt"))
+    best, last = (checkpoint.load(folder / name).meta["state"] for name in (runs.BEST, runs.LAST))
     lowest = min(history, key=lambda row: row["validation_loss"])
     assert 1 < lowest["epoch"] < 5, "this run is meant to overfit; choose another learning rate"
     assert best["epoch"] == lowest["epoch"] and best["history"] == history[: lowest["epoch"]]
     assert last["epoch"] == 5 and last["history"] == history
-    assert all(torch.equal(last["model"][name], tensor) for name, tensor in network.state_dict().items())
-    for name, row in (("best.pt", lowest), ("last.pt", history[-1])):
+    tensors = checkpoint.load(folder / runs.LAST).tensors
+    assert all(torch.equal(tensors[f"model.{name}"], tensor) for name, tensor in network.state_dict().items())
+    for name, row in ((runs.BEST, lowest), (runs.LAST, history[-1])):
         restored, normalisation, _ = training.restore(folder / name)
         predictions = evaluation.predict(restored, tiny(32, "validation"), normalisation)
         assert predictions.loss == pytest.approx(row["validation_loss"], rel=1e-5)
@@ -251,13 +255,22 @@ def test_tensorboard_has_every_epoch_and_picture(run):
     assert [image.step for image in board.Images("confusion matrix, validation")] == records
 
 
-def test_a_second_run_of_the_same_name_replaces_the_first(tmp_path):
-    train_tiny(tmp_path, epochs=3, learning_rate=0.0)
-    history, _ = train_tiny(tmp_path, epochs=1, network=narrow(7))
+def test_a_resumed_run_logs_every_epoch_once(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, (training, "augment"), 4)
+        train_tiny(tmp_path, epochs=3)
+    history, _ = train_tiny(tmp_path, epochs=3)
     points = events(tmp_path).Scalars("loss/validation")
-    assert [point.value for point in points] == pytest.approx([history[0]["validation_loss"]])
-    assert json.loads((tmp_path / "history.json").read_text()) == history
-    assert checkpoint.load(tmp_path / "best.pt")["history"] == history
+    assert [point.step for point in points] == [1, 2, 3]
+    assert [point.value for point in points] == pytest.approx([row["validation_loss"] for row in history])
+
+
+def test_an_old_log_without_a_run_is_not_mixed_with_a_new_one(tmp_path):
+    train_tiny(tmp_path, epochs=2)
+    for path in tmp_path.glob("*.safetensors"):
+        path.unlink()
+    train_tiny(tmp_path, epochs=1)
+    assert [point.step for point in events(tmp_path).Scalars("loss/validation")] == [1]
 
 
 # How it ends
@@ -271,36 +284,32 @@ def interrupt(monkeypatch, where, call):
     def wrapper(*args, **kwargs):
         calls.append(1)
         if len(calls) == call:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return original(*args, **kwargs)
 
     monkeypatch.setattr(module, name, wrapper)
 
 
 @pytest.mark.parametrize(
-    "where,call",
+    "where,call,epochs,step",
     [
-        ((training, "augment"), 3),
-        ((training, "augment"), 4),
-        ((training, "predict"), 2),
-        ((training.plots, "confusion_matrix"), 2),
-        ((training.checkpoint, "save"), 3),
+        ((training, "augment"), 1, 0, 1),
+        ((training, "augment"), 2, 0, 2),
+        ((training, "augment"), 3, 1, 1),
+        ((training, "augment"), 4, 1, 2),
+        ((training, "predict"), 1, 1, 1),
+        ((training.plots, "confusion_matrix"), 1, 1, 1),
+        ((training.checkpoint, "save"), 3, 1, 1),
     ],
 )
-def test_the_stop_button_keeps_the_epochs_that_are_done(tmp_path, monkeypatch, capsys, where, call):
+def test_the_stop_button_ends_the_batch_and_saves(tmp_path, monkeypatch, capsys, where, call, epochs, step):
     interrupt(monkeypatch, where, call)
     history, _ = train_tiny(tmp_path, Policy(), epochs=3, learning_rate=0.1)
-    assert [row["epoch"] for row in history] == [1]
-    assert json.loads((tmp_path / "history.json").read_text()) == history
-    for name in ("best.pt", "last.pt"):
-        assert training.restore(tmp_path / name)[2]["history"] == history
-    assert capsys.readouterr().out.endswith(f"Stopped. 1 of 3 epochs are done and kept in {tmp_path}.\n")
-
-
-def test_the_stop_button_in_the_first_epoch(tmp_path, monkeypatch):
-    interrupt(monkeypatch, (training, "augment"), 2)
-    history, _ = train_tiny(tmp_path)
-    assert history == [] and {path.name for path in tmp_path.iterdir()} == {"tensorboard"}
+    assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
+    state = checkpoint.load(tmp_path / runs.LAST).meta["state"]
+    assert (state["epoch"], state["step"], state["history"]) == (epochs, step, history)
+    ending = f"Stopped in epoch {epochs + 1} and saved in {tmp_path}. Run this again to go on.\n"
+    assert capsys.readouterr().out.endswith(ending)
 
 
 def test_a_loss_that_is_no_number_ends_training_before_anything_is_overwritten(tmp_path, monkeypatch):
@@ -311,16 +320,16 @@ def test_a_loss_that_is_no_number_ends_training_before_anything_is_overwritten(t
         return augment(*args) * (math.nan if len(calls) == 4 else 1)  # the last batch of epoch 2
 
     monkeypatch.setattr(training, "augment", poisoned)
-    with pytest.raises(FloatingPointError, match=r"in epoch 2\. .* 0\.05 .*1 epochs? before"):
+    with pytest.raises(FloatingPointError, match=r"is nan in epoch 2, step 2, at a learning rate of 0\.0\d+"):
         train_tiny(tmp_path, epochs=3)
-    for name in ("best.pt", "last.pt"):
-        content = checkpoint.load(tmp_path / name)
-        assert content["epoch"] == 1
-        assert all(tensor.isfinite().all() for tensor in content["model"].values())
+    for name in (runs.BEST, runs.LAST):
+        saved = checkpoint.load(tmp_path / name)
+        assert saved.meta["state"]["epoch"] == 1
+        assert all(tensor.isfinite().all() for tensor in saved.tensors.values())
     assert len(json.loads((tmp_path / "history.json").read_text())) == 1
 
 
 def test_a_learning_rate_that_is_far_too_high(tmp_path):
     with pytest.raises(FloatingPointError, match="epoch 1.*learning rate"):
         train_tiny(tmp_path, learning_rate=1e30)
-    assert not (tmp_path / "last.pt").exists()
+    assert checkpoint.load(tmp_path / runs.LAST).meta["state"]["epoch"] == 0

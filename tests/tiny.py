@@ -38,6 +38,8 @@ def train_tiny(
     network: CNN | None = None,
     images: int = 64,
     threads: int = 1,
+    save_every: int | None = None,
+    allow_changes: bool = False,
     **changes,
 ) -> tuple[list[dict], CNN]:
     """Trains a narrow network on a few images in batches of 32; returns the history and the network.
@@ -49,7 +51,17 @@ def train_tiny(
     split, before = tiny(images), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        history = training.train(network, split, tiny(32, "validation"), policy, config, Normalisation.of(split), run)
+        history = training.train(
+            network,
+            split,
+            tiny(32, "validation"),
+            policy,
+            config,
+            Normalisation.of(split),
+            run,
+            save_every=save_every,
+            allow_changes=allow_changes,
+        )
     finally:
         torch.set_num_threads(before)
     return history, network

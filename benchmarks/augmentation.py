@@ -1,0 +1,257 @@
+"""Images a second of data augmentation at 32x32: ours against what one would use instead, side by side.
+
+    pip install --editable '.[bench]'            # kornia and albumentations; a missing one is a row "not installed"
+    python benchmarks/augmentation.py            # leave the machine alone meanwhile
+    python benchmarks/augmentation.py --quick    # does everything run?
+
+Every competitor gets uint8 images and returns normalised float32 batches under the same policy (`policy.FULL`: flip,
+rotation, shift, zoom, perspective, brightness, contrast, saturation), bilinear, with each image's own random numbers,
+drawing included. Competitors take turns within each round, so that a noisy moment hits all alike, and what counts is
+the ratio to ours in the same round. Also measured: augmentation's share of a training step, and what it changes that
+ours clamps colours to black and white once instead of after every adjustment.
+
+Written to benchmarks/results: augmentation.json (every round), augmentation.md (the tables) and augmentation.png.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import augmentation_report as report
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as tv
+from tqdm import tqdm
+
+from cifar_utils.augment import augment, draw
+from cifar_utils.data import Normalisation, Split, load_training
+from cifar_utils.policy import FULL, Policy
+from cifar_utils.training import Config, new_network, optimiser
+
+BATCHES = (256, 1024, 50_000)
+
+# The competitors. Each builder gets uint8 images, a batch size and the normalisation, and returns a function that
+# augments all of the images once and returns the last batch.
+
+
+def last(batches: Iterable[Tensor]) -> Tensor:
+    """Makes all batches and keeps none but the last, as training does."""
+    return deque(batches, maxlen=1)[0]
+
+
+def ours(images: Tensor, batch: int, normalisation: Normalisation) -> Callable[[], Tensor]:
+    mean, std = normalisation.tensors(images.device)
+    parts = torch.arange(len(images), device=images.device).split(batch)
+    return lambda: last(augment(images[i], draw(FULL, 0, 0, i), FULL, mean, std) for i in parts)
+
+
+def kornia(compiled: bool) -> Callable:
+    def build(images: Tensor, batch: int, normalisation: Normalisation) -> Callable[[], Tensor]:
+        from kornia import augmentation as K
+
+        steps = torch.nn.Sequential(  # kornia's own AugmentationSequential takes as long
+            K.RandomHorizontalFlip(p=FULL.flip_p),
+            K.RandomAffine(FULL.degrees, FULL.translate, FULL.scale, resample="bilinear", align_corners=False, p=1.0),
+            K.RandomPerspective(FULL.distortion_scale, resample="bilinear", align_corners=False, p=FULL.perspective_p),
+            K.ColorJitter(FULL.brightness, FULL.contrast, FULL.saturation, 0.0, p=1.0),
+            K.Normalize(*normalisation.tensors(images.device)),
+        )
+        if images.is_cuda:
+            for step in steps:  # its default draws on the CPU
+                step.set_rng_device_and_dtype(images.device, torch.float32)
+        torch.compiler.reset()
+        transform = torch.compile(steps) if compiled else steps
+        return lambda: last(transform(part / 255) for part in images.split(batch))
+
+    return build
+
+
+def albumentations() -> Callable:
+    import albumentations as A
+
+    shift = {axis: (-t, t) for axis, t in zip("xy", FULL.translate)}
+    steps = [
+        A.HorizontalFlip(p=FULL.flip_p),
+        A.Affine(FULL.scale, shift, rotate=(-FULL.degrees, FULL.degrees), keep_ratio=True, p=1),
+        A.Perspective((0, FULL.distortion_scale / 2), p=FULL.perspective_p),
+        A.ColorJitter(FULL.brightness, FULL.contrast, FULL.saturation, hue=0, p=1),
+    ]
+    return A.Compose(steps)
+
+
+class OneByOne(Dataset):
+    """The usual Dataset: uint8 image in, augmented uint8 tensor out."""
+
+    def __init__(self, images: Tensor, kind: str) -> None:
+        self.kind, self.images = kind, images
+        self.pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.transform = albumentations() if kind == "albumentations" else FULL.to_torchvision()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        if self.kind == "albumentations":
+            return torch.from_numpy(self.transform(image=self.pixels[i])["image"]).permute(2, 0, 1)
+        if self.kind == "torchvision PIL":
+            return tv.pil_to_tensor(self.transform(Image.fromarray(self.pixels[i])))
+        return self.transform(self.images[i])
+
+
+def one_by_one(kind: str, workers: int) -> Callable:
+    def build(images: Tensor, batch: int, normalisation: Normalisation) -> Callable[[], Tensor]:
+        size = min(batch, len(images) // max(1, workers))  # something to do for every worker
+        loader = DataLoader(OneByOne(images, kind), size, num_workers=workers, persistent_workers=workers > 0)
+        return lambda: last(normalisation(x) for x in loader)
+
+    return build
+
+
+BATCHED = {"ours": ours, "kornia": kornia(compiled=False), "kornia, torch.compile": kornia(compiled=True)}
+KINDS = ("torchvision PIL", "torchvision tensor", "albumentations")
+SINGLE = {f"{kind}, {workers} workers": one_by_one(kind, workers) for kind in KINDS for workers in (0, 2)}
+
+# Measuring
+
+
+def take_turns(runs: dict[str, Callable], rounds: int, title: str, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each run in each round; every round begins with another one."""
+    seconds, names = {name: [] for name in runs}, list(runs)
+    with tqdm(total=rounds * len(runs), desc=title) as bar:
+        for i in range(rounds * len(runs)):
+            name = names[(i + i // len(names)) % len(names)]
+            bar.set_postfix_str(name)
+            start = time.perf_counter()
+            runs[name]()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+            bar.update()
+    return seconds
+
+
+def spread(values: list[float]) -> dict:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "quartiles": [low, high], "rounds": values}
+
+
+def compare(split: Split, normalisation: Normalisation, batch: int, device: torch.device, args) -> list[dict]:
+    """One row a competitor."""
+    many = max(batch, args.images)
+    images = split.images.repeat(-(-many // len(split)), 1, 1, 1)[:many].to(device)
+    runs, rows = {}, []
+    for name, build in (BATCHED | SINGLE if device.type == "cpu" else BATCHED).items():
+        part = images[: args.single_images] if name in SINGLE else images
+        row = {"device": device.type, "batch": batch, "name": name, "images_a_round": len(part)}
+        tqdm.write(f"{device.type}, batch {batch:,}: {name} warms up", file=sys.stderr)
+        try:
+            run = build(part, batch, normalisation)
+            out = last(run() for _ in range(2))
+            assert out.dtype == torch.float32 and out.shape[1:] == (3, 32, 32) and abs(out.mean()) < 1, "no images"
+            runs[name] = run
+        except ModuleNotFoundError as error:
+            row["problem"] = f"not installed ({error.name})"
+        except Exception as error:  # whatever a competitor raises, the others go on
+            row["problem"] = f"fails: {type(error).__name__}: {error}".split("\n")[0][:200].replace("|", "/")
+        rows.append(row)
+    seconds = take_turns(runs, args.rounds, f"{device.type}, batch {batch:,}", device)
+    for row in rows:
+        if row["name"] in seconds:
+            row["images_a_second"] = spread([row["images_a_round"] / s for s in seconds[row["name"]]])
+            pairs = zip(row["images_a_second"]["rounds"], seconds["ours"])
+            row["ours_is_faster_by"] = spread([len(images) / s / rate for rate, s in pairs])
+    return rows
+
+
+def share_of_a_step(split: Split, normalisation: Normalisation, device: torch.device, rounds: int) -> dict:
+    """Milliseconds of augmentation and of forward, backward and SGD step, and the former's share of both."""
+    config = Config(learning_rate=1e-3)
+    network = new_network(split, normalisation).to(device).train()
+    sgd = optimiser(network, config)
+    images, labels = (x[: config.batch_size].to(device) for x in (split.images, split.labels))
+    batch = normalisation(images)
+
+    def step() -> None:
+        sgd.zero_grad()
+        F.cross_entropy(network(batch), labels, label_smoothing=config.label_smoothing).backward()
+        sgd.step()
+
+    runs = {"augmentation": ours(images, config.batch_size, normalisation), "step": step}
+    take_turns(runs, 2, "training step, warming up", device)
+    seconds = take_turns(runs, 5 * rounds, "training step", device)
+    share = spread([a / (a + s) for a, s in zip(seconds["augmentation"], seconds["step"])])
+    return {"device": device.type, "share": share, **{k: 1000 * statistics.median(s) for k, s in seconds.items()}}
+
+
+def clamping_once(split: Split) -> dict[str, float]:
+    """Absolute differences in grey levels to torchvision's ColorJitter: same factors, its random order, its clamps."""
+    policy = Policy(brightness=FULL.brightness, contrast=FULL.contrast, saturation=FULL.saturation)
+    p = draw(policy, 0, 0, torch.arange(len(split)))
+    difference = augment(split.images, p, policy, torch.zeros(3), torch.ones(3))
+    adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)
+    factors = torch.stack([p.brightness, p.contrast, p.saturation], 1).tolist()
+    torch.manual_seed(0)
+    for i, image in enumerate(tqdm(split.images / 255, desc="clamping")):
+        for k in torch.randperm(3).tolist():
+            image = adjust[k](image, factors[i][k])
+        difference[i] = (difference[i] - image).abs() * 255
+    above = (difference > 1).float().mean().item()
+    return {"images": len(split), "mean": difference.mean().item(), "max": difference.max().item(), "above 1": above}
+
+
+def machine(threads: int) -> dict[str, str]:
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.split(": ")[1] for line in cpuinfo.splitlines() if line.startswith("model name")]
+    facts = {"CPU": f"{models[0] if models else platform.processor()}, {threads} threads"}
+    if torch.cuda.is_available():
+        facts["GPU"] = torch.cuda.get_device_name()
+    for package in ("torch", "torchvision", "kornia", "albumentations"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts | {"date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv])}
+
+
+def main() -> None:
+    summary, _, details = __doc__.partition("\n")
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=layout)
+    parser.add_argument("--rounds", type=int, default=9, help="how often each competitor's turn comes (default: 9)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the main process (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of few images, no batch of 50,000")
+    results_folder = Path(__file__).parent / "results"
+    parser.add_argument("--output", type=Path, default=results_folder, help="folder of the results")
+    args = parser.parse_args()
+    args.rounds = 3 if args.quick else max(2, args.rounds)
+    args.images, args.single_images = (2048, 256) if args.quick else (8192, 2048)  # a round: batched, one by one
+    torch.set_num_threads(args.threads)
+    split, _ = load_training(sample=True)
+    normalisation = Normalisation.of(split)
+    devices = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
+    results = {"machine": machine(args.threads), "rounds": args.rounds, "rows": []}
+    for device in devices:
+        for batch in BATCHES[:2] if args.quick else BATCHES:
+            results["rows"] += compare(split, normalisation, batch, device, args)
+    results["steps"] = [share_of_a_step(split, normalisation, device, args.rounds) for device in devices]
+    results["clamping"] = clamping_once(split)
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "augmentation.json").write_text(json.dumps(results, indent=1) + "\n")
+    (args.output / "augmentation.md").write_text(report.markdown(results))
+    report.plot(results, args.output / "augmentation.png")
+    print(report.markdown(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""A training run's folder: who owns it, where the run stands, and how it goes on after whatever stopped it.
+
+runs/NAME/last.safetensors    the newest state of training; last.former.safetensors is the one before
+runs/NAME/best.safetensors    the state with the lowest validation loss
+runs/NAME/history.json        a row an epoch, for people and other programs
+runs/NAME/tensorboard/        the log
+runs/NAME/owner.json          the process that trains now, or trained last
+"""
+
+import getpass
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from cifar_utils import checkpoint
+from cifar_utils.checkpoint import CheckpointError
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@dataclass
+class State:
+    """Where training stands.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps of the epoch under way.
+        loss_sum, hits: of these steps, for the epoch's means.
+        seconds: of training so far, interruptions left out.
+        history: a row a finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    hits: int = 0
+    seconds: float = 0.0
+    history: list[dict] = field(default_factory=list)
+
+    @property
+    def best_loss(self) -> float:
+        """The lowest validation loss so far; infinity before the first epoch."""
+        return min((row["validation_loss"] for row in self.history), default=float("inf"))
+
+
+class StopSignal:
+    """Turns the stop button (SIGINT) and SIGTERM into a request that the loop heeds after the batch under way.
+
+    A second signal is not held back: it interrupts at once, even a save, which then leaves the former generation.
+    Signals reach the main thread only; elsewhere this does nothing, and `request` can be called by whoever wants.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+
+    def request(self, signal_number: int = signal.SIGINT, frame=None) -> None:
+        """Asks for a stop after the batch under way."""
+        self.requested = signal_number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def __enter__(self) -> "StopSignal":
+        self._handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self.request)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._restore()
+
+
+@contextmanager
+def owned(run: Path) -> Iterator[None]:
+    """Holds the run's folder for this process. The lock is the operating system's, so it ends with its process.
+
+    Raises:
+        CheckpointError: another process holds it, or the folder cannot be written to.
+    """
+    owner = run / "owner.json"
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with FileLock(run / ".lock", timeout=0):
+            me = {"user": _user(), "host": socket.gethostname(), "process": os.getpid(), "since": time.ctime()}
+            owner.write_text(json.dumps(me) + "\n")
+            yield
+    except Timeout:
+        try:
+            who = "{user} on {host}, process {process}, since {since}".format(**json.loads(owner.read_text()))
+        except (OSError, ValueError, KeyError):
+            who = "a process that has not given its name"
+        raise CheckpointError(
+            f"{run} is in use: {who} trains there. Stop that training (another notebook's kernel?) or name another run."
+        ) from None
+    except OSError as error:
+        message = f"{run} cannot be written to ({error.strerror or error}). Choose another folder for the run."
+        raise CheckpointError(message) from None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "an unnamed user"
+
+
+def check_space(run: Path, tensors: dict[str, Tensor]) -> None:
+    """Before the first epoch: is there room for last and best, two generations each, and one being written?
+
+    Raises:
+        CheckpointError: there is not.
+    """
+    needed = 5 * sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) + 2**20
+    free = shutil.disk_usage(run).free
+    if free < needed:
+        raise CheckpointError(
+            f"{run} has {free / 1e6:.0f} MB free, and the run needs {needed / 1e6:.0f} MB. Make room."
+        )
+
+
+def tensors_of(network: nn.Module, sgd: torch.optim.SGD) -> dict[str, Tensor]:
+    """All tensors that training changes: the network's, SGD's momentum, and torch's generator (for dropout and such).
+
+    The order of images and their augmentation need no generator: they are functions of seed, epoch and index.
+    """
+    momentum = {f"momentum.{name}": sgd.state[p].get("momentum_buffer") for name, p in _trained(network)}
+    return {
+        **{f"model.{name}": tensor for name, tensor in network.state_dict().items()},
+        **{name: tensor for name, tensor in momentum.items() if tensor is not None},
+        "generator": torch.get_rng_state(),
+    }
+
+
+def load_tensors(path: Path, tensors: dict[str, Tensor], network: nn.Module, sgd: torch.optim.SGD) -> None:
+    """The way back: puts the tensors of `tensors_of` into the network and SGD, all or, on an error, none.
+
+    Raises:
+        CheckpointError: names, shapes or dtypes differ.
+    """
+    trained = _trained(network) if any(name.startswith("momentum.") for name in tensors) else []
+    expected = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    expected |= {f"momentum.{name}": p for name, p in trained}
+    expected["generator"] = torch.get_rng_state()
+    checkpoint.check_fit(path, tensors, expected)
+    network.load_state_dict({name: tensors[f"model.{name}"] for name in network.state_dict()})
+    for name, p in trained:
+        sgd.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device, copy=True)
+    torch.set_rng_state(tensors["generator"])
+
+
+def _trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+
+
+def fingerprint(images: Tensor, labels: Tensor) -> str:
+    """SHA-256 of a split's pixels and labels: equal for equal data in equal order."""
+    digest = hashlib.sha256(images.contiguous().numpy().data)
+    digest.update(labels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def circumstances(device: torch.device) -> dict:
+    """What the last bits of a result depend on besides the configuration."""
+    return {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "machine": platform.machine(),
+    }
+
+
+def differences(then: dict, now: dict) -> list[str]:
+    """What differs between two nested dicts, in words, as in `config.learning_rate was 0.2 and is 0.1`."""
+    found = []
+    for name in sorted(then.keys() | now.keys()):
+        a, b = then.get(name), now.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{name}.{text}" for text in differences(a, b)]
+        elif a != b:
+            found.append(f"{name} was {a} and is {b}")
+    return found
+
+
+def resume(
+    run: Path, network: nn.Module, sgd: torch.optim.SGD, setting: dict, device: torch.device, allow_changes: bool
+) -> State:
+    """The state in which the run's folder left training, its tensors loaded; a fresh one where there is none.
+
+    Args:
+        run: the folder.
+        network, sgd: get the saved tensors.
+        setting: configuration, policy, data and so on, as JSON-like data: must equal what was saved.
+        device: of the training that goes on.
+        allow_changes: go on although the setting differs.
+
+    Raises:
+        CheckpointError: neither generation can be used, or the setting differs: the message names how.
+    """
+    path = run / LAST
+    if not checkpoint.exists(path):
+        return State()
+    saved = checkpoint.load_newest(path)
+    changed = differences(saved.meta["setting"], setting)
+    if changed and not allow_changes:
+        raise CheckpointError(
+            f"{run} holds a run with another setting: {'; '.join(changed)}. Name another run, delete that folder to "
+            "start over, or pass allow_changes=True to go on with the new setting."
+        )
+    load_tensors(path, saved.tensors, network, sgd)
+    other = differences(saved.meta["circumstances"], circumstances(device))
+    if other:
+        print(f"WARNING: the last digits will differ from an uninterrupted run: {'; '.join(other)}.", flush=True)
+    return State(**saved.meta["state"])
+
+
+def save(
+    path: Path, network: nn.Module, sgd: torch.optim.SGD, state: State, setting: dict, device: torch.device
+) -> None:
+    """Saves all that `resume` and `training.restore` need. Raises CheckpointError like `checkpoint.save`."""
+    meta = {"setting": setting, "state": asdict(state), "circumstances": circumstances(device)}
+    checkpoint.save(path, tensors_of(network, sgd), meta)
