@@ -76,6 +76,7 @@ def naive_save(path: Path, tensors, meta) -> None:
 def run(folder: Path, kill_at: int = 0, log: Path | None = None, naive: bool = False) -> None:
     """The run, in this process, killed with SIGKILL at the so-manieth boundary; 0 only counts them in the log."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # torch seeds each process differently; a resumed run gets the saved generator all the same
     count = 0
 
     def reached(name):

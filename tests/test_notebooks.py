@@ -48,10 +48,15 @@ def test_executed_in_order_without_errors(notebook):
 
 def test_every_compared_cell_has_a_stored_output(notebook):
     """nbval passes a marked cell whose stored output is missing without comparing anything."""
-    marked = [cell for cell in code_cells(notebook) if "NBVAL_CHECK_OUTPUT" in cell.source]
-    assert marked
-    for cell in marked:
-        assert any(output.get("text") or output.get("data") for output in cell.outputs), cell.source
+    for cell in code_cells(notebook):
+        if "NBVAL_CHECK_OUTPUT" in cell.source:
+            assert any(output.get("text") or output.get("data") for output in cell.outputs), cell.source
+
+
+def test_there_are_compared_cells():
+    """In all but notebook 3, where every number depends on the data or the profile; its cells assert instead."""
+    marked = [path.stem for path in PATHS if "NBVAL_CHECK_OUTPUT" in path.read_text()]
+    assert marked == [name for name in NAMES if name != "03_training"]
 
 
 def test_every_figure_has_a_text_alternative(notebook):
