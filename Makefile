@@ -8,7 +8,7 @@ run: .venv/installed     ## execute the notebooks 01 to 04 without a screen; res
 	$(BIN)/python tools/run_notebooks.py
 
 lab: .venv/installed     ## open JupyterLab on the first notebook
-	cd notebooks && ../$(BIN)/jupyter lab 01_data_and_augmentation.ipynb
+	cd notebooks && PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab 01_data_and_augmentation.ipynb
 
 test: .venv/installed    ## every test, the notebooks included
 	$(BIN)/python -m pytest -m "slow or not slow"

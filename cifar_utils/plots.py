@@ -63,8 +63,9 @@ def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Fi
     """Images under their captions. images: [N, 3, H, W] uint8."""
     pixels = to_pixels(images)
     rows = -(-len(pixels) // columns)
-    lines = [line for caption in captions for line in caption.splitlines()]
-    width, height = max(1.05, 0.088 * max(map(len, lines), default=0)), 1.05 + 0.2 * max((len(c.splitlines()) for c in captions), default=0)
+    lines = [caption.splitlines() for caption in captions]
+    width = max(1.05, 0.088 * max((len(line) for caption in lines for line in caption), default=0))
+    height = 1.05 + 0.2 * max(map(len, lines), default=0)
     figure, axes = _figure(rows, columns, figsize=(columns * width, rows * height + 0.4), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

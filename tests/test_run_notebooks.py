@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_notebook
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "run_notebooks.py"
@@ -13,7 +14,10 @@ TOOL = Path(__file__).resolve().parent.parent / "tools" / "run_notebooks.py"
 
 @pytest.mark.slow
 def test_a_failing_cell_is_told_and_the_others_are_kept(tmp_path):
-    for name, source in (("1_good", "print(6 * 7)"), ("2_bad", "print('before')\n1 / 0")):
+    figure = (
+        """from cifar_utils import plots\nplots.show(plots.curve([1, 2], 'Two "numbers"', 'x', 'y'))\nprint(6 * 7)"""
+    )
+    for name, source in (("1_good", figure), ("2_bad", "print('before')\n1 / 0")):
         nbformat.write(new_notebook(cells=[new_code_cell(source)]), tmp_path / f"{name}.ipynb")
     paths = sorted(tmp_path.glob("*.ipynb"))
     command = [sys.executable, TOOL, "--output", tmp_path / "build", *paths]
@@ -23,6 +27,9 @@ def test_a_failing_cell_is_told_and_the_others_are_kept(tmp_path):
     assert "2_bad.ipynb: a cell failed: ZeroDivisionError" in result.stdout
     assert "Traceback" not in result.stderr
     good = nbformat.read(tmp_path / "build" / "1_good.ipynb", as_version=4)
-    assert good.cells[0].outputs[0].text == "42\n"
+    assert good.cells[0].outputs[1].text == "42\n"
+    page = (tmp_path / "build" / "1_good.html").read_text(encoding="utf-8")
+    picture = BeautifulSoup(page, "html.parser").find("img")
+    assert picture["alt"].startswith('Two "numbers". Line plot of y against x')
     assert "before" in (tmp_path / "build" / "2_bad.html").read_text(encoding="utf-8")
     assert not nbformat.read(paths[0], as_version=4).cells[0].outputs, "the original is left alone"

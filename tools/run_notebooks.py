@@ -8,6 +8,8 @@ CIFAR_PROFILE (smoke, class or full) decides how long that takes. The exit code 
 """
 
 import argparse
+import copy
+import html
 import os
 import sys
 import time
@@ -67,9 +69,21 @@ def run(path: Path, target: Path, pages: Path) -> str:
         problem = "the kernel died (out of memory?)"
     bar.close()
     nbformat.write(notebook, target)
-    page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
+    page, _ = HTMLExporter(template_name="lab").from_notebook_node(with_text_alternatives(notebook))
     (pages / f"{path.stem}.html").write_text(page, encoding="utf-8")
     return problem
+
+
+def with_text_alternatives(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A copy whose figures are <img> tags with alt texts, since nbconvert's page leaves out those in the metadata."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if alt:
+                source = "data:image/png;base64," + output.data["image/png"].replace("\n", "")
+                output.data = {"text/html": f'<img src="{source}" alt="{html.escape(alt)}">'}
+    return notebook
 
 
 if __name__ == "__main__":
