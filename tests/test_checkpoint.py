@@ -230,6 +230,22 @@ def test_a_folder_instead_of_a_file(tmp_path):
     assert "cannot be read (Is a directory)" in refused(tmp_path)
 
 
+def test_without_the_check_numbers_that_are_not_finite_would_pass(tmp_path):
+    """The negative control: the check-sum alone does not notice them."""
+    checkpoint.save(tmp_path / "x", {"a": torch.tensor([float("nan")])}, {})
+    assert checkpoint._decode((tmp_path / "x").read_bytes()).tensors["a"].isnan().all()
+
+
+def test_a_disk_that_returns_other_bytes_is_noticed_before_anything_is_replaced(path, monkeypatch):
+    whole = path.read_bytes()
+    read = type(path).read_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "read_bytes", lambda self: read(self)[:-1])
+        with pytest.raises(CheckpointError, match="the disk does not return what was written"):
+            checkpoint.save(path, TENSORS, {"epoch": 4})
+    assert path.read_bytes() == whole and os.listdir(path.parent) == [path.name]
+
+
 # Another network's tensors
 
 
@@ -257,6 +273,20 @@ def test_tensors_that_do_not_fit_are_refused_before_the_network_is_touched(tmp_p
     with pytest.raises(CheckpointError, match=words):
         train_tiny(tmp_path, network=network, epochs=1)
     assert_equal(dict(network.state_dict()), before)
+
+
+def test_without_the_check_the_network_would_be_changed_before_the_error(tmp_path, monkeypatch):
+    """The negative control: load_state_dict copies what fits, and only then complains."""
+    train_tiny(tmp_path, epochs=1)
+    saved = checkpoint.load(tmp_path / runs.LAST)
+    saved.tensors["model.linear.weight"] = torch.ones(10, 3)
+    checkpoint.save(tmp_path / runs.LAST, saved.tensors, saved.meta)
+    monkeypatch.setattr(checkpoint, "check_fit", lambda *_: None)
+    network = narrow(5)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(RuntimeError):
+        train_tiny(tmp_path, network=network, epochs=1)
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_restore_refuses_them_too(tmp_path):

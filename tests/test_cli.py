@@ -301,7 +301,8 @@ def test_from_nothing_to_a_report(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
-def test_ctrl_c(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm(tmp_path, number):
     run = tmp_path / "mine"
     process = subprocess.Popen(
         [*COMMAND, "train", "--sample", "--epochs", "500", "--run", str(run)], cwd=tmp_path,
@@ -311,7 +312,7 @@ def test_ctrl_c(tmp_path):
         deadline = time.monotonic() + 120
         while not (run / "history.json").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
