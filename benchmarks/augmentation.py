@@ -52,8 +52,8 @@ def last(batches: Iterable[Tensor]) -> Tensor:
 
 def ours(images: Tensor, batch: int, normalisation: Normalisation) -> Callable[[], Tensor]:
     mean, std = normalisation.tensors(images.device)
-    parts = torch.arange(len(images), device=images.device).split(batch)
-    return lambda: last(augment(images[i], draw(FULL, 0, 0, i), FULL, mean, std) for i in parts)
+    index = torch.arange(len(images), device=images.device).split(batch)
+    return lambda: last(augment(x, draw(FULL, 0, 0, i), FULL, mean, std) for x, i in zip(images.split(batch), index))
 
 
 def kornia(compiled: bool) -> Callable:

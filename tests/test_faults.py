@@ -88,7 +88,19 @@ def test_killed_at_every_boundary_of_every_save(fork, reference, tmp_path):
     wanted, boundaries = reference
     kinds = {f"{when} {what}" for when in ("before", "after") for what in ("write", "to_disk", "replace", "fsync")}
     assert set(boundaries) == kinds | {"half written"}
-    order = ["write", "half written", "write", "to_disk", "fsync", "fsync", "to_disk", "replace", "replace", "fsync", "fsync"]
+    order = [
+        "write",
+        "half written",
+        "write",
+        "to_disk",
+        "fsync",
+        "fsync",
+        "to_disk",
+        "replace",
+        "replace",
+        "fsync",
+        "fsync",
+    ]
     first_save = [name.removeprefix("before ").removeprefix("after ") for name in boundaries[: len(order)]]
     assert first_save == order, "flushed before it is renamed, the folder after it"
     for number, name in enumerate(boundaries, start=1):
