@@ -140,6 +140,12 @@ def curve(values: list[float], title: str, xlabel: str, ylabel: str) -> Figure:
 
 def training_curves(history: list[dict], title: str) -> Figure:
     """Loss and accuracy of training and validation against epochs, the best epoch (lowest validation loss) marked."""
+    if not history:  # stopped within the first epoch: the notebook's next cell must run all the same
+        figure, axis = _figure(figsize=(6, 1))
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "No epoch is finished yet: run the training cell again.", ha="center", va="center")
+        figure.alt_text = f"{title}. No epoch is finished yet."
+        return figure
     figure, axes = _figure(1, 2, figsize=(10, 3.6))
     epochs = [row["epoch"] for row in history]
     best = min(history, key=lambda row: row["validation_loss"])

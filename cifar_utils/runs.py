@@ -198,6 +198,24 @@ def differences(then: dict, now: dict) -> list[str]:
     return found
 
 
+def read(path: Path) -> tuple[checkpoint.Checkpoint, State]:
+    """A run's checkpoint, or its former generation, and where training stood.
+
+    Raises:
+        CheckpointError: see `checkpoint.load_newest`, or the file is whole but not of a run.
+    """
+    saved = checkpoint.load_newest(path)
+    try:
+        state = State(**saved.meta["state"])
+        if not {"config", "policy", "widths", "normalisation", "data"} <= set(saved.meta["setting"]):
+            raise KeyError
+        saved.meta["circumstances"]["torch"]
+    except (KeyError, TypeError):
+        message = f"{path} is whole, but not a checkpoint of a training run. Delete it and train again."
+        raise CheckpointError(message) from None
+    return saved, state
+
+
 def resume(
     run: Path, network: nn.Module, sgd: torch.optim.SGD, setting: dict, device: torch.device, allow_changes: bool
 ) -> State:
@@ -216,7 +234,7 @@ def resume(
     path = run / LAST
     if not checkpoint.exists(path):
         return State()
-    saved = checkpoint.load_newest(path)
+    saved, state = read(path)
     changed = differences(saved.meta["setting"], setting)
     if changed and not allow_changes:
         raise CheckpointError(
@@ -227,7 +245,7 @@ def resume(
     other = differences(saved.meta["circumstances"], circumstances(device))
     if other:
         print(f"WARNING: the last digits will differ from an uninterrupted run: {'; '.join(other)}.", flush=True)
-    return State(**saved.meta["state"])
+    return state
 
 
 def save(

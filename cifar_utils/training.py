@@ -228,7 +228,7 @@ def restore(path: Path) -> tuple[CNN, Normalisation, dict]:
     Raises:
         CheckpointError: see `checkpoint.load`, or the tensors do not fit the network.
     """
-    saved = checkpoint.load_newest(path)
+    saved, _ = runs.read(path)
     setting = saved.meta["setting"]
     network = CNN(tuple(setting["widths"]))
     tensors = {name.removeprefix("model."): t for name, t in saved.tensors.items() if name.startswith("model.")}

@@ -289,6 +289,19 @@ def test_without_the_check_the_network_would_be_changed_before_the_error(tmp_pat
     assert not all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.parametrize("part", ["state", "setting", "circumstances"])
+def test_a_whole_file_that_is_not_of_a_run_is_refused(tmp_path, part):
+    train_tiny(tmp_path, epochs=1)
+    path = tmp_path / runs.LAST
+    saved = checkpoint.load(path)
+    for broken in ({}, {"unknown": 1}, None):
+        checkpoint.save(path, saved.tensors, saved.meta | {part: broken})
+        with pytest.raises(CheckpointError, match="not a checkpoint of a training run"):
+            training.restore(path)
+        with pytest.raises(CheckpointError, match="not a checkpoint of a training run"):
+            train_tiny(tmp_path, epochs=1)
+
+
 def test_restore_refuses_them_too(tmp_path):
     train_tiny(tmp_path, epochs=1)
     saved = checkpoint.load(tmp_path / runs.BEST)

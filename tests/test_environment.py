@@ -59,3 +59,16 @@ def test_the_readmes_pictures_are_the_notebooks_own():
     for picture in pictures:
         assert picture.name in README
         assert b64encode(picture.read_bytes()).decode()[:2000] in notebooks.replace("\\n", "")
+
+
+def test_the_readmes_table_is_the_benchmarks():
+    results = (ROOT / "benchmarks" / "results" / "augmentation.md").read_text().split("## cpu, batch 1,024")[1]
+    section = README.split("## How fast is the augmentation?")[1].split("##")[0]
+    rows = [
+        line.removesuffix("|").rstrip()
+        for line in section.splitlines()
+        if line.startswith("| ") and "images a" not in line
+    ]
+    assert len(rows) == 5 and all(row in results for row in rows)
+    share = re.search(r"It is ([\d.]+%) of a training step", section)[1]
+    assert f"augmentation's share {share} (" in results

@@ -259,3 +259,8 @@ def test_a_mosaic_of_normalised_images():
     assert sheet.shape == (3, 4 * 34 + 2, 8 * 34 + 2)  # of 40 images the first 32
     assert (sheet[:, 2:34, 2:34] == split.images[0].numpy()).all()
     assert (sheet[:, 104:136, 240:272] == split.images[31].numpy()).all()
+
+
+def test_training_that_was_stopped_in_its_first_epoch_still_has_a_figure():
+    figure = plots.training_curves([], "Training on nothing")
+    assert figure.alt_text == "Training on nothing. No epoch is finished yet."
