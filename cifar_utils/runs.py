@@ -207,7 +207,8 @@ def read(path: Path) -> tuple[checkpoint.Checkpoint, State]:
     saved = checkpoint.load_newest(path)
     try:
         state = State(**saved.meta["state"])
-        if not {"config", "policy", "widths", "normalisation", "data"} <= set(saved.meta["setting"]):
+        needed = {"config", "policy", "widths", "normalisation", "data"}
+        if len(saved.meta["state"]) < len(asdict(state)) or not needed <= set(saved.meta["setting"]):
             raise KeyError
         saved.meta["circumstances"]["torch"]
     except (KeyError, TypeError):
