@@ -76,7 +76,7 @@ def test_small_and_portable(path, notebook):
     assert path.stat().st_size < 2_000_000
     assert notebook.metadata.kernelspec.name == "python3"
     assert "widgets" not in notebook.metadata
-    assert str(Path.home()) not in text_of(notebook) and "/work/" not in text_of(notebook)
+    assert str(Path.home()) not in text_of(notebook) and str(ROOT) not in text_of(notebook)
 
 
 def test_says_what_it_is_for_and_keeps_cells_small(notebook):
