@@ -107,8 +107,7 @@ def report(predictions: Predictions, title: str) -> str:
     hits, n = int(predictions.correct.sum()), len(predictions.labels)
     low, high = wilson_interval(hits, n)
     lines = [title, f"accuracy {hits / n:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {predictions.loss:.4f}", ""]
-    for label, share in enumerate(classwise_accuracy(matrix)):
-        low, high = classwise_intervals(matrix)[label]
+    for name, share, (low, high) in zip(CLASSES, classwise_accuracy(matrix), classwise_intervals(matrix)):
         value = "n/a" if np.isnan(share) else f"{share:6.1%}  ({low:.1%} to {high:.1%})"
-        lines.append(f"  {CLASSES[label]:<12}{value}")
+        lines.append(f"  {name:<12}{value}")
     return "\n".join([*lines, "", confusions(matrix)])

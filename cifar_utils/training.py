@@ -279,7 +279,7 @@ def _summary(state: runs.State, batch_size: int) -> str:
 def _board(run: Path, state: runs.State) -> SummaryWriter:
     """The TensorBoard log: a fresh one for a new run, else the old one without what is about to be done again."""
     folder = run / "tensorboard"
-    if state.epoch == 0:
+    if state.epoch + state.step == 0:
         for old in folder.glob("events.*"):
             old.unlink()
     return SummaryWriter(str(folder), purge_step=state.epoch + 1)

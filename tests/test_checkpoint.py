@@ -85,6 +85,15 @@ def test_a_damaged_file_does_not_push_out_the_former_generation(path):
     assert checkpoint.load(checkpoint.former(path)).meta == META
 
 
+def test_without_the_check_it_would(path, monkeypatch):
+    """The negative control."""
+    checkpoint.save(path, TENSORS, {"epoch": 4})
+    path.write_bytes(b"damaged")
+    monkeypatch.setattr(checkpoint, "_is_whole", lambda path: path.exists())
+    checkpoint.save(path, TENSORS, {"epoch": 5})
+    assert checkpoint.former(path).read_bytes() == b"damaged"
+
+
 def test_a_restored_network_predicts_the_same(tmp_path):
     history, network = train_tiny(tmp_path, epochs=1)
     restored, normalisation, about = training.restore(tmp_path / runs.LAST)

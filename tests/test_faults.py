@@ -281,6 +281,13 @@ def test_another_setting_is_refused_with_the_difference_named(tmp_path, monkeypa
         train_tiny(tmp_path, **(killed_run.STEPS | change))
 
 
+def test_without_the_comparison_another_setting_is_not_noticed(tmp_path, monkeypatch):
+    """The negative control."""
+    stopped(tmp_path, monkeypatch, 2)
+    monkeypatch.setattr(runs, "differences", lambda *_: [])
+    assert len(train_tiny(tmp_path, **(killed_run.STEPS | {"learning_rate": 0.1}))[0]) == 2
+
+
 def test_another_setting_is_accepted_when_asked_for(tmp_path, monkeypatch):
     stopped(tmp_path, monkeypatch, 2)
     history, _ = train_tiny(tmp_path, allow_changes=True, **(killed_run.STEPS | {"learning_rate": 0.1}))
@@ -360,6 +367,14 @@ def test_too_little_space_is_said_before_the_first_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "augment", None)  # not a single step
     with pytest.raises(CheckpointError, match=r"has 0 MB free, and the run needs \d+ MB"):
         train_tiny(tmp_path)
+
+
+def test_without_that_check_training_would_begin(tmp_path, monkeypatch):
+    """The negative control."""
+    usage = runs.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    monkeypatch.setattr(runs, "check_space", lambda *_: None)
+    assert len(train_tiny(tmp_path)[0]) == 2
 
 
 @posix

@@ -265,6 +265,14 @@ def test_a_resumed_run_logs_every_epoch_once(tmp_path, monkeypatch):
     assert [point.value for point in points] == pytest.approx([row["validation_loss"] for row in history])
 
 
+def test_a_run_resumed_in_its_first_epoch_keeps_the_augmented_batch(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, (training, "augment"), 1)
+        train_tiny(tmp_path)
+    train_tiny(tmp_path)
+    assert len(events(tmp_path).Images("augmented batch")) == 1
+
+
 def test_an_old_log_without_a_run_is_not_mixed_with_a_new_one(tmp_path):
     train_tiny(tmp_path, epochs=2)
     for path in tmp_path.glob("*.safetensors"):
@@ -327,6 +335,14 @@ def test_a_loss_that_is_no_number_ends_training_before_anything_is_overwritten(t
         assert saved.meta["state"]["epoch"] == 1
         assert all(tensor.isfinite().all() for tensor in saved.tensors.values())
     assert len(json.loads((tmp_path / "history.json").read_text())) == 1
+
+
+def test_without_that_check_training_would_end_in_an_error_that_nobody_understands(tmp_path, monkeypatch):
+    """The negative control."""
+    monkeypatch.setattr(training, "_check_finite", lambda *_: None)
+    monkeypatch.setattr(training, "augment", lambda *arguments: augment(*arguments) * math.nan)
+    with pytest.raises(ValueError, match="JSON"):
+        train_tiny(tmp_path)
 
 
 def test_a_learning_rate_that_is_far_too_high(tmp_path):
