@@ -12,6 +12,7 @@ Read it top down: `draw` (what happens to which image), the matrices, `augment` 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from cifar_utils.policy import Policy
 
 GREY = (0.2989, 0.5870, 0.1140)  # luma weights of ITU-R BT.601, as rounded by torchvision
-CHUNK = 128  # images warped at a time on a CPU: their temporaries (12 KiB an image each) stay in the cache
+CHUNK = 256  # images warped at a time on a CPU: their temporaries (12 KiB an image each) stay in the cache
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,15 @@ def homography(p: Parameters, size: int = 32) -> Tensor:
     return torch.cat([back[:, :1] * flip[:, None, None], back[:, 1:]], 1)
 
 
+@lru_cache(maxsize=4)
+def pixel_centres(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[3, S * S] homogeneous coordinates (x, y, 1) of the pixels, row by row, in `grid_sample`'s convention."""
+    with torch.inference_mode(False):  # the next caller may want gradients
+        centre = torch.arange(1 - size, size, 2, device=device, dtype=dtype) / size
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        return torch.stack([x.flatten(), y.flatten(), torch.ones_like(x.flatten())])
+
+
 def warp(images: Tensor, inverse: Tensor, interpolation: str = "bilinear") -> Tensor:
     """Resamples each image at the places its homography says, zeros where these lie outside.
 
@@ -189,9 +199,7 @@ def warp(images: Tensor, inverse: Tensor, interpolation: str = "bilinear") -> Te
         [N, C, S, S] float.
     """
     n, _, size, _ = images.shape
-    centre = torch.arange(1 - size, size, 2, device=images.device, dtype=images.dtype) / size
-    y, x = torch.meshgrid(centre, centre, indexing="ij")
-    pixels = torch.stack([x.flatten(), y.flatten(), torch.ones_like(x.flatten())])  # [3, S * S]
+    pixels = pixel_centres(size, images.dtype, images.device)
     source = (inverse.to(images.dtype).reshape(n * 3, 3) @ pixels).view(n, 3, size, size)
     # What a deep perspective puts behind the horizon (a depth of 0 or less) is outside the image.
     depth = source[:, 2:].clamp_min_(1e-6)
@@ -221,7 +229,9 @@ def colour_matrix(p: Parameters) -> tuple[Tensor, Tensor]:
     return _matrix(*rows), p.brightness * (1 - p.contrast)
 
 
-def augment(images: Tensor, p: Parameters, policy: Policy, mean: Tensor, std: Tensor) -> Tensor:
+def augment(
+    images: Tensor, p: Parameters, policy: Policy, mean: Tensor, std: Tensor, out: Tensor | None = None
+) -> Tensor:
     """Applies the parameters that `draw` drew from the policy: warp, colours, normalisation.
 
     Args:
@@ -229,25 +239,31 @@ def augment(images: Tensor, p: Parameters, policy: Policy, mean: Tensor, std: Te
         p: parameters of the N images.
         policy: the policy that they were drawn from; what it cannot do is skipped.
         mean, std: [3] float32, of training images in 0 to 1.
+        out: [N, 3, S, S] float32 to write into; a batch's memory, used again, saves a tenth of the time.
 
     Returns:
         [N, 3, S, S] float32: (augmented image in 0 to 1 - mean) / std.
     """
-    inverse = homography(p, images.shape[-1]) if policy.warps else None
-    colours, grey_gain = colour_matrix(p) if policy.recolours else (None, None)
     gain, black, white = 1 / (255 * std), -mean / std, (1 - mean) / std
-    out = torch.empty(images.shape, device=images.device)
+    inverse = homography(p, images.shape[-1]) if policy.warps else None
+    if policy.recolours:
+        colours, grey_gain = colour_matrix(p)
+        colours, grey_gain = colours * gain[:, None], grey_gain[:, None] * gain
+    out = torch.empty(images.shape, device=images.device) if out is None else out
     chunk = CHUNK if images.device.type == "cpu" else max(1, len(images))
     for start in range(0, len(images), chunk):
         part = slice(start, start + chunk)
         x = images[part].float()
         if policy.warps:
-            x = warp(x.sub_(policy.fill), inverse[part], policy.interpolation).add_(policy.fill)
+            x = warp(x - policy.fill if policy.fill else x, inverse[part], policy.interpolation)
+            x = x.add_(policy.fill) if policy.fill else x
         if policy.recolours:
             x = x.flatten(2)
-            mean_grey = sum(weight * x[:, i].mean(1) for i, weight in enumerate(GREY))
-            offset = (grey_gain[part] * mean_grey)[:, None] * gain + black
-            y = torch.baddbmm(offset[..., None], colours[part] * gain[:, None], x, out=out[part].flatten(2))
+            mean_grey = sum(weight * channel for weight, channel in zip(GREY, x.mean(2).unbind(1)))
+            offset = grey_gain[part] * mean_grey[:, None] + black
+            # Three passes in place, faster than baddbmm and clamp: these first write the offset to every pixel, and
+            # are not vectorised where the bounds are tensors.
+            y = torch.bmm(colours[part], x, out=out[part].flatten(2)).add_(offset[..., None])
             torch.minimum(torch.maximum(y, black[:, None], out=y), white[:, None], out=y)  # clamp to [0, 1]
         else:
             torch.addcmul(black[:, None, None], x, gain[:, None, None], out=out[part])
