@@ -6,8 +6,14 @@ augment     its random parameters, and their application to a batch
 model       the convolutional network
 training    the training loop and its configuration       (progress: the bar)
 runs        a run's folder: its lock, its state, resuming (checkpoint: the files)
-evaluation  predictions, confusion matrix, class-wise accuracy
-plots       figures from plain arrays
+predictions what a network says of a split, as a table and as a file
+evaluation  accuracies with intervals, confusion matrix, recall, precision, F1
+calibration reliability and temperature
+comparison  two runs on the same images
+robustness  accuracy on images changed by fixed amounts
+saliency    where the network looks
+plots       figures from plain arrays                      (evaluation_plots: those of an evaluation)
+report      an evaluation as text and as files
 __main__    the whole pipeline without a notebook: python -m cifar_utils
 """
 

@@ -1,15 +1,17 @@
 """The whole pipeline without a notebook: python -m cifar_utils [run | train | evaluate | download]."""
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from cifar_utils import data, download, evaluation, plots, runs, settings, training
+import numpy as np
+
+from cifar_utils import comparison, data, download, plots, report, runs, settings, training
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.download import DataError
 from cifar_utils.policy import PRESETS, Policy
+from cifar_utils.predictions import Predictions, predict
 
 DESCRIPTION = """\
 Train a small network on CIFAR-10 with data augmentation and evaluate it honestly.
@@ -22,7 +24,8 @@ examples:
   python -m cifar_utils                        train, then evaluate on the test set, all in runs/class
   python -m cifar_utils --profile smoke        the same in seconds, to see that everything works
   python -m cifar_utils train --policy strong  only train, with stronger augmentation
-  python -m cifar_utils evaluate runs/class    only evaluate: report, JSON and plots in runs/class/evaluation
+  python -m cifar_utils evaluate runs/class    only evaluate: report, JSON, CSV and plots in runs/class/evaluation
+  python -m cifar_utils evaluate runs/a runs/b evaluate both and compare them, image by image
   python -m cifar_utils download               only fetch CIFAR-10, however slow its server is today
   python -m cifar_utils train --help           the options of one command
 
@@ -84,14 +87,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             _train,
             "train, or go on with a run that was stopped; checkpoints in its folder",
         ),
-        ("evaluate", [shared, source], _evaluate, "report on the test set: text, JSON and plots"),
+        (
+            "evaluate",
+            [shared, source],
+            _evaluate,
+            "report on the test set: text, JSON, CSV, plots; compares several runs",
+        ),
         ("download", [shared], _download, "fetch the full data set, however long it takes"),
     ):
         command = commands.add_parser(name, parents=parents, help=text, description=text, **style)
         command.set_defaults(action=action)
         if name == "evaluate":
             command.add_argument(
-                "run", type=Path, nargs="?", help="a run's folder (default: runs/ and the profile's name)"
+                "runs",
+                metavar="run",
+                type=Path,
+                nargs="*",
+                help="a run's folder, or predictions of the test images from elsewhere: a .csv as saved here, or "
+                "a .npy of classes [N] or probabilities [N, 10] (default: runs/ and the profile's name). "
+                "Several are compared",
+            )
+            command.add_argument(
+                "--output", metavar="DIR", type=Path, help="for the comparison of several (default: runs/comparison)"
             )
     return parser.parse_args(arguments)
 
@@ -119,7 +136,7 @@ def _policy(name: str) -> Policy:
 
 
 def _run(options: argparse.Namespace) -> None:
-    options.run = _train(options)
+    options.runs = [_train(options)]
     _evaluate(options)
 
 
@@ -153,30 +170,49 @@ def _train(options: argparse.Namespace) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    run = options.run or settings.runs_directory() / settings.profile().name
+    paths = options.runs or [settings.runs_directory() / settings.profile().name]
+    tables = {}
+    for path in paths:
+        name = path.resolve().name if len({p.resolve().name for p in paths}) == len(paths) else str(path)
+        if path.is_file():
+            tables[name], about, validation = _predictions_from_elsewhere(path, options)
+            title = f"{name}: {len(tables[name]):,} {tables[name].split} images"
+            folder = path.with_name(f"{path.stem}_evaluation")
+        else:
+            tables[name], about, validation = _predictions_of_a_run(path, options)
+            title, folder = f"{name}, epoch {about['epoch']}: {about['data']}", path / "evaluation"
+        print(report.report(tables[name], title, validation))
+        written = report.write(folder, tables[name], title, about, validation)
+        print(f"\nSaved in {folder}: {', '.join(written)}\n")
+    first, *others = tables
+    comparisons = {name: comparison.compare(tables[first], tables[name]) for name in others}
+    for name, result in comparisons.items():
+        print(f"{first} (the first) and {name} (the second): {result}")
+    if others:
+        folder = options.output or settings.runs_directory() / "comparison"
+        print(f"\nSaved in {folder}: {', '.join(report.write_comparison(folder, tables, comparisons))}")
+
+
+def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predictions, dict, Predictions]:
+    """Its best network's predictions of the test split, facts for the report, and its predictions for validation."""
     network, normalisation, about = training.restore(run / runs.BEST)
     network.to(training.best_device())
-    test = data.load_test(options.data, options.sample or about["setting"]["data"]["is_sample"] or None)
-    predictions = evaluation.predict(network, test, normalisation)
-    matrix = evaluation.confusion_matrix(predictions)
-    accuracy, intervals = evaluation.classwise_accuracy(matrix), evaluation.classwise_intervals(matrix)
-    title = f"{run.resolve().name}, epoch {about['state']['epoch']}: {test}"
-    print(evaluation.report(predictions, title))
-    out = run / "evaluation"
-    summary = evaluation.confusions(matrix)
-    plots.save(plots.confusion_matrix(matrix, data.CLASSES, title, summary), out / "confusion_matrix.png")
-    plots.save(plots.class_accuracy(accuracy, intervals, data.CLASSES, title), out / "class_accuracy.png")
-    recall = [None if share != share else share for share in accuracy.tolist()]  # JSON has no NaN
-    report = {
-        "run": str(run),
-        "data": str(test),
-        "accuracy": predictions.accuracy,
-        "loss": predictions.loss,
-        "classwise_accuracy": dict(zip(data.CLASSES, recall)),
-        "confusion_matrix": matrix.tolist(),
-    }
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(f"\nSaved report.json, confusion_matrix.png and class_accuracy.png in {out}.")
+    sample = options.sample or about["setting"]["data"]["is_sample"] or None
+    test, (_, validation) = data.load_test(options.data, sample), data.load_training(options.data, sample)
+    facts = {"run": str(run), "epoch": about["state"]["epoch"], "data": str(test)}
+    return predict(network, test, normalisation), facts, predict(network, validation, normalisation)
+
+
+def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple[Predictions, dict, None]:
+    """A table that `Predictions.save` wrote, or a NumPy array of anybody's predictions of the test split."""
+    if path.suffix != ".npy":
+        return Predictions.load(path), {"file": str(path)}, None
+    test = data.load_test(options.data, options.sample or None)
+    try:
+        values = np.load(path, allow_pickle=False)
+        return Predictions.of(values, test), {"file": str(path), "data": str(test)}, None
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _download(options: argparse.Namespace) -> None:

@@ -1,79 +1,20 @@
-"""From a network and a split to predictions, and from predictions to every number that is reported."""
+"""From predictions to every number that is reported: accuracies with their intervals, and the confusion matrix."""
 
-from dataclasses import dataclass
+import json
+from functools import cache
+from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
-from torch import Tensor, nn
 
-from cifar_utils.data import CLASSES, Normalisation, Split
+from cifar_utils.data import CLASSES
+from cifar_utils.predictions import Predictions
 
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a network says of a split, computed once; every metric is a function of it.
-
-    Attributes:
-        index: [N] int64, each image's position in CIFAR-10's own training or test set.
-        labels: [N] int64, true classes.
-        probabilities: [N, 10] float32, rows sum to 1.
-    """
-
-    index: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def predicted(self) -> np.ndarray:
-        """[N] int64: the class with the highest probability, the first of equals."""
-        return self.probabilities.argmax(1)
-
-    @property
-    def correct(self) -> np.ndarray:
-        """[N] bool."""
-        return self.predicted == self.labels
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images whose predicted class is the true one (top-1), 0 to 1."""
-        return float(self.correct.mean())
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy in nats: that of guessing is ln 10 = 2.303."""
-        true = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
-        return float(0.0 - np.log(np.maximum(true, 1e-12)).mean())  # not -mean: a loss of -0.0 reads odd
+LABEL_ERRORS = Path(__file__).parent / "label_errors.json"
 
 
-@torch.no_grad()
-def predict(network: nn.Module, split: Split, normalisation: Normalisation, batch_size: int = 500) -> Predictions:
-    """Runs the network over a split, without augmentation, in evaluation mode, and leaves its mode as found."""
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    try:
-        logits: list[Tensor] = [
-            network(normalisation(images.to(device))).float().cpu() for images in split.images.split(batch_size)
-        ]
-    finally:
-        network.train(was_training)
-    return Predictions(split.index.numpy(), split.labels.numpy(), torch.cat(logits).softmax(1).numpy())
-
-
-def confusion_matrix(predictions: Predictions) -> np.ndarray:
-    """[10, 10] int64 by scikit-learn: rows are true classes, columns predicted ones, all ten always."""
-    return sklearn_confusion_matrix(predictions.labels, predictions.predicted, labels=np.arange(len(CLASSES)))
-
-
-def classwise_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """[10] float64, 0 to 1: the share of each class's images that are recognised (recall); NaN for an empty class."""
-    total = matrix.sum(1)
-    return np.divide(np.diag(matrix), total, out=np.full(len(matrix), np.nan), where=total > 0)
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval (95 % by default) of a proportion.
+def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
+    """Confidence interval (95 % by default) of a proportion; NaN without trials.
 
     Unlike p +- z sqrt(p (1 - p) / n) it stays within 0 and 1 and keeps its promise near them.
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -86,28 +27,97 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
-def classwise_intervals(matrix: np.ndarray) -> list[tuple[float, float]]:
-    """The 95 % Wilson interval of each class's accuracy, NaN for an empty class."""
-    return [wilson_interval(int(matrix[label, label]), int(matrix[label].sum())) for label in range(len(matrix))]
+def proportion(hits: np.ndarray) -> tuple[float, float, float]:
+    """Share of True and its 95 % Wilson interval: (share, low, high). hits: [N] bool."""
+    return (float(np.mean(hits)), *wilson_interval(int(np.sum(hits)), len(hits)))
+
+
+def top_k(predictions: Predictions, k: int) -> np.ndarray:
+    """[N] bool: whether the true class is among the k most probable ones; of equals, the first classes count first."""
+    p, labels = predictions.known_probabilities(), predictions.labels
+    if not 1 <= k <= p.shape[1]:
+        raise ValueError(f"k is {k}; it must be from 1 to {p.shape[1]}")
+    true = p[np.arange(len(p)), labels][:, None]
+    before = (p > true) | ((p == true) & (np.arange(p.shape[1]) < labels[:, None]))
+    return before.sum(1) < k
+
+
+def confusion_matrix(predictions: Predictions) -> np.ndarray:
+    """[10, 10] int64 by scikit-learn: rows are true classes, columns predicted ones, all ten always."""
+    return sklearn_confusion_matrix(predictions.labels, predictions.predicted, labels=np.arange(len(CLASSES)))
+
+
+def normalised(matrix: np.ndarray) -> np.ndarray:
+    """[10, 10] float64: each row of a confusion matrix divided by its sum; a row of NaN for an empty class."""
+    total = matrix.sum(1, keepdims=True)
+    return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+
+
+def classwise(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Recall, precision and F1 of each class with their 95 % intervals.
+
+    * recall, a class's accuracy: the share of its images that are recognised. Undefined for a class without images.
+    * precision: the share of the images given its name that deserve it. Undefined for a name that is never given.
+    * F1, their harmonic mean: 2 TP / (2 TP + FP + FN). Undefined where there are neither images nor names.
+
+    Recall and precision have Wilson's interval. F1 = 2 J / (1 + J) grows with J = TP / (TP + FP + FN), a share of the
+    images that are in the class or are said to be, so the ends of J's Wilson interval give those of F1's.
+
+    Args:
+        matrix: [10, 10] counts, rows are true classes.
+
+    Returns:
+        Name of the metric -> [10, 3] float64: value, low, high; NaN, never 0, where it is undefined.
+    """
+    hits, true, said = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+
+    def shares(trials: np.ndarray) -> np.ndarray:
+        value = np.divide(hits, trials, out=np.full(len(hits), np.nan), where=trials > 0)
+        return np.column_stack([value, [wilson_interval(int(h), int(n)) for h, n in zip(hits, trials)]])
+
+    jaccard = shares(true + said - hits)
+    return {"recall": shares(true), "precision": shares(said), "F1": 2 * jaccard / (1 + jaccard)}
 
 
 def confusions(matrix: np.ndarray, most: int = 5) -> str:
     """The largest confusions in words, from the matrix at hand: also the confusion matrix's alt text."""
-    total = matrix.sum(1)
-    off = [(matrix[t, p] / total[t], t, p) for t in range(10) for p in range(10) if t != p and matrix[t, p] > 0]
+    share = normalised(matrix)
+    off = [(share[t, p], t, p) for t in range(10) for p in range(10) if t != p and matrix[t, p] > 0]
     worst = sorted(off, key=lambda entry: (-entry[0], entry[1], entry[2]))[:most]
     if not worst:
         return "No image is confused with another class."
     return "; ".join(f"{CLASSES[t]} is called {CLASSES[p]} {share:.1%} of the time" for share, t, p in worst) + "."
 
 
-def report(predictions: Predictions, title: str) -> str:
-    """Accuracy with its interval, class by class, and the largest confusions, as text."""
-    matrix = confusion_matrix(predictions)
-    hits, n = int(predictions.correct.sum()), len(predictions.labels)
-    low, high = wilson_interval(hits, n)
-    lines = [title, f"accuracy {hits / n:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {predictions.loss:.4f}", ""]
-    for name, share, (low, high) in zip(CLASSES, classwise_accuracy(matrix), classwise_intervals(matrix)):
-        value = "n/a" if np.isnan(share) else f"{share:6.1%}  ({low:.1%} to {high:.1%})"
-        lines.append(f"  {name:<12}{value}")
-    return "\n".join([*lines, "", confusions(matrix)])
+def most_certain_mistakes(predictions: Predictions, most: int = 16) -> np.ndarray:
+    """Rows of the wrong predictions, those made with the highest probability first."""
+    wrong = np.flatnonzero(~predictions.correct)
+    return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:most]
+
+
+def least_certain_hits(predictions: Predictions, most: int = 16) -> np.ndarray:
+    """Rows of the right predictions, those made with the lowest probability first."""
+    right = np.flatnonzero(predictions.correct)
+    return right[np.argsort(predictions.confidence[right], kind="stable")][:most]
+
+
+@cache
+def label_errors() -> frozenset[int]:
+    """The 54 test images whose label most of five people rejected: positions in CIFAR-10's test set.
+
+    Source: C. Northcutt, A. Athalye, J. Mueller, "Pervasive Label Errors in Test Sets Destabilize Machine Learning
+    Benchmarks", NeurIPS 2021; the file says from where and under which licence. (Lists of test images with
+    near-duplicates among the training images, such as ciFAIR's, state no licence, so none ships here.)
+    """
+    return frozenset(json.loads(LABEL_ERRORS.read_text())["index"])
+
+
+def without_label_errors(predictions: Predictions) -> Predictions:
+    """The rows of test images whose label nobody is known to doubt.
+
+    Raises:
+        ValueError: not the test split; the list is of test images.
+    """
+    if predictions.split != "test":
+        raise ValueError(f"the known label errors are of test images; these are of the {predictions.split} split")
+    return predictions.select(~np.isin(predictions.index, list(label_errors())))

@@ -16,14 +16,14 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 FONT = {"font.size": 11, "axes.titlesize": 12}
 
 
-def _figure(rows: int = 1, columns: int = 1, **options):
+def new_figure(rows: int = 1, columns: int = 1, **options):
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(rows, columns, layout="constrained", **options)
     plt.close(figure)  # shown once, by `show`, and not a second time at the end of the notebook's cell
     return figure, axes
 
 
-def _percent(share: float, position: int) -> str:
+def percent(share: float, position: int) -> str:
     """A tick's label, with no more decimals than it needs."""
     return f"{100 * share:.6g}%"
 
@@ -66,7 +66,7 @@ def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Fi
     lines = [caption.splitlines() for caption in captions]
     width = max(1.05, 0.088 * max((len(line) for caption in lines for line in caption), default=0))
     height = 1.05 + 0.2 * max(map(len, lines), default=0)
-    figure, axes = _figure(rows, columns, figsize=(columns * width, rows * height + 0.4), squeeze=False)
+    figure, axes = new_figure(rows, columns, figsize=(columns * width, rows * height + 0.4), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, caption in zip(axes.flat, pixels, captions):
@@ -89,7 +89,9 @@ def augmentation_preview(originals, draws, captions: list[str], title: str) -> F
         title: of the figure.
     """
     count = draws.shape[1]
-    figure, axes = _figure(len(originals), count + 1, figsize=(count + 2, len(originals) * 1.08 + 0.6), squeeze=False)
+    figure, axes = new_figure(
+        len(originals), count + 1, figsize=(count + 2, len(originals) * 1.08 + 0.6), squeeze=False
+    )
     for row, (original, caption) in enumerate(zip(to_pixels(originals), captions)):
         for column, image in enumerate([original, *draws[row]]):
             axes[row, column].imshow(image, interpolation="nearest")
@@ -109,7 +111,7 @@ def augmentation_preview(originals, draws, captions: list[str], title: str) -> F
 
 def class_counts(counts: dict[str, np.ndarray], classes, title: str) -> Figure:
     """Bars: images of each class in each split. counts: split name -> [10]."""
-    figure, axis = _figure(figsize=(10, 3.4))
+    figure, axis = new_figure(figsize=(10, 3.4))
     width = 0.8 / len(counts)
     for i, ((name, values), colour) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREEN))):
         bars = axis.bar(
@@ -127,7 +129,7 @@ def class_counts(counts: dict[str, np.ndarray], classes, title: str) -> Figure:
 
 def curve(values: list[float], title: str, xlabel: str, ylabel: str) -> Figure:
     """One line: values against their position."""
-    figure, axis = _figure(figsize=(7, 3))
+    figure, axis = new_figure(figsize=(7, 3))
     axis.plot(values, color=BLUE)
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axis.grid(alpha=0.3)
@@ -141,12 +143,12 @@ def curve(values: list[float], title: str, xlabel: str, ylabel: str) -> Figure:
 def training_curves(history: list[dict], title: str) -> Figure:
     """Loss and accuracy of training and validation against epochs, the best epoch (lowest validation loss) marked."""
     if not history:  # stopped within the first epoch: the notebook's next cell must run all the same
-        figure, axis = _figure(figsize=(6, 1))
+        figure, axis = new_figure(figsize=(6, 1))
         axis.set_axis_off()
         axis.text(0.5, 0.5, "No epoch is finished yet: run the training cell again.", ha="center", va="center")
         figure.alt_text = f"{title}. No epoch is finished yet."
         return figure
-    figure, axes = _figure(1, 2, figsize=(10, 3.6))
+    figure, axes = new_figure(1, 2, figsize=(10, 3.6))
     epochs = [row["epoch"] for row in history]
     best = min(history, key=lambda row: row["validation_loss"])
     for axis, name in zip(axes, ("loss", "accuracy")):
@@ -158,7 +160,7 @@ def training_curves(history: list[dict], title: str) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("loss (cross-entropy, nats)")
-    axes[1].yaxis.set_major_formatter(_percent)
+    axes[1].yaxis.set_major_formatter(percent)
     axes[0].legend()
     figure.suptitle(title)
     first, last = history[0], history[-1]
@@ -169,57 +171,4 @@ def training_curves(history: list[dict], title: str) -> Figure:
         f"{last['validation_loss']:.2f}; validation accuracy from {first['validation_accuracy']:.1%} to "
         f"{last['validation_accuracy']:.1%}. The best epoch by validation loss is epoch {best['epoch']}."
     )
-    return figure
-
-
-def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "") -> Figure:
-    """The confusion matrix: colours and percentages by row, the counts beneath.
-
-    Args:
-        matrix: [10, 10] counts, rows are true classes.
-        classes: ten names.
-        title: of the figure.
-        summary: the matrix in words, for the text alternative.
-    """
-    total = matrix.sum(1, keepdims=True)
-    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
-    shown = np.where(total > 0, np.vectorize("{:.0%}".format)(share), "n/a")
-    figure, axis = _figure(figsize=(7.5, 7.4))
-    axis.imshow(share, cmap="cividis", vmin=0, vmax=1)
-    for (true, predicted), value in np.ndenumerate(share):
-        axis.text(
-            predicted, true, f"{shown[true, predicted]}\n{matrix[true, predicted]}", ha="center", va="center",
-            fontsize=9, color="black" if value > 0.47 else "white",  # where cividis is equally far from both
-        )  # fmt: skip
-    ticks = range(len(classes))
-    axis.set(title=title, xlabel="predicted class", ylabel="true class", xticks=ticks, yticks=ticks)
-    axis.set_xticklabels(classes, rotation=40, ha="right")
-    axis.set_yticklabels(classes)
-    recall = ", ".join(f"{name} {shown[i, i]}" for i, name in enumerate(classes))
-    figure.alt_text = (
-        f"{title}. Confusion matrix, share of each true class on the diagonal: {recall}. {summary}".strip()
-    )
-    return figure
-
-
-def class_accuracy(accuracy: np.ndarray, intervals: list[tuple[float, float]], classes, title: str) -> Figure:
-    """Dots with intervals: the accuracy of each class, best first."""
-    order = np.argsort(-np.nan_to_num(accuracy, nan=-1), kind="stable")
-    figure, axis = _figure(figsize=(8, 3.8))
-    for place, i in enumerate(order):
-        if not np.isnan(accuracy[i]):
-            axis.plot(intervals[i], [place, place], color=BLUE, linewidth=2)
-            axis.plot(accuracy[i], place, "o", color=BLUE)
-            axis.annotate(
-                f"{accuracy[i]:.1%}", (intervals[i][1], place), xytext=(6, 0), textcoords="offset points", va="center"
-            )
-    axis.set(
-        title=title, xlabel="accuracy, with 95 % interval", yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5)
-    )
-    axis.set_yticklabels([f"{classes[i]} (n/a)" if np.isnan(accuracy[i]) else classes[i] for i in order])
-    axis.xaxis.set_major_formatter(_percent)
-    axis.margins(x=0.12)
-    axis.grid(alpha=0.3, axis="x")
-    values = ", ".join(f"{classes[i]} {'n/a' if np.isnan(accuracy[i]) else f'{accuracy[i]:.1%}'}" for i in order)
-    figure.alt_text = f"{title}. Accuracy of each class, best first: {values}."
     return figure

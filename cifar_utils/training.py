@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from cifar_utils import __version__, checkpoint, plots, runs
+from cifar_utils import __version__, checkpoint, evaluation_plots, plots, runs
 from cifar_utils.augment import augment, draw
 from cifar_utils.data import CLASSES, Normalisation, Split
-from cifar_utils.evaluation import Predictions, confusion_matrix, predict
+from cifar_utils.evaluation import confusion_matrix
 from cifar_utils.model import CNN, initialise_whitening
 from cifar_utils.policy import Policy
+from cifar_utils.predictions import Predictions, predict
 from cifar_utils.progress import bar
 from cifar_utils.settings import Profile
 
@@ -141,6 +142,7 @@ def train(
     images, labels, index = training.images.to(device), training.labels.to(device), training.index.to(device)
     mean, std = normalisation.tensors(device)
     steps = max(1, len(training) // config.batch_size)
+    memory = torch.empty(config.batch_size, *images.shape[1:], device=device)  # of a batch, used again every step
     sgd = optimiser(network, config)
     peaks = [group["lr"] for group in sgd.param_groups]
     setting = _setting(network, training, validation, policy, config, normalisation)
@@ -165,7 +167,8 @@ def train(
                 done = steps * state.epoch
                 for batch in batches(len(training), config, state.epoch)[state.step :]:
                     batch = batch.to(device)
-                    x = augment(images[batch], draw(policy, config.seed, state.epoch, index[batch]), policy, mean, std)
+                    parameters = draw(policy, config.seed, state.epoch, index[batch])
+                    x = augment(images[batch], parameters, policy, mean, std, memory[: len(batch)])
                     if state.epoch + state.step == 0:
                         board.add_image("augmented batch", plots.mosaic(x.cpu(), normalisation.mean, normalisation.std))
                     factor = learning_rate_factor(done + state.step, steps * config.epochs, config.warm_up)
@@ -190,7 +193,6 @@ def train(
                         print(f"Stopped in epoch {state.epoch + 1} and saved in {run}. Run this again to go on.")
                         return state.history
                 predictions = predict(network, validation, normalisation)
-                _check_finite(predictions.loss, state, sgd, run)
                 is_best = predictions.loss < state.best_loss  # the earliest of equals stays
                 row = {
                     "epoch": state.epoch + 1,
@@ -291,6 +293,8 @@ def _log(board: SummaryWriter, row: dict, predictions: Predictions, is_best: boo
         board.add_scalar(f"{name}/validation", row[f"validation_{name}"], row["epoch"])
     board.add_scalar("learning rate", row["learning_rate"], row["epoch"])
     if is_best:
-        figure = plots.confusion_matrix(confusion_matrix(predictions), CLASSES, f"Validation, epoch {row['epoch']}")
+        figure = evaluation_plots.confusion_matrix(
+            confusion_matrix(predictions), CLASSES, f"Validation, epoch {row['epoch']}"
+        )
         board.add_figure("confusion matrix, validation", figure, row["epoch"])
     board.flush()

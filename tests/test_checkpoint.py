@@ -12,9 +12,10 @@ import safetensors.torch
 import torch
 from tiny import narrow, tiny, train_tiny
 
-from cifar_utils import checkpoint, evaluation, runs, training
+from cifar_utils import checkpoint, runs, training
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.policy import PRESETS, Policy
+from cifar_utils.predictions import predict
 
 TENSORS = {
     "w": torch.arange(6.0).view(2, 3),
@@ -97,7 +98,7 @@ def test_without_the_check_it_would(path, monkeypatch):
 def test_a_restored_network_predicts_the_same(tmp_path):
     history, network = train_tiny(tmp_path, epochs=1)
     restored, normalisation, about = training.restore(tmp_path / runs.LAST)
-    was, now = (evaluation.predict(n, tiny(16, "test"), normalisation) for n in (network, restored))
+    was, now = (predict(n, tiny(16, "test"), normalisation) for n in (network, restored))
     assert (was.probabilities == now.probabilities).all()
     assert not restored.whiten.weight.requires_grad
     assert about["state"]["history"] == history and about["state"]["epoch"] == 1

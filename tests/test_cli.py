@@ -5,12 +5,14 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,12 +22,16 @@ from cifar_utils import __main__ as cli
 from cifar_utils import checkpoint, data, download, evaluation, runs, settings, training
 from cifar_utils.augment import augment
 from cifar_utils.policy import PRESETS, Policy
+from cifar_utils.predictions import predict
+from cifar_utils.report import report as text_of
 
 RUN_FILES = {
     "best.safetensors", "last.safetensors", "last.former.safetensors", "history.json", "training_curves.png",
     "tensorboard", "owner.json", ".lock",
 }  # fmt: skip
-EVALUATION_FILES = {"report.json", "confusion_matrix.png", "class_accuracy.png"}
+EVALUATION_FILES = {
+    "report.json", "classes.csv", "predictions.csv", "confusion_matrix.png", "class_accuracy.png", "reliability.png",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -71,13 +77,15 @@ def test_it_trains_and_evaluates(tmp_path, capsys, command):
     assert Policy.from_json(json.dumps(setting["policy"])) == PRESETS["light"]
     report = json.loads((run / "evaluation" / "report.json").read_text())
     network, normalisation, _ = training.restore(run / runs.BEST)
-    predictions = evaluation.predict(network, tiny(40, "test"), normalisation)
+    predictions, validation = (
+        predict(network, tiny(n, s), normalisation) for n, s in ((40, "test"), (32, "validation"))
+    )
     assert report["accuracy"] == pytest.approx(predictions.accuracy)
     assert report["loss"] == pytest.approx(predictions.loss, rel=1e-5)
     assert report["confusion_matrix"] == evaluation.confusion_matrix(predictions).tolist()
     assert list(report["classwise_accuracy"]) == list(data.CLASSES) and report["data"] == "SAMPLE, 40 test images"
     out = capsys.readouterr()
-    assert evaluation.report(predictions, "mine, epoch 1: SAMPLE, 40 test images") in out.out and not out.err
+    assert text_of(predictions, "mine, epoch 1: SAMPLE, 40 test images", validation) in out.out and not out.err
     for picture in ("training_curves.png", "evaluation/confusion_matrix.png", "evaluation/class_accuracy.png"):
         with Image.open(run / picture) as image:
             assert "SAMPLE" in image.text["Description"]
@@ -135,6 +143,64 @@ def test_the_test_images_are_of_the_same_kind_as_the_training_images(run, monkey
     monkeypatch.setattr(data, "load_test", lambda *arguments: (asked.append(arguments), tiny(40, "test"))[1])
     assert cli.main(["evaluate", str(run), "--data", "somewhere", *sample_flag]) == 0
     assert asked == [("somewhere", True if sample_flag or trained_on_sample else None)]
+
+
+@pytest.fixture
+def several(tmp_path, run) -> list[str]:
+    """A run, its own table of predictions, and two arrays of somebody else's."""
+    assert cli.main(["evaluate", str(run)]) == 0
+    test = tiny(40, "test")
+    np.save(tmp_path / "labels.npy", test.labels.numpy())
+    np.save(tmp_path / "even.npy", np.full((40, 10), 0.1))
+    return [
+        str(run),
+        str(run / "evaluation" / "predictions.csv"),
+        *(str(tmp_path / f"{n}.npy") for n in ("labels", "even")),
+    ]
+
+
+def test_several_are_compared(tmp_path, several, capsys):
+    assert cli.main(["evaluate", *several, "--output", str(tmp_path / "both")]) == 0
+    out = capsys.readouterr().out
+    assert "done (the first) and predictions.csv (the second): 40 images: the first alone is right on 0" in out
+    assert "even.npy (the second)" in out and out.count("McNemar") == 3
+    assert names(tmp_path / "both") == {"comparison.json", "comparison.png"}
+    facts = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert facts["accuracy"]["labels.npy"]["value"] == 1 and facts["accuracy"]["even.npy"]["value"] == 0.1
+    assert facts["accuracy"]["done"] == facts["accuracy"]["predictions.csv"]
+    assert names(tmp_path / "labels_evaluation") == EVALUATION_FILES - {"reliability.png"}
+    assert names(tmp_path / "even_evaluation") == EVALUATION_FILES
+
+
+def test_the_comparison_goes_where_runs_are(tmp_path, several, monkeypatch):
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path / "runs"))
+    assert cli.main(["evaluate", *several[:2]]) == 0
+    assert names(tmp_path / "runs" / "comparison") == {"comparison.json", "comparison.png"}
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, run, capsys):
+    for folder in ("a", "b"):
+        shutil.copytree(run, tmp_path / folder / "same")
+    assert cli.main(["evaluate", *(str(tmp_path / f / "same") for f in "ab"), "--output", str(tmp_path / "c")]) == 0
+    assert set(json.loads((tmp_path / "c" / "comparison.json").read_text())["accuracy"]) == {
+        str(tmp_path / f / "same") for f in "ab"
+    }
+
+
+@pytest.mark.parametrize(
+    "array,match",
+    [
+        (np.zeros(39, int), "39 predictions for SAMPLE, 40 test images"),
+        (np.full(40, 10), "each must be a whole number from 0 to 9"),
+        (np.random.default_rng(0).normal(size=(40, 10)), "are these logits"),
+        (np.array([{}] * 40), "bad.npy: Object arrays cannot be loaded"),
+        (None, "bad.npy: "),
+    ],
+)
+def test_predictions_from_elsewhere_that_do_not_fit(tmp_path, capsys, array, match):
+    (tmp_path / "bad.npy").write_bytes(b"") if array is None else np.save(tmp_path / "bad.npy", array)
+    assert cli.main(["evaluate", str(tmp_path / "bad.npy")]) == 1
+    assert match in one_sentence(capsys)
 
 
 def test_download_is_patient_and_checks(tmp_path, monkeypatch, capsys):
@@ -212,7 +278,7 @@ def test_a_wrong_profile_in_the_environment(capsys, monkeypatch):
         ["--seed", "-1"],
         ["--seed", str(2**63)],
         ["--epochs"],
-        ["evaluate", "a", "b"],
+        ["evaluate", "--policy", "full"],
         ["evaluate", "--seed", "1"],
         ["download", "--sample"],
     ],

@@ -9,9 +9,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from tables import certain, random_predictions
 from tiny import tiny
 
-from cifar_utils import evaluation, plots
+from cifar_utils import evaluation, evaluation_plots, plots
+from cifar_utils.calibration import reliability
 from cifar_utils.data import CLASSES, Normalisation
 
 
@@ -51,12 +53,28 @@ def preview(rows: int, draws: int) -> Figure:
 
 
 def class_accuracy() -> Figure:
-    recall, intervals = evaluation.classwise_accuracy(matrix()), evaluation.classwise_intervals(matrix())
-    return plots.class_accuracy(recall, intervals, CLASSES, "SAMPLE, 1,000 test images")
+    recall = evaluation.classwise(matrix())["recall"]
+    return evaluation_plots.class_accuracy(recall[:, 0], recall[:, 1:], CLASSES, "SAMPLE, 1,000 test images")
 
 
 def confusion_matrix() -> Figure:
-    return plots.confusion_matrix(matrix(), CLASSES, "SAMPLE, 1,000 test images", evaluation.confusions(matrix()))
+    return evaluation_plots.confusion_matrix(
+        matrix(), CLASSES, "SAMPLE, 1,000 test images", evaluation.confusions(matrix())
+    )
+
+
+def robustness(panels: int) -> Figure:
+    points = np.array([[-1, 0.1, 0.05, 0.2], [0, 0.9, 0.85, 0.95], [1, 0.2, 0.1, 0.3]])
+    changes = ["rotation", "translation", "scale", "perspective", "brightness", "contrast", "saturation"][:panels]
+    curves = {change: {"full": points, "none": points * [1, 0.5, 0.5, 0.5]} for change in changes}
+    return evaluation_plots.robustness_curves(curves, {change: "amount" for change in changes}, "Robustness")
+
+
+def attention() -> Figure:
+    maps = np.zeros((2, 32, 32))
+    maps[0, 2, 3] = maps[1, 30, 31] = 1
+    maps[0, 20, 20] = -2
+    return evaluation_plots.attention(tiny(2).images, maps, ["airplane", "automobile"], "Where it looks")
 
 
 COUNTS = {"training": np.arange(4500, 4510), "validation": np.arange(500, 510), "test": np.arange(1000, 1010)}
@@ -79,7 +97,23 @@ FIGURES = {  # how to draw it, and what its text alternative must say
         ["airplane 0%", "bird 38%", "frog n/a", "truck 100%", "airplane is called automobile 11.1% of the time"],
     ),
     "class accuracy": (class_accuracy, ["best first: truck 100.0%, ship 90.1%", "airplane 0.0%", "frog n/a."]),
-    "perfect": (lambda: plots.class_accuracy(np.ones(10), [(0.999, 1.0)] * 10, CLASSES, "All"), ["airplane 100.0%"]),
+    "reliability": (
+        lambda: evaluation_plots.reliability_diagram(
+            {"as trained": reliability(random_predictions(0), 5), "of one": reliability(certain([1], [1], 0.7), 5)}, "R"
+        ),
+        ["5 equally wide bins", "as trained: calibration error", "right when", "of one: calibration error 30.0%"],
+    ),
+    "runs": (
+        lambda: evaluation_plots.run_accuracies({"mine": (0.857, 0.85, 0.864), "yours": (0.1, 0.05, 0.2)}, "Runs"),
+        ["mine 85.7% (85.0% to 86.4%)", "yours 10.0%"],
+    ),
+    "robustness": (lambda: robustness(7), ["rotation, full: 10% at -1, 90% at best, 20% at 1", "contrast, none"]),
+    "robustness of one": (lambda: robustness(1), ["rotation, full"]),
+    "attention": (attention, ["airplane: most at the top left", "automobile: most at the bottom right"]),
+    "perfect": (
+        lambda: evaluation_plots.class_accuracy(np.ones(10), [(0.999, 1.0)] * 10, CLASSES, "All"),
+        ["airplane 100.0%"],
+    ),
 }
 
 
@@ -157,7 +191,7 @@ def test_every_cell_of_the_confusion_matrix_can_be_read():
     for label in range(10):  # shares of 0 to 99 %
         shades[label, 0], shades[label, 1] = 1000 - (high := 450 + 11 * label), high
     for m in (matrix(), shades):
-        picture = plots.confusion_matrix(m, CLASSES, "Title")
+        picture = evaluation_plots.confusion_matrix(m, CLASSES, "Title")
         picture.draw_without_rendering()
         axis = picture.axes[0]
         (image,) = axis.images
@@ -178,8 +212,9 @@ def test_every_cell_of_the_confusion_matrix_can_be_read():
 
 def test_class_accuracy_is_sorted_and_has_its_intervals():
     m = matrix()
-    recall, intervals = evaluation.classwise_accuracy(m), evaluation.classwise_intervals(m)
-    axis = plots.class_accuracy(recall, intervals, CLASSES, "Title").axes[0]
+    recall = evaluation.classwise(m)["recall"]
+    intervals = list(map(tuple, recall[:, 1:]))
+    axis = evaluation_plots.class_accuracy(recall[:, 0], intervals, CLASSES, "Title").axes[0]
     labels = [label.get_text() for label in axis.get_yticklabels()]
     assert labels[:2] == ["truck", "ship"] and labels[-1] == "frog (n/a)"
     lines = [line for line in axis.lines if len(line.get_xdata()) == 2]

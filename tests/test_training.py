@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import narrow, tiny, train_tiny
 
-from cifar_utils import checkpoint, evaluation, runs, training
+from cifar_utils import checkpoint, runs, training
 from cifar_utils.augment import augment, draw
 from cifar_utils.data import Normalisation
 from cifar_utils.policy import PRESETS, Policy
+from cifar_utils.predictions import predict
 from cifar_utils.settings import PROFILES
 
 
@@ -31,7 +32,7 @@ def run(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch):
     """The confusion matrix takes longer to draw than a tiny epoch to train; `run` above has the real one."""
-    monkeypatch.setattr(training.plots, "confusion_matrix", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(training.evaluation_plots, "confusion_matrix", lambda *_: Figure(figsize=(1, 1)))
 
 
 def without_seconds(history):
@@ -78,7 +79,7 @@ def test_only_training_images_are_augmented_and_learnt_from(tmp_path, monkeypatc
 
     def spy_predict(network, split, *rest):
         predicted.append(split)
-        return evaluation.predict(network, split, *rest)
+        return predict(network, split, *rest)
 
     def spy_forward(module, args):
         if not module.training:
@@ -214,7 +215,7 @@ def test_best_has_the_lowest_validation_loss_and_last_is_the_last(run):
     assert all(torch.equal(tensors[f"model.{name}"], tensor) for name, tensor in network.state_dict().items())
     for name, row in ((runs.BEST, lowest), (runs.LAST, history[-1])):
         restored, normalisation, _ = training.restore(folder / name)
-        predictions = evaluation.predict(restored, tiny(32, "validation"), normalisation)
+        predictions = predict(restored, tiny(32, "validation"), normalisation)
         assert predictions.loss == pytest.approx(row["validation_loss"], rel=1e-5)
         assert predictions.accuracy == row["validation_accuracy"]
 
@@ -306,7 +307,7 @@ def interrupt(monkeypatch, where, call):
         ((training, "augment"), 3, 1, 1),
         ((training, "augment"), 4, 1, 2),
         ((training, "predict"), 1, 1, 1),
-        ((training.plots, "confusion_matrix"), 1, 1, 1),
+        ((training.evaluation_plots, "confusion_matrix"), 1, 1, 1),
         ((training.checkpoint, "save"), 3, 1, 1),
     ],
 )
@@ -337,12 +338,14 @@ def test_a_loss_that_is_no_number_ends_training_before_anything_is_overwritten(t
     assert len(json.loads((tmp_path / "history.json").read_text())) == 1
 
 
-def test_without_that_check_training_would_end_in_an_error_that_nobody_understands(tmp_path, monkeypatch):
+def test_without_that_check_it_would_be_noticed_only_at_the_end_of_the_epoch(tmp_path, monkeypatch):
     """The negative control."""
-    monkeypatch.setattr(training, "_check_finite", lambda *_: None)
+    steps = []
+    monkeypatch.setattr(training, "_check_finite", lambda *_: steps.append(1))
     monkeypatch.setattr(training, "augment", lambda *arguments: augment(*arguments) * math.nan)
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(FloatingPointError, match="outputs are not all finite numbers"):
         train_tiny(tmp_path)
+    assert len(steps) == 2
 
 
 def test_a_learning_rate_that_is_far_too_high(tmp_path):

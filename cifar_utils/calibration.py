@@ -1,0 +1,89 @@
+"""Calibration: does a network that says 80 % hit eight times in ten, and how to make it so."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from cifar_utils.predictions import Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Predictions grouped by the probability of the predicted class.
+
+    Attributes:
+        edges: [bins + 1] float64, equally wide from 0 to 1; a value on an edge belongs to the bin below it.
+        count: [bins] int64, images.
+        confidence: [bins] float64, mean probability of the predicted class; NaN for an empty bin.
+        accuracy: [bins] float64, share of them that are right; NaN for an empty bin.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """Mean distance of accuracy and confidence, 0 to 1, each bin weighted by its images. It depends on the bins.
+
+        Source: M. Naeini, G. Cooper, M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
+        Binning", AAAI 2015.
+        """
+        distance = np.nan_to_num(abs(self.accuracy - self.confidence))
+        return float((self.count * distance).sum() / self.count.sum())
+
+
+def reliability(predictions: Predictions, bins: int = 15) -> Reliability:
+    """Groups predictions into equally wide bins, (k / bins, (k + 1) / bins], 0 in the first."""
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; it must be at least 1")
+    edges = np.linspace(0, 1, bins + 1)
+    # float32(0.2) is a little above 0.2: edges of the same type keep a value on an edge in the bin below it.
+    place = np.searchsorted(edges.astype(np.float32)[1:-1], predictions.confidence, side="left")
+    count = np.bincount(place, minlength=bins)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        total = np.bincount(place, weights=values, minlength=bins)
+        return np.divide(total, count, out=np.full(bins, np.nan), where=count > 0)
+
+    return Reliability(edges, count, mean(predictions.confidence.astype(np.float64)), mean(predictions.correct))
+
+
+def with_temperature(predictions: Predictions, temperature: float) -> Predictions:
+    """The predictions with all logits divided by the temperature: above 1 less certain, below 1 more.
+
+    The predicted classes stay as they are.
+    """
+    if not temperature > 0:
+        raise ValueError(f"the temperature is {temperature}; it must be above 0")
+    p = _softened(predictions.known_probabilities(), temperature).astype(np.float32)
+    return Predictions(predictions.index, predictions.labels, p, predictions.predicted, predictions.split)
+
+
+def fit_temperature(validation: Predictions) -> float:
+    """The temperature, 0.05 to 20, with the lowest loss (negative log-likelihood) on the validation split.
+
+    Source: C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+
+    Raises:
+        ValueError: predictions of another split: fitted on the test set, its calibration error would mean nothing.
+    """
+    if validation.split != "validation":
+        raise ValueError(f"the temperature is fitted on the validation split only, not on {validation.split}")
+    rows, p = np.arange(len(validation)), validation.known_probabilities()
+
+    def loss(log_temperature: float) -> float:
+        true = _softened(p, np.exp(log_temperature))[rows, validation.labels]
+        return -np.log(np.maximum(true, 1e-300)).mean()
+
+    fit = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-5})
+    return float(np.exp(fit.x))
+
+
+def _softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax(log p / temperature): logits and log-probabilities differ by a constant a row, which softmax ignores."""
+    logs = np.log(np.maximum(probabilities.astype(np.float64), 1e-45)) / temperature
+    powers = np.exp(logs - logs.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)

@@ -1,0 +1,119 @@
+"""Calibration: numbers worked out by hand, torchmetrics, and what must not matter."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import certain, random_predictions
+
+from cifar_utils.calibration import fit_temperature, reliability, with_temperature
+from cifar_utils.predictions import Predictions
+
+
+def mixed() -> Predictions:
+    """Half at probability 1.0, nine of ten right; half at 0.94, all right."""
+    a, b = certain([0] * 9 + [1], [0] * 10, 1.0), certain([0] * 10, [0] * 10, 0.94)
+    join = np.concatenate
+    return Predictions(np.arange(20), join([a.labels, b.labels]), join([a.probabilities, b.probabilities]))
+
+
+@pytest.mark.parametrize("bins,error", [(15, 0.02), (10, 0.02), (20, 0.08), (50, 0.08), (1, 0.02)])
+def test_the_error_depends_on_the_bins(bins, error):
+    """In one bin the two halves make up for each other, in two they do not."""
+    assert reliability(mixed(), bins).expected_calibration_error == pytest.approx(error, abs=1e-6)
+
+
+def test_a_probability_of_one_has_a_bin_and_edges_belong_below():
+    bins = reliability(certain([0] * 4, [0] * 4, 1.0), 10)
+    assert bins.count.tolist() == [0] * 9 + [4] and bins.accuracy[9] == 1
+    assert np.isnan(bins.accuracy[:9]).all() and np.isnan(bins.confidence[:9]).all()
+    for k in range(2, 11):
+        assert reliability(certain([0], [0], k / 10), 10).count.argmax() == k - 1
+    assert bins.edges == pytest.approx(np.linspace(0, 1, 11))
+
+
+def test_one_image():
+    bins = reliability(certain([3], [5], 0.75), 4)
+    assert bins.count.tolist() == [0, 0, 1, 0] and bins.accuracy[2] == 0 and bins.confidence[2] == 0.75
+    assert bins.expected_calibration_error == 0.75
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bins", [5, 15])
+def test_torchmetrics_agrees(seed, bins):
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    p = random_predictions(seed, 400)
+    expected = multiclass_calibration_error(torch.from_numpy(p.probabilities), torch.from_numpy(p.labels), 10, bins)
+    assert reliability(p, bins).expected_calibration_error == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_bad_numbers_are_refused():
+    with pytest.raises(ValueError, match="bins is 0"):
+        reliability(mixed(), 0)
+    for temperature in (0, -1, math.nan):
+        with pytest.raises(ValueError, match="must be above 0"):
+            with_temperature(mixed(), temperature)
+    with pytest.raises(ValueError, match="classes only"):
+        reliability(Predictions(np.arange(2), np.array([0, 1]), predicted=[0, 1]))
+
+
+# Temperature
+
+
+def from_logits(logits: np.ndarray, labels: np.ndarray, split: str = "validation") -> Predictions:
+    p = torch.from_numpy(logits).softmax(1).numpy()
+    return Predictions(np.arange(len(labels)), labels, p, split=split)
+
+
+def overconfident(factor: float, count: int = 20_000) -> Predictions:
+    """Labels drawn from softmax(logits), predictions that claim softmax(factor * logits)."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (count, 10)).astype(np.float32)
+    p = from_logits(logits, np.zeros(count, int)).probabilities.astype(float)
+    labels = (p.cumsum(1) / p.sum(1, keepdims=True) > rng.random((count, 1))).argmax(1)
+    return from_logits(factor * logits, labels)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_temperature_undoes_what_made_the_network_too_sure(factor):
+    p = overconfident(factor)
+    temperature = fit_temperature(p)
+    assert temperature == pytest.approx(factor, rel=0.03)
+    after = with_temperature(p, temperature)
+    assert after.loss <= p.loss + 1e-9 and reliability(after).expected_calibration_error < 0.015
+    for nudge in (0.99, 1.01):
+        assert with_temperature(p, temperature * nudge).loss >= after.loss
+
+
+def test_the_temperature_is_never_fitted_on_test():
+    for split in ("test", "training"):
+        with pytest.raises(ValueError, match=f"on the validation split only, not on {split}"):
+            fit_temperature(random_predictions(0, split=split))
+
+
+def test_all_right_and_certain_ends_near_the_bounds_without_an_error():
+    assert 0.05 <= fit_temperature(certain([1, 2], [1, 2], 0.9, "validation")) < 0.1
+    assert 19 < fit_temperature(certain([1, 2], [3, 4], 0.9, "validation")) <= 20 + 1e-9
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.floats(0.05, 20))
+def test_a_temperature_changes_no_class_and_keeps_the_sums(seed, temperature):
+    p = random_predictions(seed, 30)
+    q = with_temperature(p, temperature)
+    assert (q.predicted == p.predicted).all() and q.probabilities.sum(1) == pytest.approx(np.ones(30), abs=1e-5)
+    assert (q.probabilities.max(1) <= p.probabilities.max(1) + 1e-6).all() == (temperature >= 1) or temperature < 1
+    back = with_temperature(q, 1 / temperature)
+    if temperature > 0.5:  # below, small probabilities vanish
+        assert back.probabilities == pytest.approx(p.probabilities, abs=1e-3)
+
+
+def test_dividing_logits_is_what_it_does():
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(0, 3, (50, 10)).astype(np.float32), rng.integers(0, 10, 50)
+    expected = from_logits(logits / 1.7, labels).probabilities
+    assert with_temperature(from_logits(logits, labels), 1.7).probabilities == pytest.approx(expected, abs=1e-6)
