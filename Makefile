@@ -4,7 +4,7 @@ BIN = .venv/bin
 
 .PHONY: run lab test clean
 
-run: .venv/installed     ## execute the notebooks 01 to 04 without a screen; results in build/
+run: .venv/installed     ## execute the notebooks without a screen; results in build/
 	$(BIN)/python tools/run_notebooks.py
 
 lab: .venv/installed     ## open JupyterLab on the first notebook
@@ -17,7 +17,7 @@ test: .venv/installed    ## every test, the notebooks included
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	@echo "Installing the packages into .venv: a few minutes, once."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser]'
 	touch $@
 
 clean:                   ## remove what was installed and made, but not data/ or runs/

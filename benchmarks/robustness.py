@@ -1,6 +1,7 @@
 """What augmentation buys: the same network trained under several policies, and how each stands changed test images.
 
     python benchmarks/robustness.py              # an hour on two cores; stopped, it goes on where it was
+    python benchmarks/robustness.py --finished   # the tables of the runs that are finished so far
     python benchmarks/robustness.py --quick      # does everything run?
 
 Each policy trains with the same seeds for the same number of epochs, once for a short and once for a longer budget, on
@@ -30,6 +31,7 @@ from cifar_utils.progress import bar
 from cifar_utils.robustness import CHANGES, predict_changed
 
 ROOT = Path(__file__).resolve().parent.parent
+DONE = "robustness.json"  # in a run's folder: its figures
 
 
 def one_run(policy: str, epochs: int, seed: int, splits, folder: Path, device: torch.device) -> dict:
@@ -40,6 +42,9 @@ def one_run(policy: str, epochs: int, seed: int, splits, folder: Path, device: t
     size = 128 if training_split.is_sample else 256
     config = training.Config(epochs=epochs, batch_size=size, seed=seed)
     run = folder / f"{policy}-{epochs}-{seed}"
+    done = run / DONE
+    if done.exists():
+        return json.loads(done.read_text())
     setting = training_split, validation, PRESETS[policy], config, normalisation, run, device
     if len(training.train(network, *setting)) < epochs:
         raise KeyboardInterrupt
@@ -49,7 +54,7 @@ def one_run(policy: str, epochs: int, seed: int, splits, folder: Path, device: t
     for change, how in CHANGES.items():
         hits = [predict_changed(network, test, normalisation, change, a).correct.sum() for a in how.amounts]
         curves[change] = {"amount": how.amounts, "hits": list(map(int, hits))}
-    return {
+    row = {
         "policy": policy,
         "epochs": epochs,
         "seed": seed,
@@ -60,6 +65,8 @@ def one_run(policy: str, epochs: int, seed: int, splits, folder: Path, device: t
         "test_images": len(test),
         "curves": curves,
     }
+    done.write_text(json.dumps(row))
+    return row
 
 
 def of(results: dict, policy: str, epochs: int) -> list[dict]:
@@ -93,7 +100,7 @@ def retained(rows: list[dict]) -> list[float]:
 def markdown(results: dict) -> str:
     lines = ["# What augmentation buys", ""]
     lines += [f"- {name}: {value}" for name, value in results["machine"].items()]
-    lines += [f"- data: {', '.join(results['data'])}", f"- {len(results['seeds'])} seeds: mean (lowest to highest)", ""]
+    lines += [f"- data: {', '.join(results['data'])}", "- means over seeds (lowest to highest)", ""]
     lines += [
         "Changed: the mean over all amounts of rotation, translation, scale, perspective, brightness, contrast and",
         "saturation in `cifar_utils.robustness.CHANGES`. Kept: changed as a share of unchanged.",
@@ -103,11 +110,13 @@ def markdown(results: dict) -> str:
             "",
             f"## {epochs} epochs",
             "",
-            "| policy | training | validation | test, unchanged | changed | kept |",
+            "| policy | seeds | training | validation | test, unchanged | changed | kept |",
         ]
-        lines += ["|---|--:|--:|--:|--:|--:|"]
+        lines += ["|---|--:|--:|--:|--:|--:|--:|"]
         for policy in results["policies"]:
             rows = of(results, policy, epochs)
+            if not rows:
+                continue
             clean = [row["test_hits"] / row["test_images"] for row in rows]
             kept = retained(rows)
             columns = [
@@ -118,14 +127,17 @@ def markdown(results: dict) -> str:
                 kept,
             ]
             cells = (f"{statistics.mean(c):.1%} ({min(c):.1%} to {max(c):.1%})" for c in columns)
-            lines.append(f"| {policy} | {' | '.join(cells)} |")
+            lines.append(f"| {policy} | {len(rows)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def plot(results: dict, path: Path) -> None:
     epochs = results["epochs"][-1]
-    panels = {c: {p: mean_curve(of(results, p, epochs), c) for p in results["policies"]} for c in CHANGES}
-    title = f"Trained for {epochs} epochs on {results['data'][0]}; mean of {len(results['seeds'])} seeds"
+    rows = {policy: of(results, policy, epochs) for policy in results["policies"]}
+    panels = {c: {policy: mean_curve(r, c) for policy, r in rows.items() if r} for c in CHANGES}
+    seeds = sorted({len(r) for r in rows.values() if r})
+    how_many = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+    title = f"Trained for {epochs} epochs on {results['data'][0]}; mean of {how_many}"
     units = {change: how.unit for change, how in CHANGES.items()}
     plots.save(evaluation_plots.robustness_curves(panels, units, title), path)
 
@@ -138,6 +150,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, nargs="+", default=[8, 32], help="budgets, short first (default: 8 32)")
     parser.add_argument("--policies", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--finished", action="store_true", help="train nothing more")
     parser.add_argument("--quick", action="store_true", help="few images, 1 seed, 1 and 2 epochs")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "robustness", help="folder of the runs")
@@ -156,6 +169,8 @@ def main() -> None:
         "rows": [],
     }
     todo = [(p, e, s) for s in range(args.seeds) for e in args.epochs for p in args.policies]  # a seed at a time
+    if args.finished:
+        todo = [(p, e, s) for p, e, s in todo if (args.runs / f"{p}-{e}-{s}" / DONE).exists()]
     for policy, epochs, seed in bar(len(todo), "Runs", "run", iterable=todo):
         results["rows"].append(one_run(policy, epochs, seed, splits, args.runs, device))
     results["machine"]["date"] = datetime.date.today().isoformat()

@@ -14,6 +14,8 @@ robustness  accuracy on images changed by fixed amounts
 saliency    where the network looks
 plots       figures from plain arrays                      (evaluation_plots: those of an evaluation)
 report      an evaluation as text and as files
+preview     what a policy does to images, to look at       (gallery: the images behind a confusion)
+widgets     skins over preview, training and gallery for notebooks
 __main__    the whole pipeline without a notebook: python -m cifar_utils
 """
 

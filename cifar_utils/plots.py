@@ -59,6 +59,16 @@ def mosaic(images, mean=None, std=None, columns: int = 8, rows: int = 4, gap: in
     return sheet.transpose(2, 0, 1)
 
 
+def picture(pixels: np.ndarray, title: str) -> Figure:
+    """One picture under its title. pixels: [H, W, 3] uint8."""
+    figure, axis = new_figure(figsize=(7, 7 * pixels.shape[0] / pixels.shape[1] + 0.4))
+    axis.imshow(pixels, interpolation="nearest")
+    axis.set_axis_off()
+    axis.set_title(title)
+    figure.alt_text = f"{title}: a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels."
+    return figure
+
+
 def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Figure:
     """Images under their captions. images: [N, 3, H, W] uint8."""
     pixels = to_pixels(images)

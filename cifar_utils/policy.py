@@ -91,14 +91,14 @@ class Policy:
             return self  # 1 + (scale - 1) would round
 
         def grow(name: str) -> float:
-            return min(getattr(self, name) * strength, RANGES[name][1])
+            return min(round(getattr(self, name) * strength, 9), RANGES[name][1])  # 0.6, not 0.6000000000000001
 
         plain = ("degrees", "shear", "distortion_scale", "brightness", "contrast", "saturation")
         low, high = RANGES["scale"]
         return replace(
             self,
-            translate=tuple(min(t * strength, 1.0) for t in self.translate),
-            scale=tuple(min(max(1 + (s - 1) * strength, low), high) for s in self.scale),
+            translate=tuple(min(round(t * strength, 9), 1.0) for t in self.translate),
+            scale=tuple(min(max(round(1 + (s - 1) * strength, 9), low), high) for s in self.scale),
             **{name: grow(name) for name in plain},
         )
 
@@ -129,28 +129,40 @@ class Policy:
         """
         from torchvision.transforms import v2
 
-        mode = v2.InterpolationMode(self.interpolation)
+        def ready(value):
+            return v2.InterpolationMode(value) if isinstance(value, str) else value
+
+        steps = [getattr(v2, name)(**{k: ready(v) for k, v in options.items()}) for name, options in self._steps()]
+        return v2.Compose(steps)
+
+    def to_code(self) -> str:
+        """Python source that makes the Compose of `to_torchvision`, to copy into a project of one's own."""
+
+        def ready(value) -> str:
+            return f"v2.InterpolationMode.{value.upper()}" if isinstance(value, str) else repr(value)
+
+        steps = [
+            f"    v2.{name}({', '.join(f'{k}={ready(v)}' for k, v in options.items())}),\n"
+            for name, options in self._steps()
+        ]
+        return f"from torchvision.transforms import v2\n\ntransform = v2.Compose([\n{''.join(steps)}])\n"
+
+    def _steps(self) -> list[tuple[str, dict]]:
+        """Names and options of torchvision's transforms."""
+        borders = {"interpolation": self.interpolation, "fill": self.fill}
         steps = []
         if self.flip_p > 0:
-            steps.append(v2.RandomHorizontalFlip(p=self.flip_p))
+            steps.append(("RandomHorizontalFlip", {"p": self.flip_p}))
         if self.degrees > 0 or max(self.translate) > 0 or self.scale != (1.0, 1.0) or self.shear > 0:
-            steps.append(
-                v2.RandomAffine(
-                    degrees=self.degrees,
-                    translate=self.translate,
-                    scale=self.scale,
-                    shear=self.shear or None,
-                    interpolation=mode,
-                    fill=self.fill,
-                )
-            )
+            options = {"degrees": self.degrees, "translate": self.translate, "scale": self.scale}
+            steps.append(("RandomAffine", options | {"shear": self.shear or None} | borders))
         if self.distortion_scale > 0 and self.perspective_p > 0:
-            steps.append(
-                v2.RandomPerspective(self.distortion_scale, p=self.perspective_p, interpolation=mode, fill=self.fill)
-            )
+            options = {"distortion_scale": self.distortion_scale, "p": self.perspective_p}
+            steps.append(("RandomPerspective", options | borders))
         if self.recolours:
-            steps.append(v2.ColorJitter(self.brightness, self.contrast, self.saturation))
-        return v2.Compose(steps or [v2.Identity()])
+            options = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation")}
+            steps.append(("ColorJitter", options))
+        return steps or [("Identity", {})]
 
 
 RANGES = {  # the legal range of every number in a Policy, ends included

@@ -42,6 +42,7 @@ class State:
         loss_sum, hits: of these steps, for the epoch's means.
         seconds: of training so far, interruptions left out.
         history: a row a finished epoch.
+        learning_rate_scale: what somebody steering the training has set, see `training.Steering`.
     """
 
     epoch: int = 0
@@ -50,6 +51,7 @@ class State:
     hits: int = 0
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
+    learning_rate_scale: float = 1.0
 
     @property
     def best_loss(self) -> float:
@@ -208,7 +210,8 @@ def read(path: Path) -> tuple[checkpoint.Checkpoint, State]:
     try:
         state = State(**saved.meta["state"])
         needed = {"config", "policy", "widths", "normalisation", "data"}
-        if len(saved.meta["state"]) < len(asdict(state)) or not needed <= set(saved.meta["setting"]):
+        expected = asdict(state).keys() - {"learning_rate_scale"}  # which runs of version 0.1.0 do not have
+        if not expected <= set(saved.meta["state"]) or not needed <= set(saved.meta["setting"]):
             raise KeyError
         saved.meta["circumstances"]["torch"]
     except (KeyError, TypeError):

@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,6 +59,44 @@ class Config:
         return cls(epochs=profile.epochs, batch_size=profile.batch_size, seed=seed)
 
 
+@dataclass
+class Steering:
+    """How to steer a training between two steps of `training_steps`.
+
+    Attributes:
+        stop: set it, and training saves and ends.
+        learning_rate_scale: the schedule's learning rate is multiplied by it; saved with the run, so that it goes on
+            in the same way.
+        wants_batch: set it, and the next augmented batch is put into `batch`.
+        batch: [n, 3, 32, 32] float32, normalised, on the CPU.
+    """
+
+    stop: bool = False
+    learning_rate_scale: float = 1.0
+    wants_batch: bool = False
+    batch: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: `loss` and `accuracy` are means over the epoch under way, on augmented images.
+
+    Attributes:
+        epochs: finished, the part of the one under way included.
+        seconds: of training so far.
+        loss, accuracy: NaN before an epoch's first step.
+        learning_rate: of the last step.
+        history: a row a finished epoch, see `train`.
+    """
+
+    epochs: float
+    seconds: float
+    loss: float
+    accuracy: float
+    learning_rate: float
+    history: list[dict]
+
+
 def best_device() -> torch.device:
     """CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
@@ -97,7 +137,17 @@ def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:
     return min((step + 1) / rise, (steps - step) / max(1.0, steps - rise), 1.0)
 
 
-def train(
+def train(*arguments, **options) -> list[dict]:
+    """Trains to the end, or until it is stopped: all of `training_steps`, whose arguments it takes.
+
+    Returns:
+        The history, a row an epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (on augmented
+        images, as they were met), validation_loss and validation_accuracy, seconds (of training, since the start).
+    """
+    return deque(training_steps(*arguments, **options), maxlen=1)[0].history  # of all pauses, the last
+
+
+def training_steps(
     network: CNN,
     training: Split,
     validation: Split,
@@ -108,7 +158,8 @@ def train(
     device: torch.device | str = "cpu",
     save_every: int | None = None,
     allow_changes: bool = False,
-) -> list[dict]:
+    steering: Steering | None = None,
+) -> Iterator[Progress]:
     """Trains the network in place, or goes on with the training that the run's folder holds.
 
     `last` is saved at every epoch's end, `best` before it whenever the validation loss is lower than ever before;
@@ -116,7 +167,8 @@ def train(
     run is bit for bit the one that was never interrupted (same machine, torch version and number of threads).
     After the last epoch it trains nothing and says so.
 
-    The stop button (or SIGTERM) ends the batch under way, saves, and returns the history so far.
+    It is a generator, which pauses after every step: a notebook can look at the training then, and steer it. Whoever
+    does not want to calls `train`. The stop button (or SIGTERM) ends the batch under way, saves, and ends.
 
     Args:
         network: see `new_network`.
@@ -128,29 +180,34 @@ def train(
         device: where to train, see `best_device`.
         save_every: save `last` after this many steps, too.
         allow_changes: go on although the configuration, the policy or the data are not those of the saved run.
+        steering: what may be changed between two steps.
 
-    Returns:
-        A row an epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (on augmented images, as
-        they were met), validation_loss and validation_accuracy, seconds (of training, since the start).
+    Yields:
+        Where training stands: at the start, after every step, and after every epoch's validation and saves.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number; what was saved before stays.
         CheckpointError: the folder is in use, full, read-only, or holds another or a damaged run.
     """
     device = torch.device(device)
+    steering = steering or Steering()
     network.to(device)
     images, labels, index = training.images.to(device), training.labels.to(device), training.index.to(device)
     mean, std = normalisation.tensors(device)
     steps = max(1, len(training) // config.batch_size)
-    memory = torch.empty(config.batch_size, *images.shape[1:], device=device)  # of a batch, used again every step
+    size = min(config.batch_size, len(training))
+    memory = torch.empty(size, *images.shape[1:], device=device)  # of a batch, used again every step
     sgd = optimiser(network, config)
     peaks = [group["lr"] for group in sgd.param_groups]
     setting = _setting(network, training, validation, policy, config, normalisation)
     with runs.owned(run), runs.StopSignal() as stop:
         state = runs.resume(run, network, sgd, setting, device, allow_changes)
+        if state.epoch + state.step:
+            steering.learning_rate_scale = state.learning_rate_scale
+        yield _progress(state, steps, size, sgd)
         if state.epoch >= config.epochs:
             print(f"{run} is complete: {state.epoch} epochs, nothing left to train. Its history is returned.")
-            return state.history
+            return
         if state.epoch + state.step:
             print(f"Going on with {run} after epoch {state.epoch}, step {state.step}.")
         runs.check_space(run, runs.tensors_of(network, sgd))
@@ -168,12 +225,13 @@ def train(
                 for batch in batches(len(training), config, state.epoch)[state.step :]:
                     batch = batch.to(device)
                     parameters = draw(policy, config.seed, state.epoch, index[batch])
-                    x = augment(images[batch], parameters, policy, mean, std, memory[: len(batch)])
+                    x = augment(images[batch], parameters, policy, mean, std, memory)
                     if state.epoch + state.step == 0:
                         board.add_image("augmented batch", plots.mosaic(x.cpu(), normalisation.mean, normalisation.std))
                     factor = learning_rate_factor(done + state.step, steps * config.epochs, config.warm_up)
+                    state.learning_rate_scale = steering.learning_rate_scale
                     for group, peak in zip(sgd.param_groups, peaks):
-                        group["lr"] = peak * factor
+                        group["lr"] = peak * factor * state.learning_rate_scale
                     logits = network(x).float()
                     loss = F.cross_entropy(logits, labels[batch], label_smoothing=config.label_smoothing)
                     sgd.zero_grad()
@@ -186,32 +244,40 @@ def train(
                     _check_finite(state.loss_sum, state, sgd, run)
                     progress.set_postfix_str(_summary(state, len(batch)), refresh=False)
                     progress.update()
+                    if steering.wants_batch:
+                        steering.batch, steering.wants_batch = x.to("cpu", copy=True), False
+                    yield _progress(state, steps, size, sgd)
+                    state.learning_rate_scale = steering.learning_rate_scale  # if turned just now, saved as well
+                    if steering.stop:
+                        stop.request()
                     if stop.requested or (save_every and state.step % save_every == 0):
                         runs.save(run / runs.LAST, network, sgd, state, setting, device)
                     if stop.requested:
                         progress.close()
                         print(f"Stopped in epoch {state.epoch + 1} and saved in {run}. Run this again to go on.")
-                        return state.history
+                        return
                 predictions = predict(network, validation, normalisation)
                 is_best = predictions.loss < state.best_loss  # the earliest of equals stays
                 row = {
                     "epoch": state.epoch + 1,
                     "learning_rate": peaks[0]
-                    * learning_rate_factor(done + steps - 1, steps * config.epochs, config.warm_up),
+                    * learning_rate_factor(done + steps - 1, steps * config.epochs, config.warm_up)
+                    * state.learning_rate_scale,
                     "training_loss": state.loss_sum / steps,
-                    "training_accuracy": state.hits / (steps * min(config.batch_size, len(training))),
+                    "training_accuracy": state.hits / (steps * size),
                     "validation_loss": predictions.loss,
                     "validation_accuracy": predictions.accuracy,
                     "seconds": time.perf_counter() - start,
                 }
-                state = runs.State(state.epoch + 1, seconds=row["seconds"], history=[*state.history, row])
+                history, scale = [*state.history, row], state.learning_rate_scale
+                state = runs.State(state.epoch + 1, seconds=row["seconds"], history=history, learning_rate_scale=scale)
                 if is_best:  # before last: if anything stops us in between, this epoch is done once more, alike
                     runs.save(run / runs.BEST, network, sgd, state, setting, device)
                 runs.save(run / runs.LAST, network, sgd, state, setting, device)
                 (run / "history.json").write_text(json.dumps(state.history, indent=1) + "\n")
                 _log(board, row, predictions, is_best)
                 progress.set_postfix_str(_summary(state, 0), refresh=False)
-    return state.history
+                yield _progress(state, steps, size, sgd)
 
 
 def batches(n: int, config: Config, epoch: int) -> list[Tensor]:
@@ -266,6 +332,18 @@ def _check_finite(loss: float, state: runs.State, sgd: torch.optim.SGD, run: Pat
             f"{sgd.param_groups[0]['lr']:.3g}: training cannot go on. Lower Config.learning_rate and train in a new "
             f"folder; {run} keeps the checkpoints from before."
         )
+
+
+def _progress(state: runs.State, steps: int, batch_size: int, sgd: torch.optim.SGD) -> Progress:
+    done = state.step or math.nan
+    return Progress(
+        epochs=state.epoch + state.step / steps,
+        seconds=state.seconds,
+        loss=state.loss_sum / done,
+        accuracy=state.hits / (done * batch_size),
+        learning_rate=sgd.param_groups[0]["lr"],
+        history=state.history,
+    )
 
 
 def _summary(state: runs.State, batch_size: int) -> str:

@@ -58,6 +58,7 @@ def run(path: Path, target: Path, pages: Path) -> str:
         resources={"metadata": {"path": str(path.parent)}},
         coalesce_streams=True,  # a progress bar leaves its last state, not its history
         record_timing=False,
+        store_widget_state=False,  # what code hosts refuse to show; the static figures say the same
         on_cell_executed=lambda cell, **_: bar.update(cell.cell_type == "code"),
     )
     problem = ""

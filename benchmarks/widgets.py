@@ -1,0 +1,216 @@
+"""From a key pressed on a slider to the new picture on the screen, in a real JupyterLab; and what a dashboard costs.
+
+    pip install --editable '.[test,browser]'     # and Chromium, see README
+    python benchmarks/widgets.py                 # leave the machine alone meanwhile
+
+Compared are the augmentation explorer and the usual way: an ipywidgets slider whose callback draws the same 40 images
+with matplotlib into an Output widget after clear_output. Both show 5 originals with 8 draws each of the same policy.
+A move counts until the browser has painted the picture of the new value: the explorer's canvas, or the usual way's
+new <img>. The two take turns, a block of moves each. Then: seconds a training step, while the dashboard in the browser
+follows the training and while it does not, in turns of a few seconds within one training. (The training's pause between
+two steps, in which the page is heard, is in both: 10 turns of an empty event loop.)
+
+Written to benchmarks/results: widgets.json and widgets.md.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from augmentation import machine
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "browser")]
+
+OURS = """
+from cifar_utils import data
+from cifar_utils.widgets import Explorer
+train, validation = data.load_training(sample=True)
+Explorer(train, validation)
+"""
+USUAL = """
+import ipywidgets, numpy as np
+from dataclasses import replace
+from IPython.display import clear_output, display
+from matplotlib import pyplot as plt
+from cifar_utils import data, preview
+from cifar_utils.policy import FULL
+train, _ = data.load_training(sample=True)
+split = preview.choose(train, data.CLASSES, 5)
+slider, out = ipywidgets.IntSlider(value=10, max=180), ipywidgets.Output()
+
+def show(change):
+    shown = preview.draws(split, replace(FULL, degrees=slider.value), 0, 8)
+    with out:
+        clear_output(wait=True)
+        figure, axes = plt.subplots(1, 1, figsize=(7, 4))
+        axes.imshow(preview.contact_sheet(split.images, shown))
+        axes.set_axis_off()
+        figure.canvas.draw()
+        plt.show()
+
+slider.observe(show, "value")
+slider.add_class("usual")
+out.add_class("usual-picture")
+show(None)
+display(slider, out)
+"""
+COST = """
+import asyncio, json, time
+from cifar_utils import data, settings, training
+from cifar_utils.policy import PRESETS
+from cifar_utils.widgets import Dashboard
+train, validation = data.load_training(sample=True)
+normalisation, run = data.Normalisation.of(train), settings.runs_directory() / "cost"
+network, config = training.new_network(train, normalisation), training.Config(epochs=1000, batch_size=128)
+dashboard = Dashboard(network, train, validation, PRESETS["full"], config, normalisation, run)
+look, began, blocks = dashboard._look, [], []
+network.register_forward_pre_hook(lambda module, _: began.append(time.perf_counter()) if module.training else None)
+
+async def turn_on_and_off():
+    await asyncio.sleep(SECONDS)  # warm
+    for block in range(2 * BLOCKS):
+        dashboard._look = look if block % 2 else (lambda: None)
+        start = time.perf_counter()
+        await asyncio.sleep(SECONDS)
+        blocks.append((start, time.perf_counter()))
+    dashboard._look = look
+    dashboard.do("stop")
+
+await asyncio.gather(dashboard.train(), turn_on_and_off())
+print("BLOCKS", json.dumps({"blocks": blocks, "began": began}))
+"""
+
+# Presses an arrow key and waits until the picture has changed and the frame with it has been painted.
+WATCH = {
+    "ours": """() => {
+        const canvas = document.querySelector('.cifar.explorer canvas.sheet');
+        const context = canvas.getContext('2d'), put = context.putImageData.bind(context);
+        context.putImageData = (...args) => { put(...args); requestAnimationFrame(() => setTimeout(() => {
+            window.painted = performance.now(); }, 0)); };
+    }""",
+    "usual": """() => {
+        const output = document.querySelector('.usual-picture');
+        new MutationObserver(() => {
+            const image = output.querySelector('img');
+            if (!image || image.src === window.last) return;
+            window.last = image.src;
+            image.decode().then(() => requestAnimationFrame(() => setTimeout(() => {
+                window.painted = performance.now(); }, 0)));
+        }).observe(output, { subtree: true, childList: true, attributes: true });
+    }""",
+}
+SLIDER = {"ours": ".cifar.explorer .slider-degrees", "usual": ".usual .noUi-handle"}
+
+
+def moves(page, kind: str, count: int) -> list[float]:
+    """Milliseconds of so many moves, each begun when the last one is on the screen."""
+    page.locator(SLIDER[kind]).focus()
+    found = []
+    for i in range(count):
+        page.evaluate(
+            """(selector) => {
+                window.painted = 0;
+                const now = () => { window.pressed = performance.now(); };
+                document.querySelector(selector).addEventListener('keydown', now, { once: true, capture: true });
+            }""",
+            SLIDER[kind],
+        )
+        page.keyboard.press("ArrowRight" if i % 20 < 10 else "ArrowLeft")
+        page.wait_for_function("() => window.painted > 0", polling=5)
+        found.append(page.evaluate("() => window.painted - window.pressed"))
+    return found
+
+
+def cost(output: str) -> list[float]:
+    """By what share a training step takes longer while the dashboard follows, for each pair of neighbouring turns."""
+    line = next(line for line in output.splitlines() if line.startswith("BLOCKS"))
+    measured = json.loads(line.removeprefix("BLOCKS"))
+    steps = list(zip(measured["began"], measured["began"][1:]))
+    usual = statistics.median(end - start for start, end in steps)
+
+    def mean(block: list[float]) -> float:
+        inside = [b - a for a, b in steps if block[0] <= a and b <= block[1] and b - a < 3 * usual]  # no validation
+        return statistics.mean(inside)
+
+    means = [mean(block) for block in measured["blocks"]]
+    return [on / off - 1 for off, on in zip(means[::2], means[1::2])]
+
+
+def summary(values: list[float]) -> dict:
+    cuts = statistics.quantiles(values, n=20)
+    return {"median": statistics.median(values), "p95": cuts[18], "moves": len(values), "all": values}
+
+
+def markdown(results: dict) -> str:
+    lines = ["# Widgets", "", *(f"- {name}: {value}" for name, value in results["machine"].items()), ""]
+    lines += ["## From a key on a slider to the new picture of 40 images on the screen", ""]
+    lines += ["| | median, ms | 95th percentile, ms | moves |", "|---|--:|--:|--:|"]
+    names = {"ours": "augmentation explorer", "usual": "matplotlib in an Output widget, clear_output"}
+    for kind, row in results["latency"].items():
+        lines.append(f"| {names[kind]} | {row['median']:.0f} | {row['p95']:.0f} | {row['moves']} |")
+    ratio = results["latency"]["usual"]["median"] / results["latency"]["ours"]["median"]
+    share = results["dashboard"]["share"]
+    error = statistics.stdev(share) / len(share) ** 0.5
+    lines += ["", f"Median against median, the explorer is {ratio:.1f} times as fast.", ""]
+    lines += ["## What the dashboard costs", ""]
+    lines += [
+        f"While it followed the training in the browser, a step took {statistics.mean(share):+.1%} longer (standard"
+    ]
+    lines += [f"error {error:.1%}, {len(share)} pairs of turns; median {statistics.median(share):+.1%})."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    summary_line, _, details = __doc__.partition("\n")
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=summary_line, epilog=details, formatter_class=layout)
+    parser.add_argument("--moves", type=int, default=200, help="of each slider (default: 200)")
+    parser.add_argument("--turns", type=int, default=20, help="of 6 seconds, with and without a look (default: 20)")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    args = parser.parse_args()
+    os.environ["CIFAR_HEADLESS"] = "1"  # as in the tests, whose JupyterLab this is: it takes it away again
+    from lab import FLAGS, Lab, Notebook, find_chromium
+    from playwright.sync_api import sync_playwright
+
+    results = {"machine": machine(os.cpu_count())}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS.split())
+        lab = Lab(Path(folder))
+        try:
+            notebooks = {}
+            for kind, cell in (("ours", OURS), ("usual", USUAL)):
+                notebooks[kind] = Notebook(browser, lab, lab.write(kind, cell))
+                notebooks[kind].run_all()
+                notebooks[kind].page.locator(SLIDER[kind]).wait_for()
+                notebooks[kind].page.wait_for_timeout(2000)
+                notebooks[kind].page.evaluate(WATCH[kind])
+                moves(notebooks[kind].page, kind, 10)  # warm
+            times = {"ours": [], "usual": []}
+            for _ in tqdm(range(args.moves // 20), desc="blocks of moves"):
+                for kind, notebook in notebooks.items():
+                    notebook.page.bring_to_front()
+                    times[kind] += moves(notebook.page, kind, 20)
+            results["latency"] = {kind: summary(values) for kind, values in times.items()}
+            for notebook in notebooks.values():
+                notebook.close()
+            cell = COST.replace("SECONDS", "6").replace("BLOCKS", str(args.turns), 1)
+            notebook = Notebook(browser, lab, lab.write("cost", cell))
+            notebook.start_all()
+            notebook.wait_for_all(3600)
+            results["dashboard"] = {"share": cost(notebook.outputs())}
+        finally:
+            lab.process.terminate()
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "widgets.json").write_text(json.dumps(results) + "\n")
+    (args.output / "widgets.md").write_text(markdown(results))
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+// What all widgets' pages share. Everything is plain HTML, so that keyboards and screen readers work as everywhere.
+
+// An element with attributes (on...: listeners) and children.
+function element(tag, attributes = {}, ...children) {
+  const e = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) e.addEventListener(name.slice(2), value);
+    else if (value === true) e.setAttribute(name, "");
+    else if (value !== false && value !== undefined) e.setAttribute(name, value);
+  }
+  e.append(...children);
+  return e;
+}
+
+let counter = 0;
+const unique = (name) => `cifar-${name}-${counter++}`;
+
+// Asking the kernel. `ask` always sends; `latest` holds a value back until the last question is answered, and then sends
+// only the newest, so that a slider that moves fast does not leave a queue behind. `idle` says whether all questions are
+// answered: until then the kernel's view is older than what the user has done, and controls must not jump back to it.
+function talk(model, whenIdle = () => {}) {
+  let sent = 0, answered = 0, waiting = null;
+  const ask = (name, ...args) => model.send({ do: name, arguments: args, number: ++sent });
+  model.on("msg:custom", (message) => {
+    answered = Math.max(answered, message.answered ?? 0);
+    if (waiting && answered >= sent) {
+      const next = waiting;
+      waiting = null;
+      ask(...next);
+    } else if (answered >= sent) whenIdle();
+  });
+  const latest = (...call) => { if (answered >= sent) ask(...call); else waiting = call; };
+  return { ask, latest, idle: () => answered >= sent && !waiting };
+}
+
+// Raw RGBA bytes onto a canvas.
+function paint(canvas, bytes, width, height) {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const data = new Uint8ClampedArray(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  canvas.getContext("2d").putImageData(new ImageData(data, width, height), 0, 0);
+}
+
+// The line in which errors appear; screen readers read it out.
+function errors(model) {
+  const line = element("p", { class: "error", role: "alert" });
+  const show = () => { line.textContent = model.get("error"); };
+  model.on("change:error", show);
+  show();
+  return line;
+}
+
+// The outermost element. Keys stay within it: JupyterLab would take arrows and Enter away from sliders and fields.
+function root(name, ...children) {
+  const inside = { "data-lm-suppress-shortcuts": "true", onkeydown: (event) => event.stopPropagation() };
+  return element("div", { class: `cifar ${name}`, ...inside }, ...children);
+}
+
+// A field for a number, which is sent when it is left, and at Enter.
+function number(attributes, send) {
+  let fresh = false;
+  const commit = () => {
+    if (fresh) send(input.valueAsNumber);
+    fresh = false;
+  };
+  const input = element("input", {
+    type: "number", step: "any", ...attributes, oninput: () => { fresh = true; }, onchange: commit,
+    onkeydown: (event) => {
+      if (event.key !== "Enter") return;
+      commit();
+      input.blur();
+    },
+  });
+  return input;
+}
+
+// Sets a control's value unless the user is in the middle of typing there.
+function put(control, value) {
+  if (document.activeElement !== control || control.type === "range") control.value = value;
+}

@@ -1,0 +1,154 @@
+"""A JupyterLab of our own on loopback, and a notebook open in it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlparse
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCREENSHOTS = ROOT / "build" / "screenshots"
+KERNEL_IS_IDLE = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+RUN_ALL = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+)
+
+
+def find_chromium() -> str | None:
+    """Where the browser is: CIFAR_CHROMIUM, or what is installed under one of the usual names."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return os.environ.get("CIFAR_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+class Lab:
+    """A running JupyterLab.
+
+    Attributes:
+        notebooks: folder of the copies that it serves.
+        runs: CIFAR_RUNS of its kernels.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.notebooks, self.runs = folder / "project" / "notebooks", folder / "runs"
+        shutil.copytree(ROOT / "notebooks", self.notebooks)
+        shutil.copytree(ROOT / "benchmarks" / "results", folder / "project" / "benchmarks" / "results")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        environment = os.environ | {"CIFAR_PROFILE": "smoke", "CIFAR_RUNS": str(self.runs)}
+        environment.pop("CIFAR_HEADLESS")  # here somebody is looking
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
+            environment[f"JUPYTER_{name}"] = str(folder / f"JUPYTER_{name}")
+        for name in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"):
+            environment[name] = str(folder / name)
+        settings = {
+            "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # else what is off screen is not there
+            "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
+            "@jupyterlab/apputils-extension:notification": {
+                "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True,
+            },
+        }  # fmt: skip
+        (folder / "JUPYTER_CONFIG_DIR" / "labconfig").mkdir(parents=True)
+        (folder / "JUPYTER_CONFIG_DIR" / "labconfig" / "default_setting_overrides.json").write_text(
+            json.dumps(settings)
+        )
+        self.log = folder / "log"
+        command = [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+            f"--ServerApp.port={self.port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
+            f"--ServerApp.root_dir={self.notebooks.parent}", "--LabApp.expose_app_in_browser=True",
+            "--LabApp.news_url=None", "--LabApp.extension_manager=readonly",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        ]  # fmt: skip
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        for _ in range(300):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError(self.log.read_text()[-2000:])
+
+    def write(self, name: str, *cells: str) -> str:
+        """A notebook made for a test."""
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+        nbformat.write(notebook, self.notebooks / f"{name}.ipynb")
+        return name
+
+
+class Notebook:
+    """A notebook open in the browser; whatever goes wrong there is collected."""
+
+    def __init__(self, chromium, lab: Lab, name: str) -> None:
+        self.lab, self.name, self.problems = lab, name, []
+        self.page = chromium.new_page(viewport={"width": 1280, "height": 720})
+        self.page.on("console", lambda m: m.type == "error" and self.problems.append(f"console: {m.text}"))
+        self.page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
+        self.page.on("request", self._check_host)
+        self.page.goto(f"http://127.0.0.1:{lab.port}/doc/tree/notebooks/{name}.ipynb?reset", timeout=120_000)
+        self.page.wait_for_function(KERNEL_IS_IDLE, timeout=120_000)
+
+    def _check_host(self, request) -> None:
+        address = urlparse(request.url)
+        if address.scheme in ("http", "https", "ws", "wss") and address.hostname != "127.0.0.1":
+            self.problems.append(f"request to another host: {request.url}")
+
+    def run_all(self) -> None:
+        """Runs all cells and waits for the last."""
+        assert self.page.evaluate(RUN_ALL), self.outputs()[-3000:]
+
+    def start_all(self) -> None:
+        """Runs all cells, and returns at once."""
+        self.page.evaluate(f"() => {{ window.finished = undefined; {RUN_ALL}.then((ok) => window.finished = ok); }}")
+
+    def wait_for_all(self, timeout: float = 120) -> bool:
+        self.page.wait_for_function("() => window.finished !== undefined", timeout=1000 * timeout)
+        return self.page.evaluate("() => window.finished")
+
+    def outputs(self) -> str:
+        return "\n".join(self.page.locator(".jp-OutputArea-output").all_inner_texts())
+
+    def counts(self) -> list:
+        """Execution counts of all code cells."""
+        cells = "Array.from(window.jupyterapp.shell.currentWidget.content.model.cells)"
+        return self.page.evaluate(f"() => {cells}.filter(c => c.type === 'code').map(c => c.executionCount)")
+
+    def ran_in_order(self) -> bool:
+        return self.counts() == list(range(1, len(self.counts()) + 1))
+
+    def close(self) -> None:
+        """Shuts the kernel down as well, so that two cores suffice for the next one."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        self.page.close()
+
+    def digest(self, canvas: str = "canvas") -> str:
+        """SHA-256 of a canvas's pixels."""
+        return self.page.locator(canvas).first.evaluate(
+            """async (c) => {
+                const pixels = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+                const sum = await crypto.subtle.digest('SHA-256', pixels);
+                return Array.from(new Uint8Array(sum)).map(b => b.toString(16).padStart(2, '0')).join('');
+            }"""
+        )
+
+    def shoot(self, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def check(self) -> None:
+        """Nothing has gone wrong: no console error, no error of a widget, nothing on stderr, no other host."""
+        assert self.problems == []
+        assert self.page.locator(".jupyter-widgets-error-widget").count() == 0
+        stderr = self.page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']")
+        assert stderr.all_inner_texts() == []
