@@ -377,12 +377,13 @@ def test_the_static_picture(name, tmp_path, monkeypatch):
     assert live[VIEW]["model_id"] == widget.model_id and live["image/png"] == bundle[0]["image/png"]
 
 
-def test_a_message_from_the_page_is_answered(explorer, monkeypatch):
-    sent = []
-    monkeypatch.setattr(explorer, "send", sent.append)
-    explorer._on_message(explorer, {"do": "set", "arguments": ["degrees", 5], "number": 7}, [])
-    explorer._on_message(explorer, {"do": "explode", "arguments": [], "number": 8}, [])
-    assert sent == [{"answered": 7}, {"answered": 8}]
+def test_a_message_from_the_page_is_answered(explorer):
+    number, order = 1000 * 1_800_000_000_000, []
+    explorer.observe(lambda change: order.append(change["name"]), ["view", "answered"])
+    explorer._on_message(explorer, {"do": "set", "arguments": ["degrees", 5], "number": number}, [])
+    assert explorer.answered == number and order == ["view", "answered"]  # the page knows the view by then
+    explorer._on_message(explorer, {"do": "explode", "arguments": [], "number": number + 1}, [])
+    assert explorer.answered == number + 1
     assert explorer.policy.degrees == 5 and "explode" in explorer.error
 
 

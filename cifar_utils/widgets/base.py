@@ -22,12 +22,14 @@ class Widget(anywidget.AnyWidget):
     Attributes:
         view: all that the page shows but pixels; JSON-like.
         error: what went wrong last, in words; empty if nothing.
+        answered: the number of the page's question that was answered last.
         ACTIONS: the names of the methods that the page may call.
     """
 
     _css = (HERE / "style.css").read_text()
     view = traitlets.Dict().tag(sync=True)
     error = traitlets.Unicode().tag(sync=True)
+    answered = traitlets.Int().tag(sync=True)
     ACTIONS: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -47,7 +49,7 @@ class Widget(anywidget.AnyWidget):
 
     def _on_message(self, _, message: dict, buffers) -> None:
         self.do(message["do"], *message["arguments"])
-        self.send({"answered": message["number"]})  # the page holds a slider's next value back until then
+        self.answered = message["number"]  # after the view, and as state like it: other messages may overtake state
 
     def static_figures(self) -> list[Figure]:
         """The same content as figures with `alt_text`, for where widgets cannot be shown."""

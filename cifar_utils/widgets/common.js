@@ -19,18 +19,21 @@ const unique = (name) => `cifar-${name}-${counter++}`;
 // only the newest, so that a slider that moves fast does not leave a queue behind. `idle` says whether all questions are
 // answered: until then the kernel's view is older than what the user has done, and controls must not jump back to it.
 function talk(model, whenIdle = () => {}) {
-  let sent = 0, answered = 0, waiting = null;
-  const ask = (name, ...args) => model.send({ do: name, arguments: args, number: ++sent });
-  model.on("msg:custom", (message) => {
-    answered = Math.max(answered, message.answered ?? 0);
-    if (waiting && answered >= sent) {
-      const next = waiting;
-      waiting = null;
-      ask(...next);
-    } else if (answered >= sent) whenIdle();
+  let sent = 0, waiting = null;
+  const answered = () => model.get("answered") >= sent;
+  const ask = (name, ...args) => {
+    sent = Math.max(sent + 1, 1000 * Date.now()); // also unlike the numbers of another view, or of an earlier one
+    model.send({ do: name, arguments: args, number: sent });
+  };
+  model.on("change:answered", () => {
+    if (!answered()) return;
+    if (!waiting) return whenIdle();
+    const next = waiting;
+    waiting = null;
+    ask(...next);
   });
-  const latest = (...call) => { if (answered >= sent) ask(...call); else waiting = call; };
-  return { ask, latest, idle: () => answered >= sent && !waiting };
+  const latest = (...call) => { if (answered()) ask(...call); else waiting = call; };
+  return { ask, latest, idle: () => answered() && !waiting };
 }
 
 // Raw RGBA bytes onto a canvas.
