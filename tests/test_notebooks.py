@@ -38,6 +38,7 @@ def text_of(notebook):
 
 def test_the_four_notebooks_are_there():
     assert NAMES[:4] == ["01_data_and_augmentation", "02_model", "03_training", "04_evaluation"]
+    assert NAMES[4:] == ["06_what_augmentation_buys"]
 
 
 def test_executed_in_order_without_errors(notebook):
