@@ -13,20 +13,16 @@ ours clamps colours to black and white once instead of after every adjustment.
 Written to benchmarks/results: augmentation.json (every round), augmentation.md (the tables) and augmentation.png.
 """
 
-import argparse
-import datetime
 import json
-import platform
 import statistics
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import augmentation_report as report
 import torch
+from common import command_line, machine
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -218,29 +214,11 @@ def clamping_once(split: Split) -> dict[str, float]:
     return {"images": len(split), "mean": difference.mean().item(), "max": difference.max().item(), "above 1": above}
 
 
-def machine(threads: int) -> dict[str, str]:
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.split(": ")[1] for line in cpuinfo.splitlines() if line.startswith("model name")]
-    facts = {"CPU": f"{models[0] if models else platform.processor()}, {threads} threads"}
-    if torch.cuda.is_available():
-        facts["GPU"] = torch.cuda.get_device_name()
-    for package in ("torch", "torchvision", "kornia", "albumentations"):
-        try:
-            facts[package] = version(package)
-        except PackageNotFoundError:
-            facts[package] = "not installed"
-    return facts | {"date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv])}
-
-
 def main() -> None:
-    summary, _, details = __doc__.partition("\n")
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=layout)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="how often each competitor's turn comes (default: 9)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the main process (default: 2)")
     parser.add_argument("--quick", action="store_true", help="3 rounds of few images, no batch of 50,000")
-    results_folder = Path(__file__).parent / "results"
-    parser.add_argument("--output", type=Path, default=results_folder, help="folder of the results")
     args = parser.parse_args()
     args.rounds = 3 if args.quick else max(2, args.rounds)
     args.images, args.single_images = (2048, 256) if args.quick else (8192, 2048)  # a round: batched, one by one
@@ -248,7 +226,7 @@ def main() -> None:
     split, _ = load_training(sample=True)
     normalisation = Normalisation.of(split)
     devices = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
-    results = {"machine": machine(args.threads), "rounds": args.rounds, "rows": []}
+    results = {"machine": machine(args.threads, "kornia", "albumentations"), "rounds": args.rounds, "rows": []}
     for device in devices:
         for batch in BATCHES[:2] if args.quick else BATCHES:
             results["rows"] += compare(split, normalisation, batch, device, args)

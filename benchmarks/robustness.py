@@ -13,8 +13,6 @@ Written to benchmarks/results: robustness.json (every run), robustness.md (the t
 themselves lie in build/robustness.
 """
 
-import argparse
-import datetime
 import json
 import statistics
 import sys
@@ -22,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from augmentation import machine
+from common import command_line, machine
 
 from cifar_utils import data, evaluation, evaluation_plots, plots, runs, training
 from cifar_utils.policy import PRESETS
@@ -143,16 +141,13 @@ def plot(results: dict, path: Path) -> None:
 
 
 def main() -> None:
-    summary, _, details = __doc__.partition("\n")
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=layout)
+    parser = command_line(__doc__)
     parser.add_argument("--full", action="store_true", help="the full data set instead of the sample")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, nargs="+", default=[8, 32], help="budgets, short first (default: 8 32)")
     parser.add_argument("--policies", nargs="+", choices=PRESETS, default=list(PRESETS))
     parser.add_argument("--finished", action="store_true", help="train nothing more")
     parser.add_argument("--quick", action="store_true", help="few images, 1 seed, 1 and 2 epochs")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "robustness", help="folder of the runs")
     args = parser.parse_args()
     splits = [*data.load_training(sample=not args.full), data.load_test(sample=not args.full)]
@@ -173,7 +168,6 @@ def main() -> None:
         todo = [(p, e, s) for p, e, s in todo if (args.runs / f"{p}-{e}-{s}" / DONE).exists()]
     for policy, epochs, seed in bar(len(todo), "Runs", "run", iterable=todo):
         results["rows"].append(one_run(policy, epochs, seed, splits, args.runs, device))
-    results["machine"]["date"] = datetime.date.today().isoformat()
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "robustness.json").write_text(json.dumps(results) + "\n")
     (args.output / "robustness.md").write_text(markdown(results))

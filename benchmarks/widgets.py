@@ -13,7 +13,6 @@ two steps, in which the page is heard, is in both: 10 turns of an empty event lo
 Written to benchmarks/results: widgets.json and widgets.md.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -21,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from augmentation import machine
+from common import command_line, machine
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +60,8 @@ show(None)
 display(slider, out)
 """
 COST = """
-import asyncio, json, time
+import asyncio, json, os, time
+from pathlib import Path
 from cifar_utils import data, settings, training
 from cifar_utils.policy import PRESETS
 from cifar_utils.widgets import Dashboard
@@ -69,21 +69,38 @@ train, validation = data.load_training(sample=True)
 normalisation, run = data.Normalisation.of(train), settings.runs_directory() / "cost"
 network, config = training.new_network(train, normalisation), training.Config(epochs=1000, batch_size=128)
 dashboard = Dashboard(network, train, validation, PRESETS["full"], config, normalisation, run)
-look, began, blocks = dashboard._look, [], []
+look, began, blocks, looks = dashboard._look, [], [], []
 network.register_forward_pre_hook(lambda module, _: began.append(time.perf_counter()) if module.training else None)
+
+def timed_look():
+    start = time.perf_counter()
+    look()
+    looks.append(time.perf_counter() - start)
+
+def others():  # processor seconds that the browser and the server have used so far
+    seconds = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text()
+            numbers = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        if "chrom" in command or "jupyterlab" in command:
+            seconds += (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 async def turn_on_and_off():
     await asyncio.sleep(SECONDS)  # warm
     for block in range(2 * BLOCKS):
-        dashboard._look = look if block % 2 else (lambda: None)
-        start = time.perf_counter()
+        dashboard._look = timed_look if block % 2 else (lambda: None)
+        start, used = time.perf_counter(), others()
         await asyncio.sleep(SECONDS)
-        blocks.append((start, time.perf_counter()))
+        blocks.append((start, time.perf_counter(), others() - used))
     dashboard._look = look
     dashboard.do("stop")
 
 await asyncio.gather(dashboard.train(), turn_on_and_off())
-print("BLOCKS", json.dumps({"blocks": blocks, "began": began}))
+print("BLOCKS", json.dumps({"blocks": blocks, "began": began, "looks": looks}))
 """
 
 # Presses an arrow key and waits until the picture has changed and the frame with it has been painted.
@@ -127,8 +144,14 @@ def moves(page, kind: str, count: int) -> list[float]:
     return found
 
 
-def cost(output: str) -> list[float]:
-    """By what share a training step takes longer while the dashboard follows, for each pair of neighbouring turns."""
+def cost(output: str) -> dict:
+    """What the dashboard costs, by the clock and counted.
+
+    Returns:
+        share: by how much longer a training step takes while it follows, for each pair of neighbouring turns.
+        kernel: the kernel's own work on it, as a share of the time in which it follows.
+        others: processor time of browser and server, as a share of one core, while it follows and while not.
+    """
     line = next(line for line in output.splitlines() if line.startswith("BLOCKS"))
     measured = json.loads(line.removeprefix("BLOCKS"))
     steps = list(zip(measured["began"], measured["began"][1:]))
@@ -138,8 +161,13 @@ def cost(output: str) -> list[float]:
         inside = [b - a for a, b in steps if block[0] <= a and b <= block[1] and b - a < 3 * usual]  # no validation
         return statistics.mean(inside)
 
-    means = [mean(block) for block in measured["blocks"]]
-    return [on / off - 1 for off, on in zip(means[::2], means[1::2])]
+    off, on = measured["blocks"][::2], measured["blocks"][1::2]
+    seconds = [sum(end - start for start, end, _ in blocks) for blocks in (on, off)]
+    return {
+        "share": [mean(b) / mean(a) - 1 for a, b in zip(off, on)],
+        "kernel": sum(measured["looks"]) / seconds[0],
+        "others": [sum(used for *_, used in blocks) / s for blocks, s in zip((on, off), seconds)],
+    }
 
 
 def summary(values: list[float]) -> dict:
@@ -163,16 +191,16 @@ def markdown(results: dict) -> str:
         f"While it followed the training in the browser, a step took {statistics.mean(share):+.1%} longer (standard"
     ]
     lines += [f"error {error:.1%}, {len(share)} pairs of turns; median {statistics.median(share):+.1%})."]
+    on, off = results["dashboard"]["others"]
+    lines += ["", f"Counted: the kernel spent {results['dashboard']['kernel']:.2%} of that time on it; browser and"]
+    lines += [f"server together used {on:.1%} of one core while it followed, and {off:.1%} while it did not."]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    summary_line, _, details = __doc__.partition("\n")
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=summary_line, epilog=details, formatter_class=layout)
+    parser = command_line(__doc__)
     parser.add_argument("--moves", type=int, default=200, help="of each slider (default: 200)")
     parser.add_argument("--turns", type=int, default=20, help="of 6 seconds, with and without a look (default: 20)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     args = parser.parse_args()
     os.environ["CIFAR_HEADLESS"] = "1"  # as in the tests, whose JupyterLab this is: it takes it away again
     from lab import FLAGS, Lab, Notebook, find_chromium
@@ -203,7 +231,7 @@ def main() -> None:
             notebook = Notebook(browser, lab, lab.write("cost", cell))
             notebook.start_all()
             notebook.wait_for_all(3600)
-            results["dashboard"] = {"share": cost(notebook.outputs())}
+            results["dashboard"] = cost(notebook.outputs())
         finally:
             lab.process.terminate()
     args.output.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,24 @@ SERIES = [  # colour, marker, line style: told apart in black and white as well
 ]  # fmt: skip
 
 
+def ink(share: float) -> str:
+    """The colour of text on cividis at this share: black from where cividis is equally far from both."""
+    return "black" if share > 0.47 else "white"
+
+
+def _dots(axis, rows: list[tuple[float, float, float]], margin: float) -> None:
+    """Values with their 95 % intervals, one beneath the other: (value, low, high), nothing where that is NaN."""
+    for place, (value, low, high) in enumerate(rows):
+        if not np.isnan(value):
+            axis.plot([low, high], [place, place], color=BLUE, linewidth=2)
+            axis.plot(value, place, "o", color=BLUE)
+            axis.annotate(f"{value:.1%}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
+    axis.set(xlabel="accuracy, with 95 % interval", yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
+    axis.xaxis.set_major_formatter(percent)
+    axis.margins(x=margin)
+    axis.grid(alpha=0.3, axis="x")
+
+
 def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "") -> Figure:
     """The confusion matrix: colours and percentages by row, the counts beneath.
 
@@ -32,7 +50,7 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
     for (true, predicted), value in np.ndenumerate(share):
         axis.text(
             predicted, true, f"{shown[true, predicted]}\n{matrix[true, predicted]}", ha="center", va="center",
-            fontsize=9, color="black" if value > 0.47 else "white",  # where cividis is equally far from both
+            fontsize=9, color=ink(value),
         )  # fmt: skip
     ticks = range(len(classes))
     axis.set(title=title, xlabel="predicted class", ylabel="true class", xticks=ticks, yticks=ticks)
@@ -49,20 +67,9 @@ def class_accuracy(accuracy: np.ndarray, intervals: list[tuple[float, float]], c
     """Dots with intervals: the accuracy of each class, best first."""
     order = np.argsort(-np.nan_to_num(accuracy, nan=-1), kind="stable")
     figure, axis = new_figure(figsize=(8, 3.8))
-    for place, i in enumerate(order):
-        if not np.isnan(accuracy[i]):
-            axis.plot(intervals[i], [place, place], color=BLUE, linewidth=2)
-            axis.plot(accuracy[i], place, "o", color=BLUE)
-            axis.annotate(
-                f"{accuracy[i]:.1%}", (intervals[i][1], place), xytext=(6, 0), textcoords="offset points", va="center"
-            )
-    axis.set(
-        title=title, xlabel="accuracy, with 95 % interval", yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5)
-    )
+    _dots(axis, [(accuracy[i], *intervals[i]) for i in order], margin=0.12)
+    axis.set_title(title)
     axis.set_yticklabels([f"{classes[i]} (n/a)" if np.isnan(accuracy[i]) else classes[i] for i in order])
-    axis.xaxis.set_major_formatter(percent)
-    axis.margins(x=0.12)
-    axis.grid(alpha=0.3, axis="x")
     values = ", ".join(f"{classes[i]} {'n/a' if np.isnan(accuracy[i]) else f'{accuracy[i]:.1%}'}" for i in order)
     figure.alt_text = f"{title}. Accuracy of each class, best first: {values}."
     return figure
@@ -98,15 +105,9 @@ def reliability_diagram(curves: dict[str, Reliability], title: str) -> Figure:
 def run_accuracies(shares: dict[str, tuple[float, float, float]], title: str) -> Figure:
     """Dots with intervals: the accuracy of each run. shares: name -> (value, low, high)."""
     figure, axis = new_figure(figsize=(8, 1.4 + 0.45 * len(shares)))
-    for place, (value, low, high) in enumerate(shares.values()):
-        axis.plot([low, high], [place, place], color=BLUE, linewidth=2)
-        axis.plot(value, place, "o", color=BLUE)
-        axis.annotate(f"{value:.1%}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
-    axis.set(title=title, xlabel="accuracy, with 95 % interval", yticks=range(len(shares)), yticklabels=list(shares))
-    axis.set_ylim(len(shares) - 0.5, -0.5)
-    axis.xaxis.set_major_formatter(percent)
-    axis.margins(x=0.15)
-    axis.grid(alpha=0.3, axis="x")
+    _dots(axis, list(shares.values()), margin=0.15)
+    axis.set_title(title)
+    axis.set_yticklabels(list(shares))
     values = "; ".join(f"{name} {v:.1%} ({low:.1%} to {high:.1%})" for name, (v, low, high) in shares.items())
     figure.alt_text = f"{title}. Accuracy with 95 % intervals: {values}."
     return figure

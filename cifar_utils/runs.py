@@ -210,7 +210,7 @@ def read(path: Path) -> tuple[checkpoint.Checkpoint, State]:
     try:
         state = State(**saved.meta["state"])
         needed = {"config", "policy", "widths", "normalisation", "data"}
-        expected = asdict(state).keys() - {"learning_rate_scale"}  # which runs of version 0.1.0 do not have
+        expected = asdict(state).keys() - {"learning_rate_scale"}  # older runs, from before it could be turned, lack it
         if not expected <= set(saved.meta["state"]) or not needed <= set(saved.meta["setting"]):
             raise KeyError
         saved.meta["circumstances"]["torch"]

@@ -8,6 +8,7 @@ from torchvision.transforms.v2 import functional as tv
 from cifar_utils.data import Normalisation
 from cifar_utils.evaluation import proportion
 from cifar_utils.predictions import predict
+from cifar_utils.preview import PLAIN
 from cifar_utils.robustness import CHANGES, changed_images, predict_changed, robustness_curve
 
 
@@ -18,9 +19,6 @@ def network():
         for _ in range(3):
             network(Normalisation.of(tiny())(tiny().images))
     return network
-
-
-PLAIN = Normalisation((0.0,) * 3, (1.0,) * 3)  # pixels from 0 to 1
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -58,6 +58,15 @@ function root(name, ...children) {
   return element("div", { class: `cifar ${name}`, ...inside }, ...children);
 }
 
+const button = (text, cls, action) => element("button", { type: "button", class: cls, onclick: action }, text);
+
+// A list of [value, text] to choose from: its label, and the list itself.
+function choice(title, cls, options, action) {
+  const select = element("select", { class: cls, onchange: () => action(select.value) });
+  for (const [value, text] of options) select.append(element("option", { value }, text));
+  return [element("label", {}, `${title} `, select), select];
+}
+
 // A field for a number, which is sent when it is left, and at Enter.
 function number(attributes, send) {
   let fresh = false;

@@ -29,16 +29,10 @@ export default {
       cells[Math.min(Math.max(t + step[0], 0), 9)][Math.min(Math.max(p + step[1], 0), 9)].focus();
     };
 
-    const choice = (title, cls, options, action) => {
-      const select = element("select", { class: cls, onchange: () => action(select.value) });
-      for (const [value, text] of options) select.append(element("option", { value }, text));
-      return [element("label", {}, `${title} `, select), select];
-    };
     const named = view().runs.map((r) => [r, r]);
     const [runLabel, run] = choice("Run", "run", named, (value) => ask("run", value));
     const [otherLabel, other] = choice("Compared with", "other", [["", "nothing"], ...named], (value) => ask("other", value));
     const [orderLabel, order] = choice("Order", "order", view().orders.map((o) => [o, o]), (value) => ask("order", value));
-    const button = (text, cls, action) => element("button", { type: "button", class: cls, onclick: action }, text);
     const back = button("Previous images", "previous", () => ask("more", -1));
     const next = button("Next images", "next", () => ask("more", 1));
     const heading = element("p", { class: "title heading", role: "status" });

@@ -145,4 +145,4 @@ class ConfusionExplorer(Widget):
 def _colours(matrix: np.ndarray) -> list[list[list[str]]]:
     """Ground and ink of each cell, as in evaluation_plots.confusion_matrix."""
     share = np.nan_to_num(evaluation.normalised(matrix))
-    return [[[to_hex(colormaps["cividis"](s)), "#000" if s > 0.47 else "#fff"] for s in row] for row in share.tolist()]
+    return [[[to_hex(colormaps["cividis"](s)), evaluation_plots.ink(s)] for s in row] for row in share.tolist()]

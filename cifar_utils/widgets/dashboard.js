@@ -58,22 +58,21 @@ export default {
     const bar = element("progress", { max: 1, "aria-label": "Progress of the training" });
     const numbers = element("span", { class: "numbers" });
     const status = element("p", { class: "status", role: "status" });
-    const stop = element("button", { type: "button", class: "stop primary", onclick: () => ask("stop") }, "Stop and save");
+    const stop = button("Stop and save", "stop primary", () => ask("stop"));
     const slider = element("input", {
       type: "range", min: 0, max: 3, step: 0.05, class: "rate", "aria-label": "Learning rate, times the schedule's",
       oninput: () => latest("learning_rate", Number(slider.value)),
     });
     const id = unique("rate");
     const typed = number({ id, class: "rate-number", title: "0 to 10" }, (value) => ask("learning_rate", value));
-    const axis = element("select", { class: "axis", onchange: () => show() },
-      element("option", { value: "epochs" }, "epochs"), element("option", { value: "minutes" }, "minutes"));
+    const [axisLabel, axis] = choice("Against", "axis", ["epochs", "minutes"].map((x) => [x, x]), () => show());
     const charts = element("div", { class: "charts" });
     const canvas = element("canvas", { role: "img", class: "batch", "aria-label": "The current augmented batch: 32 images" });
 
     el.replaceChildren(root("dashboard",
       title, element("div", { class: "bar" }, bar, numbers, stop,
         element("label", { for: id }, "Learning rate, times the schedule's "), slider, typed,
-        element("label", {}, "Against ", axis)),
+        axisLabel),
       status, errors(model), charts, element("p", {}, "The current batch, augmented"), canvas));
 
     const show = () => {

@@ -10,10 +10,10 @@ export default {
 
     const controls = {};
     const grid = element("div", { class: "fields" });
-    for (const [key, title, unit, step, top, low, high] of view().fields) {
+    for (const [key, title, unit, step, low, high] of view().fields) {
       const name = `${title} (${unit})`;
       const slider = element("input", {
-        type: "range", min: low, max: top, step, "aria-label": name, class: `slider-${key.replace(".", "-")}`,
+        type: "range", min: low, max: high, step, "aria-label": name, class: `slider-${key.replace(".", "-")}`,
         oninput: () => { latest("set", key, Number(slider.value)); settled(); },
       });
       const id = unique(key);
@@ -24,18 +24,12 @@ export default {
       controls[key] = { slider, typed };
       grid.append(element("label", { for: id }, title, element("small", {}, ` ${unit}`)), slider, typed);
     }
-    const choice = (title, cls, options, action, then = settled) => {
-      const select = element("select", { class: cls, onchange: () => { action(select.value); then(); } });
-      for (const [value, text] of options) select.append(element("option", { value }, text));
-      return [element("label", {}, `${title} `, select), select];
-    };
-    const button = (text, cls, action) => element("button", { type: "button", class: cls, onclick: action }, text);
     const [presetLabel, preset] = choice(
       "Preset", "preset", [["", "(own)"], ...view().presets.map((p) => [p, p])],
-      (value) => { if (value) ask("preset", value); });
+      (value) => { if (value) ask("preset", value); settled(); });
     const [interpolationLabel, interpolation] = choice(
       "Interpolation", "interpolation", [["bilinear", "bilinear"], ["nearest", "nearest"]],
-      (value) => ask("set", "interpolation", value));
+      (value) => { ask("set", "interpolation", value); settled(); });
     const [sweepLabel, swept] = choice(
       "Show", "sweep", [["", "random draws"], ...view().sweeps.map((s) => [s, `${s}, end to end`])],
       (value) => ask("sweep", value));
@@ -83,7 +77,7 @@ export default {
     const show = () => {
       const v = view();
       if (idle()) {
-        for (const [key, , , , , , , value] of v.fields) {
+        for (const [key, , , , , , value] of v.fields) {
           put(controls[key].slider, value);
           put(controls[key].typed, Number(value.toPrecision(4)));
         }

@@ -1,33 +1,30 @@
 """The augmentation explorer: a control for every field of a policy, and at once what it does to images."""
 
 import textwrap
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import traitlets
 from torch import nn
 
 from cifar_utils import plots, preview, settings, training
 from cifar_utils.data import CLASSES, Normalisation, Split
-from cifar_utils.evaluation import proportion
 from cifar_utils.policy import PRESETS, RANGES, Policy
-from cifar_utils.predictions import network_outputs
 from cifar_utils.widgets.base import Widget, page, rgba
 
-# Title, unit, step and the highest value of the slider (a number may be typed up to the policy's own limit).
-FIELDS = {
-    "flip_p": ("Flip", "probability", 0.05, 1),
-    "degrees": ("Rotation, up to", "degrees", 1, 180),
-    "translate.0": ("Shift sideways, up to", "share of the width", 0.01, 1),
-    "translate.1": ("Shift up and down, up to", "share of the height", 0.01, 1),
-    "scale.0": ("Zoom, from", "factor", 0.05, 4),
-    "scale.1": ("Zoom, to", "factor", 0.05, 4),
-    "shear": ("Shear, up to", "degrees", 1, 60),
-    "distortion_scale": ("Perspective, up to", "share of half the side", 0.02, 1),
-    "perspective_p": ("Perspective", "probability", 0.05, 1),
-    "brightness": ("Brightness, up to", "1 plus or minus", 0.05, 2),
-    "contrast": ("Contrast, up to", "1 plus or minus", 0.05, 2),
-    "saturation": ("Saturation, up to", "1 plus or minus", 0.05, 2),
-    "fill": ("Fill from outside", "grey level", 1, 255),
+FIELDS = {  # title, unit and step of each control; the ends are those of policy.RANGES
+    "flip_p": ("Flip", "probability", 0.05),
+    "degrees": ("Rotation, up to", "degrees", 1),
+    "translate.0": ("Shift sideways, up to", "share of the width", 0.01),
+    "translate.1": ("Shift up and down, up to", "share of the height", 0.01),
+    "scale.0": ("Zoom, from", "factor", 0.05),
+    "scale.1": ("Zoom, to", "factor", 0.05),
+    "shear": ("Shear, up to", "degrees", 1),
+    "distortion_scale": ("Perspective, up to", "share of half the side", 0.02),
+    "perspective_p": ("Perspective", "probability", 0.05),
+    "brightness": ("Brightness, up to", "1 plus or minus", 0.05),
+    "contrast": ("Contrast, up to", "1 plus or minus", 0.05),
+    "saturation": ("Saturation, up to", "1 plus or minus", 0.05),
+    "fill": ("Fill from outside", "grey level", 1),
 }
 
 
@@ -65,8 +62,7 @@ class Explorer(Widget):
             network, normalisation, _ = training.restore(training.SHIPPED)
         self._split, self._network, self._normalisation = split, network, normalisation
         self._judged_on = validation.select(_spread(len(validation), 200))
-        hits = network_outputs(network, [normalisation(self._judged_on.images)]).argmax(1) == self._judged_on.labels
-        self._plain = proportion(hits.numpy())
+        self._plain = preview.survival(network, self._judged_on, Policy(), normalisation)
         self._rows, self._columns = rows, columns
         self._at_first = self._state = {
             "policy": policy, "base": policy, "strength": 1.0, "seed": 0, "start": 0, "classes": list(CLASSES),
@@ -216,7 +212,6 @@ class Explorer(Widget):
                 "sweeps": list(preview.SWEEPS),
                 "swept": swept,
                 "policy": repr(self.policy),
-                "json": asdict(self.policy),
                 "code": self.policy.to_code(),
                 "can_undo": bool(self._before),
                 "note": self._note,

@@ -132,14 +132,14 @@ class Notebook:
         self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
         self.page.close()
 
-    def digest(self, canvas: str = "canvas") -> str:
-        """SHA-256 of a canvas's pixels."""
-        return self.page.locator(canvas).first.evaluate(
-            """async (c) => {
+    def digests(self, canvases: str) -> list[str]:
+        """SHA-256 of each canvas's pixels."""
+        return self.page.locator(canvases).evaluate_all(
+            """all => Promise.all(all.map(async (c) => {
                 const pixels = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
                 const sum = await crypto.subtle.digest('SHA-256', pixels);
                 return Array.from(new Uint8Array(sum)).map(b => b.toString(16).padStart(2, '0')).join('');
-            }"""
+            }))"""
         )
 
     def shoot(self, name: str) -> None:

@@ -9,6 +9,7 @@ from lab import Notebook
 
 from cifar_utils import data, evaluation, gallery, training
 from cifar_utils.predictions import predict
+from cifar_utils.widgets.base import rgba
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -36,19 +37,11 @@ def notebook(chromium, lab):
 
 
 def digests(notebook) -> list[str]:
-    return notebook.page.locator(".cifar.confusions figure canvas").evaluate_all(
-        """all => Promise.all(all.map(async (c) => {
-            const pixels = c.getContext('2d').getImageData(0, 0, 32, 32).data;
-            const sum = await crypto.subtle.digest('SHA-256', pixels);
-            return Array.from(new Uint8Array(sum)).map(b => b.toString(16).padStart(2, '0')).join('');
-        }))"""
-    )
+    return notebook.digests(".cifar.confusions figure canvas")
 
 
 def of(images) -> list[str]:
-    pixels = images.permute(0, 2, 3, 1).numpy()
-    alpha = np.full((*pixels.shape[:3], 1), 255, np.uint8)
-    return [hashlib.sha256(p.tobytes()).hexdigest() for p in np.concatenate([pixels, alpha], 3)]
+    return [hashlib.sha256(rgba(pixels)).hexdigest() for pixels in images.permute(0, 2, 3, 1).numpy()]
 
 
 def heading(notebook, text: str) -> None:

@@ -5,12 +5,12 @@ import json
 import re
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 from lab import Notebook
 
 from cifar_utils import checkpoint, data, preview, runs
 from cifar_utils.policy import PRESETS, RANGES, Policy
+from cifar_utils.widgets.base import rgba
 from cifar_utils.widgets.explorer import FIELDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -22,7 +22,7 @@ def expected(policy: Policy, seed: int = 0, start: int = 0, classes=data.CLASSES
     images = preview.choose(training, classes, 5, start)
     shown = preview.sweep(images, policy, swept, 8) if swept else preview.draws(images, policy, seed, 8)
     sheet = preview.contact_sheet(images.images, shown)
-    return hashlib.sha256(np.dstack([sheet, np.full(sheet.shape[:2], 255, np.uint8)]).tobytes()).hexdigest()
+    return hashlib.sha256(rgba(sheet)).hexdigest()
 
 
 def changed(policy: Policy, key: str, value: float) -> Policy:
@@ -45,8 +45,7 @@ class Explorer:
 
     def shows(self, digest: str) -> None:
         for _ in range(100):
-            found = self.notebook.digest(".cifar.explorer canvas.sheet")
-            if found == digest:
+            if self.notebook.digests(".cifar.explorer canvas.sheet") == [digest]:
                 return
             self.page.wait_for_timeout(50)
         raise AssertionError(f"the picture is another; the policy is {self.part('policy').text_content()}")

@@ -1,0 +1,36 @@
+"""What the benchmarks share: the command line made from a script's own text, and the machine that ran it."""
+
+import argparse
+import datetime
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def command_line(text: str) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring; `--output` is the folder of the results."""
+    summary, _, details = text.partition("\n")
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=layout)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    return parser
+
+
+def machine(threads: int, *packages: str) -> dict[str, str]:
+    """CPU, GPU, the versions of torch and of the packages that are compared, date and command."""
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.split(": ")[1] for line in cpuinfo.splitlines() if line.startswith("model name")]
+    facts = {"CPU": f"{models[0] if models else platform.processor()}, {threads} threads"}
+    if torch.cuda.is_available():
+        facts["GPU"] = torch.cuda.get_device_name()
+    for package in ("torch", "torchvision", *packages):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    return facts | {"date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv])}
