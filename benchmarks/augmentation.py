@@ -32,8 +32,9 @@ from tqdm import tqdm
 
 from cifar_utils.augment import augment, draw
 from cifar_utils.data import Normalisation, Split, load_training
+from cifar_utils.optimisers import optimiser
 from cifar_utils.policy import FULL, Policy
-from cifar_utils.training import Config, new_network, optimiser
+from cifar_utils.training import Config, new_network
 
 BATCHES = (256, 1024, 50_000)
 
@@ -180,7 +181,7 @@ def compare(split: Split, normalisation: Normalisation, batch: int, device: torc
 
 def share_of_a_step(split: Split, normalisation: Normalisation, device: torch.device, rounds: int) -> dict:
     """Milliseconds of augmentation and of forward, backward and SGD step, and the former's share of both."""
-    config = Config(learning_rate=1e-3)
+    config = Config(learning_rate=1e-3, batch_size=256)
     network = new_network(split, normalisation).to(device).train()
     sgd = optimiser(network, config)
     images, labels = (x[: config.batch_size].to(device) for x in (split.images, split.labels))

@@ -5,9 +5,9 @@
     python benchmarks/robustness.py --quick      # does everything run?
 
 Each policy trains with the same seeds for the same number of epochs, once for a short and once for a longer budget, on
-the sample's 3,600 training images (--full: on the full set, which takes a GPU, or a day). Validation chooses each run's
-epoch, as in the notebooks; the test images are met once a run, at the end, as they are and changed by fixed amounts
-(`cifar_utils.robustness`). Nothing is chosen by what they say.
+the sample's 3,600 training images (--full: on the full set, which takes a GPU, or a day), by plain SGD on whole
+pictures. Validation chooses each run's epoch, as in the notebooks; the test images are met once a run, at the end, as
+they are and changed by fixed amounts (`cifar_utils.robustness`). Nothing is chosen by what they say.
 
 Written to benchmarks/results: robustness.json (every run), robustness.md (the table) and robustness.png. The runs
 themselves lie in build/robustness.
@@ -38,7 +38,9 @@ def one_run(policy: str, epochs: int, seed: int, splits, folder: Path, device: t
     normalisation = data.Normalisation.of(training_split)
     network = training.new_network(training_split, normalisation, seed)
     size = 128 if training_split.is_sample else 256
-    config = training.Config(epochs=epochs, batch_size=size, seed=seed)
+    config = training.Config(
+        epochs=epochs, batch_size=size, seed=seed, label_smoothing=0.1, small_share=0, **training.PLAIN_SGD
+    )
     run = folder / f"{policy}-{epochs}-{seed}"
     done = run / DONE
     if done.exists():

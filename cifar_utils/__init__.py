@@ -4,6 +4,7 @@ data        CIFAR-10 as uint8 tensors; the 90/10 split       (download: how the 
 policy      what augmentation may do to an image
 augment     its random parameters, and their application to a batch
 model       the convolutional network
+optimisers  SGD and Muon, and the learning rate's schedule
 training    the training loop and its configuration       (progress: the bar)
 runs        a run's folder: its lock, its state, resuming (checkpoint: the files)
 predictions what a network says of a split, as a table and as a file

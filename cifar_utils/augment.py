@@ -187,18 +187,19 @@ def pixel_centres(size: int, dtype: torch.dtype, device: torch.device) -> Tensor
         return torch.stack([x.flatten(), y.flatten(), torch.ones_like(x.flatten())])
 
 
-def warp(images: Tensor, inverse: Tensor, interpolation: str = "bilinear") -> Tensor:
+def warp(images: Tensor, inverse: Tensor, interpolation: str = "bilinear", size: int | None = None) -> Tensor:
     """Resamples each image at the places its homography says, zeros where these lie outside.
 
     Args:
         images: [N, C, S, S] float.
         inverse: [N, 3, 3] map from output to input coordinates, in `grid_sample`'s convention (align_corners=False).
         interpolation: "bilinear" or "nearest".
+        size: side T of the results in pixels; as the images' own if None.
 
     Returns:
-        [N, C, S, S] float.
+        [N, C, T, T] float.
     """
-    n, _, size, _ = images.shape
+    n, size = len(images), size or images.shape[-1]
     pixels = pixel_centres(size, images.dtype, images.device)
     source = (inverse.to(images.dtype).reshape(n * 3, 3) @ pixels).view(n, 3, size, size)
     # What a deep perspective puts behind the horizon (a depth of 0 or less) is outside the image.
@@ -234,28 +235,33 @@ def augment(
 ) -> Tensor:
     """Applies the parameters that `draw` drew from the policy: warp, colours, normalisation.
 
+    Smaller (or larger) pictures cost no pass of their own: where `out` has another side, the warp that resamples the
+    images anyway does so at its pixels.
+
     Args:
         images: [N, 3, S, S] uint8.
         p: parameters of the N images.
         policy: the policy that they were drawn from; what it cannot do is skipped.
         mean, std: [3] float32, of training images in 0 to 1.
-        out: [N, 3, S, S] float32 to write into; a batch's memory, used again, saves a tenth of the time.
+        out: [N, 3, T, T] float32 to write into; a batch's memory, used again, saves a tenth of the time. By default
+            T is S.
 
     Returns:
-        [N, 3, S, S] float32: (augmented image in 0 to 1 - mean) / std.
+        [N, 3, T, T] float32: (augmented image in 0 to 1 - mean) / std.
     """
     gain, black, white = 1 / (255 * std), -mean / std, (1 - mean) / std
-    inverse = homography(p, images.shape[-1]) if policy.warps else None
+    out = torch.empty(images.shape, device=images.device) if out is None else out
+    size, warps = out.shape[-1], policy.warps or out.shape[-1] != images.shape[-1]
+    inverse = homography(p, images.shape[-1]) if warps else None
     if policy.recolours:
         colours, grey_gain = colour_matrix(p)
         colours, grey_gain = colours * gain[:, None], grey_gain[:, None] * gain
-    out = torch.empty(images.shape, device=images.device) if out is None else out
     chunk = CHUNK if images.device.type == "cpu" else max(1, len(images))
     for start in range(0, len(images), chunk):
         part = slice(start, start + chunk)
         x = images[part].float()
-        if policy.warps:
-            x = warp(x - policy.fill if policy.fill else x, inverse[part], policy.interpolation)
+        if warps:
+            x = warp(x - policy.fill if policy.fill else x, inverse[part], policy.interpolation, size)
             x = x.add_(policy.fill) if policy.fill else x
         if policy.recolours:
             x = x.flatten(2)

@@ -28,13 +28,13 @@ class Profile:
     sample: bool | None
     epochs: int
     sample_epochs: int
-    batch_size: int = 256
-    sample_batch_size: int = 128
+    batch_size: int = 500
+    sample_batch_size: int = 250
 
 
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
-    "class": Profile("class", sample=None, epochs=5, sample_epochs=12),
+    "class": Profile("class", sample=None, epochs=4, sample_epochs=28),
     "full": Profile("full", sample=None, epochs=30, sample_epochs=60),
 }
 

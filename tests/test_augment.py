@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 from strategies import policies
+from torch.nn import functional as F
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 from torchvision.transforms.v2.functional._geometry import _get_inverse_affine_matrix, _get_perspective_coeffs
@@ -457,6 +458,24 @@ def test_nothing_is_nothing(images):
         torch.testing.assert_close(result, normalisation(images), atol=1e-5, rtol=0)
     for policy in (Policy(), MOVES):
         assert torch.equal(augment(images, still(len(images)), policy, *GREY_LEVELS), images.float())
+
+
+@pytest.mark.parametrize("side", [16, 20, 24, 28, 48])
+@pytest.mark.parametrize("policy", [Policy(), WIDE])
+def test_another_side_is_torchs_bilinear_interpolation(images, side, policy):
+    out = torch.empty(len(images), 3, side, side)
+    result = augment(images, still(len(images)), policy, *BLACK_TO_WHITE, out)
+    assert result is out
+    expected = F.interpolate(images / 255, (side, side), mode="bilinear", align_corners=False)
+    inside = slice(1, -1) if side > 32 else slice(None)  # beyond the outermost centres, a warp blends with the outside
+    torch.testing.assert_close(result[..., inside, inside], expected[..., inside, inside], atol=1e-4, rtol=0)
+
+
+def test_a_small_picture_shows_what_the_large_one_shows(images):
+    p = still(len(images), flip=True, translate=[4, -6], brightness=0.7, saturation=0.5)
+    small = augment(images, p, WIDE, *BLACK_TO_WHITE, torch.empty(len(images), 3, 16, 16))
+    large = augment(images, p, WIDE, *BLACK_TO_WHITE)
+    torch.testing.assert_close(small, F.avg_pool2d(large, 2), atol=1e-4, rtol=0)
 
 
 def test_flip_twice_is_nothing(images):

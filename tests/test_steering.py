@@ -85,7 +85,7 @@ def test_the_batch_is_a_copy(tmp_path):
 
     def between(progress):
         if steering.batch is not None:
-            assert steering.batch.shape == (32, 3, 32, 32) and not steering.wants_batch
+            assert steering.batch.shape[:2] == (32, 3) and not steering.wants_batch
             batches.append(steering.batch)
             steering.batch, steering.wants_batch = None, True
 
