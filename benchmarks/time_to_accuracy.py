@@ -1,0 +1,161 @@
+"""Time to accuracy: the workshop's training against what a tutorial and a paper would have you do, on the same machine.
+
+    python benchmarks/time_to_accuracy.py                    # hours; stopped, it goes on with the next run
+    python benchmarks/time_to_accuracy.py --only class sample --seeds 2
+    python benchmarks/time_to_accuracy.py --finished         # the tables of the runs that are finished so far
+    python benchmarks/time_to_accuracy.py --quick            # does everything run?
+
+Each schedule is fixed beforehand, was chosen on validation images, and meets the test images once a run, at its end.
+As the published speed runs do, the schedules train on all 50,000 training images (4,000 of the sample), none held out.
+The time covers everything after the data is on the disk: loading, whitening, augmentation, training, and the
+evaluation of all test images; the second look at the mirrored images is told separately. Reference minutes are
+explained in clock.py. The competitors, which have no schedule of their own for minutes, are looked at after 2 and
+after 5 reference minutes; their looks are not counted.
+
+Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png. Finished
+runs lie in build/time_to_accuracy.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import time_to_accuracy_report as report
+import torch
+from clock import Clock
+from common import command_line, machine
+from tutorial import resnet_20, tutorial
+
+from cifar_utils import data, training
+from cifar_utils.data import Normalisation, Split
+from cifar_utils.policy import PRESETS
+from cifar_utils.predictions import predict
+from cifar_utils.progress import bar
+from cifar_utils.settings import PROFILES
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOKS = (2.0, 5.0)  # reference minutes
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is trained, and how; `accuracy` within `minutes` (reference minutes) is what it is meant to reach."""
+
+    policy: str
+    config: training.Config
+    minutes: float
+    accuracy: float
+    sample: bool = False
+    mirrored: bool = False  # whether the mirrored images are averaged in to reach it
+
+
+CLASS = PROFILES["class"]
+IN_CLASS = training.Config(epochs=CLASS.epochs, batch_size=CLASS.batch_size)
+WITH_THE_SAMPLE = training.Config(epochs=CLASS.sample_epochs, batch_size=CLASS.sample_batch_size)
+SCHEDULES = {
+    "fast": Schedule("flip_and_shift", replace(IN_CLASS, epochs=2), 3, 0.90),
+    "class": Schedule("full", IN_CLASS, 5, 0.89),
+    "sample": Schedule("full", WITH_THE_SAMPLE, 3, 0.76, sample=True),
+}
+COMPETITORS = {"tutorial": tutorial, "ResNet-20": resnet_20}
+
+
+def everything(sample: bool) -> tuple[Split, Split]:
+    """All training images as one split, and the test split."""
+    training_split, validation = data.load_training(sample=sample)
+    parts = zip(*((s.images, s.labels, s.index) for s in (training_split, validation)))
+    return Split("training", *map(torch.cat, parts), sample), data.load_test(sample=sample)
+
+
+def ours(schedule: Schedule, seed: int, device: torch.device) -> dict:
+    """One run of a schedule: its figures."""
+    clock = Clock(device)
+    split, test = everything(schedule.sample)
+    normalisation = Normalisation.of(split)
+    config = replace(schedule.config, seed=seed)
+    network = training.new_network(split, normalisation, seed)
+    unused = test.select(torch.arange(10))  # training looks at validation images; here nothing depends on them
+    with tempfile.TemporaryDirectory() as folder:
+        setting = split, unused, PRESETS[schedule.policy], config, normalisation, Path(folder) / "run", device
+        for _ in training.training_steps(network, *setting):
+            clock.tick()
+        accuracy = predict(network, test, normalisation).accuracy
+        clock.tick(now=True)
+    row = {"accuracy": accuracy, "seconds": clock.seconds, "reference_seconds": clock.reference_seconds}
+    row["rate"] = statistics.mean(clock.rates)
+    row["accuracy_mirrored"] = predict(network, test, normalisation, flip_averaging=True).accuracy
+    clock.tick(now=True)
+    # Both looks are taken in the second; of the two halves one has been counted before.
+    row["mirrored_seconds"] = (clock.seconds - row["seconds"]) / 2
+    row["mirrored_reference_seconds"] = (clock.reference_seconds - row["reference_seconds"]) / 2
+    return row
+
+
+def theirs(steps: Iterator[torch.nn.Module], device: torch.device, looks: tuple[float, ...]) -> dict:
+    """A competitor's accuracy at each look: `steps` trains, and yields its network after every step."""
+    clock, test = Clock(device), data.load_test(sample=False)
+    normalisation, looks_left, found = Normalisation((0.5,) * 3, (0.5,) * 3), list(looks), []
+    for network in steps:
+        clock.tick()
+        if clock.reference_seconds >= 60 * looks_left[0]:
+            row = {"seconds": clock.seconds, "reference_seconds": clock.reference_seconds}
+            found.append(row | {"accuracy": predict(network, test, normalisation).accuracy})
+            looks_left.pop(0)
+            if not looks_left:
+                break
+            clock.skip()
+    return {"looks": found, "rate": statistics.mean(clock.rates)}
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    names = [*SCHEDULES, *COMPETITORS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="these schedules and competitors")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--finished", action="store_true", help="train nothing more")
+    parser.add_argument("--quick", action="store_true", help="one epoch of the sample, looks after seconds, 1 seed")
+    parser.add_argument(
+        "--runs", type=Path, default=ROOT / "build" / "time_to_accuracy", help="folder of finished runs"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device, schedules, looks = training.best_device(), SCHEDULES, LOOKS
+    if args.quick:
+        args.seeds, args.runs, looks = 1, args.runs / "quick", (0.02, 0.05)
+        short = {"sample": True, "config": replace(WITH_THE_SAMPLE, epochs=1)}
+        schedules = {name: replace(schedule, **short) for name, schedule in SCHEDULES.items()}
+    args.runs.mkdir(parents=True, exist_ok=True)
+    todo = [(name, seed) for seed in range(args.seeds) for name in args.only]  # a seed at a time
+    files = {(name, seed): args.runs / f"{name}-{seed}.json" for name, seed in todo}
+    facts = machine(args.threads)
+    for name, seed in bar(len(todo), "Runs", "run", iterable=todo):
+        file = files[name, seed]
+        if file.exists() or args.finished:
+            continue
+        if name in schedules:
+            row = ours(schedules[name], seed, device)
+        else:
+            row = theirs(COMPETITORS[name](seed, device), device, looks)
+        file.write_text(json.dumps({"name": name, "seed": seed, "date": facts["date"]} | row) + "\n")
+    rows = [json.loads(file.read_text()) for file in files.values() if file.exists()]
+    about = {name: {"title": str(schedule), "policy": schedule.policy, "epochs": schedule.config.epochs,
+                    "minutes": schedule.minutes, "accuracy": schedule.accuracy, "mirrored": schedule.mirrored}
+             for name, schedule in schedules.items()}  # fmt: skip
+    results = {"machine": facts, "schedules": about, "rows": rows}
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "time_to_accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
+    (args.output / "time_to_accuracy.md").write_text(report.markdown(results))
+    report.plot(results, args.output / "time_to_accuracy.png")
+    print(report.markdown(results))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on with the next run.")

@@ -1,0 +1,92 @@
+"""The table and the plot of time_to_accuracy.py, from its results."""
+
+import statistics
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+
+STYLES = {"tutorial": ("#E69F00", "s", "--"), "ResNet-20": ("#009E73", "^", "-.")}
+COLOURS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
+
+
+def mean_and_error(values: list[float], unit: str) -> str:
+    """Mean and its standard error, in words; without the latter where there is one value."""
+    mean = format(statistics.mean(values), unit)
+    if len(values) == 1:
+        return f"{mean} (one run)"
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean} ± {format(error, unit)}"
+
+
+def of(results: dict, name: str) -> list[dict]:
+    return [row for row in results["rows"] if row["name"] == name]
+
+
+def markdown(results: dict) -> str:
+    lines = ["# Time to accuracy", "", *(f"- {key}: {value}" for key, value in results["machine"].items())]
+    lines += [
+        "- means and their standard errors over the seeds; minutes are reference minutes (benchmarks/clock.py)",
+        "",
+    ]
+    titles = ["schedule", "policy", "epochs", "seeds", "test accuracy", "minutes", "seconds, plain"]
+    titles += ["mirrored images averaged in", "minutes with them", "GFLOP/s", "meant to reach"]
+    lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
+    for name, about in results["schedules"].items():
+        rows = of(results, name)
+        if not rows:
+            continue
+        with_them = [(r["reference_seconds"] + r["mirrored_reference_seconds"]) / 60 for r in rows]
+        cells = [
+            mean_and_error([r["accuracy"] for r in rows], ".2%"),
+            mean_and_error([r["reference_seconds"] / 60 for r in rows], ".2f"),
+            mean_and_error([r["seconds"] for r in rows], ".0f"),
+            mean_and_error([r["accuracy_mirrored"] for r in rows], ".2%"),
+            mean_and_error(with_them, ".2f"),
+            f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
+            f"{about['accuracy']:.0%}{' mirrored' * about['mirrored']} in {about['minutes']:g}",
+        ]
+        lines.append(f"| {name} | {about['policy']} | {about['epochs']} | {len(rows)} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| competitor | seeds | minutes | test accuracy | seconds, plain | GFLOP/s |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name in dict.fromkeys(row["name"] for row in results["rows"] if "looks" in row):
+        rows = of(results, name)
+        for looks in zip(*(row["looks"] for row in rows)):
+            minutes = mean_and_error([look["reference_seconds"] / 60 for look in looks], ".2f")
+            accuracy = mean_and_error([look["accuracy"] for look in looks], ".2%")
+            seconds = mean_and_error([look["seconds"] for look in looks], ".0f")
+            rate = f"{statistics.mean(row['rate'] for row in rows) / 1e9:.0f}"
+            lines.append(f"| {name} | {len(rows)} | {minutes} | {accuracy} | {seconds} | {rate} |")
+    lines += ["", "Every run, accuracy and reference minutes:", ""]
+    for name in results["schedules"]:
+        runs = [f"{r['accuracy']:.2%} in {r['reference_seconds'] / 60:.2f}" for r in of(results, name)]
+        lines += [f"- {name}: {', '.join(runs)}"] if runs else []
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: dict, path: Path) -> None:
+    """Test accuracy against reference minutes: a dot a run of ours, a line a competitor."""
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    said = []
+    for colour, (name, about) in zip(COLOURS, results["schedules"].items()):
+        rows = of(results, name)
+        if rows:
+            points = [(r["reference_seconds"] / 60, r["accuracy"]) for r in rows]
+            axis.plot(*zip(*points), "o", color=colour, label=f"ours: {name} ({about['policy']})")
+            said.append(f"ours, {name}: {statistics.mean(p[1] for p in points):.1%}")
+    for name, (colour, marker, line) in STYLES.items():
+        rows = of(results, name)
+        if rows:
+            looks = [[(k["reference_seconds"] / 60, k["accuracy"]) for k in row["looks"]] for row in rows]
+            means = [[statistics.mean(values) for values in zip(*points)] for points in zip(*looks)]
+            axis.plot(*zip(*means), color=colour, marker=marker, linestyle=line, label=name)
+            said += [f"{name}: {accuracy:.1%} after {minutes:.1f} minutes" for minutes, accuracy in means]
+    axis.set(xlabel="reference minutes", ylabel="test accuracy", title="Accuracy against time, two CPU threads")
+    axis.set_xlim(left=0)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120, metadata={"Description": f"Accuracy against time. {'; '.join(said)}."})
+    plt.close(figure)

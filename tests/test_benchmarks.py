@@ -1,0 +1,99 @@
+"""What the benchmarks count with, and the competitors that they train."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+def test_a_slow_hour_counts_as_little_as_it_gives(monkeypatch):
+    import clock
+
+    rates, now = iter([1.0, 230e9, 230e9, 115e9, 115e9]), count(step=10.0)
+    monkeypatch.setattr(clock.Clock, "_rate", lambda self: self.rates.append(next(rates)))
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(now))
+    watch = clock.Clock(CPU)
+    for _ in range(3):
+        watch.tick()
+    assert watch.rates == [230e9, 230e9, 115e9, 115e9], "the first one was cold"
+    assert watch.seconds == 30 and watch.reference_seconds == pytest.approx(10 * (1 + 0.75 + 0.5))
+
+
+def test_the_clock_measures_seldom_and_leaves_that_out(monkeypatch):
+    import clock
+
+    monkeypatch.setattr(clock, "SIDE", 8)
+    watch = clock.Clock(CPU)
+    for _ in range(100):
+        watch.tick()
+    assert len(watch.rates) == 1 and watch.seconds == 0
+    watch.skip()
+    watch.tick(now=True)
+    assert len(watch.rates) == 2 and watch.seconds < 1 and all(rate > 0 for rate in watch.rates)
+
+
+def test_mean_and_standard_error_by_hand():
+    from time_to_accuracy_report import mean_and_error
+
+    assert mean_and_error([0.90, 0.92], ".2%") == "91.00% ± 1.00%"
+    assert mean_and_error([3.0], ".1f") == "3.0 (one run)"
+
+
+def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
+    import time_to_accuracy_report as report
+
+    about = {"policy": "full", "epochs": 4, "minutes": 5, "accuracy": 0.89, "mirrored": False}
+    row = {"name": "class", "accuracy": 0.87, "seconds": 200.0, "reference_seconds": 240.0, "rate": 2e11}
+    row |= {"accuracy_mirrored": 0.88, "mirrored_seconds": 5.0, "mirrored_reference_seconds": 6.0}
+    look = {"seconds": 100.0, "reference_seconds": 120.0, "accuracy": 0.5}
+    rows = [row, row | {"accuracy": 0.86}, {"name": "tutorial", "looks": [look], "rate": 2e11}]
+    results = {"machine": {"CPU": "one"}, "schedules": {"class": about, "fast": about}, "rows": rows}
+    results = json.loads(json.dumps(results))
+    text = report.markdown(results)
+    assert (
+        "| class | full | 4 | 2 | 86.50% ± 0.50% | 4.00 ± 0.00 | 200 ± 0 | 88.00% ± 0.00% | 4.10 ± 0.00 | 200 |" in text
+    )
+    assert "| tutorial | 1 | 2.00 (one run) | 50.00% (one run) |" in text
+    assert "- class: 87.00% in 4.00, 86.00% in 4.00" in text and "fast" not in text
+    report.plot(results, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert "ours, class: 86.5%; tutorial: 50.0% after 2.0 minutes" in picture.text["Description"]
+
+
+def test_resnet_20_is_the_papers():
+    """Its table 6 says 0.27 million parameters; the shortcuts have none."""
+    from tutorial import Residual
+
+    block = Residual(16, 32)
+    x = torch.zeros(1, 16, 8, 8)
+    x[0, :, 2, 4] = torch.arange(16.0) + 1
+    torch.nn.init.zeros_(block.layers[-1].weight)
+    out = block.eval()(x)
+    assert out.shape == (1, 32, 4, 4) and out[0, :, 1, 2].tolist() == [*range(1, 17), *[0] * 16] and out.sum() == 136
+    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    blocks = sum(p.numel() for a, b in zip(widths, widths[1:]) for p in Residual(a, b).parameters())
+    assert blocks + 16 * 27 + 2 * 16 + 64 * 10 + 10 == 269_722
+
+
+@pytest.mark.full_data
+@pytest.mark.slow
+def test_the_competitors_learn():
+    from tutorial import resnet_20, tutorial
+
+    for competitor in (tutorial, resnet_20):
+        networks = competitor(0, CPU)
+        before = {name: p.clone() for name, p in next(networks).named_parameters()}
+        network = next(networks)
+        assert all(not torch.equal(p, before[name]) for name, p in network.named_parameters())
+        networks.close()
