@@ -81,8 +81,11 @@ def ours(schedule: Schedule, seed: int, device: torch.device) -> dict:
     unused = test.select(torch.arange(10))  # training looks at validation images; here nothing depends on them
     with tempfile.TemporaryDirectory() as folder:
         setting = split, unused, PRESETS[schedule.policy], config, normalisation, Path(folder) / "run", device
-        for _ in training.training_steps(network, *setting):
+        for progress in training.training_steps(network, *setting):
+            epochs = progress.epochs
             clock.tick()
+        if epochs < config.epochs:  # the stop button ends training in good order, but this is no result
+            raise KeyboardInterrupt
         accuracy = predict(network, test, normalisation).accuracy
         clock.tick(now=True)
     row = {"accuracy": accuracy, "seconds": clock.seconds, "reference_seconds": clock.reference_seconds}
@@ -159,3 +162,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on with the next run.")
+    except data.DataError as error:
+        sys.exit(str(error))

@@ -46,12 +46,11 @@ def markdown(results: dict) -> str:
             f"{about['accuracy']:.0%}{' mirrored' * about['mirrored']} in {about['minutes']:g}",
         ]
         lines.append(f"| {name} | {about['policy']} | {about['epochs']} | {len(rows)} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| competitor | seeds | minutes | test accuracy | seconds, plain | GFLOP/s |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for name in dict.fromkeys(row["name"] for row in results["rows"] if "looks" in row):
+    competitors = list(dict.fromkeys(row["name"] for row in results["rows"] if "looks" in row))
+    if competitors:
+        lines += ["", "| competitor | seeds | minutes | test accuracy | seconds, plain | GFLOP/s |"]
+        lines += ["|---|--:|--:|--:|--:|--:|"]
+    for name in competitors:
         rows = of(results, name)
         for looks in zip(*(row["looks"] for row in rows)):
             minutes = mean_and_error([look["reference_seconds"] / 60 for look in looks], ".2f")
@@ -84,7 +83,7 @@ def plot(results: dict, path: Path) -> None:
             axis.plot(*zip(*means), color=colour, marker=marker, linestyle=line, label=name)
             said += [f"{name}: {accuracy:.1%} after {minutes:.1f} minutes" for minutes, accuracy in means]
     axis.set(xlabel="reference minutes", ylabel="test accuracy", title="Accuracy against time, two CPU threads")
-    axis.set_xlim(left=0)
+    axis.set(xlim=(0, 1.1 * axis.get_xlim()[1]), ylim=(0, 1))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.grid(alpha=0.3)
     axis.legend()

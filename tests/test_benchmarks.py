@@ -3,6 +3,7 @@
 import json
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +42,15 @@ def test_the_clock_measures_seldom_and_leaves_that_out(monkeypatch):
     watch.skip()
     watch.tick(now=True)
     assert len(watch.rates) == 2 and watch.seconds < 1 and all(rate > 0 for rate in watch.rates)
+
+
+def test_a_stopped_training_is_no_result(monkeypatch):
+    import time_to_accuracy
+
+    stopped = iter([SimpleNamespace(epochs=0.0), SimpleNamespace(epochs=0.5)])
+    monkeypatch.setattr(time_to_accuracy.training, "training_steps", lambda *_: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        time_to_accuracy.ours(time_to_accuracy.SCHEDULES["sample"], 0, CPU)
 
 
 def test_mean_and_standard_error_by_hand():
@@ -88,7 +98,7 @@ def test_resnet_20_is_the_papers():
 
 @pytest.mark.full_data
 @pytest.mark.slow
-def test_the_competitors_learn():
+def test_the_competitors_learn(full_data):
     from tutorial import resnet_20, tutorial
 
     for competitor in (tutorial, resnet_20):
