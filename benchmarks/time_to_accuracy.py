@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import time_to_accuracy_report as report
@@ -117,7 +117,7 @@ def theirs(steps: Iterator[torch.nn.Module], device: torch.device, looks: tuple[
 def main() -> None:
     parser = command_line(__doc__)
     names = [*SCHEDULES, *COMPETITORS]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="these schedules and competitors")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="train these and no others")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--finished", action="store_true", help="train nothing more")
@@ -134,10 +134,9 @@ def main() -> None:
         schedules = {name: replace(schedule, **short) for name, schedule in SCHEDULES.items()}
     args.runs.mkdir(parents=True, exist_ok=True)
     todo = [(name, seed) for seed in range(args.seeds) for name in args.only]  # a seed at a time
-    files = {(name, seed): args.runs / f"{name}-{seed}.json" for name, seed in todo}
     facts = machine(args.threads)
     for name, seed in bar(len(todo), "Runs", "run", iterable=todo):
-        file = files[name, seed]
+        file = args.runs / f"{name}-{seed}.json"
         if file.exists() or args.finished:
             continue
         if name in schedules:
@@ -145,10 +144,9 @@ def main() -> None:
         else:
             row = theirs(COMPETITORS[name](seed, device), device, looks)
         file.write_text(json.dumps({"name": name, "seed": seed, "date": facts["date"]} | row) + "\n")
-    rows = [json.loads(file.read_text()) for file in files.values() if file.exists()]
-    about = {name: {"title": str(schedule), "policy": schedule.policy, "epochs": schedule.config.epochs,
-                    "minutes": schedule.minutes, "accuracy": schedule.accuracy, "mirrored": schedule.mirrored}
-             for name, schedule in schedules.items()}  # fmt: skip
+    rows = [json.loads(file.read_text()) for file in args.runs.glob("*.json")]  # those of other sittings as well
+    rows.sort(key=lambda row: (row["name"], row["seed"]))
+    about = {name: asdict(schedule) for name, schedule in schedules.items()}
     results = {"machine": facts, "schedules": about, "rows": rows}
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "time_to_accuracy.json").write_text(json.dumps(results, indent=1) + "\n")

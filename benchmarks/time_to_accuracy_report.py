@@ -45,7 +45,9 @@ def markdown(results: dict) -> str:
             f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
             f"{about['accuracy']:.0%}{' mirrored' * about['mirrored']} in {about['minutes']:g}",
         ]
-        lines.append(f"| {name} | {about['policy']} | {about['epochs']} | {len(rows)} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {name} | {about['policy']} | {about['config']['epochs']} | {len(rows)} | {' | '.join(cells)} |"
+        )
     competitors = list(dict.fromkeys(row["name"] for row in results["rows"] if "looks" in row))
     if competitors:
         lines += ["", "| competitor | seeds | minutes | test accuracy | seconds, plain | GFLOP/s |"]

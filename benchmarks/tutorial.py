@@ -43,13 +43,7 @@ def tutorial(seed: int, device: torch.device) -> Iterator[nn.Module]:
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         channels = width
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, 10))
-    transform = v2.Compose([
-        v2.RandomHorizontalFlip(FULL.flip_p),
-        v2.RandomAffine(FULL.degrees, FULL.translate, FULL.scale, interpolation=v2.InterpolationMode.BILINEAR),
-        v2.RandomPerspective(FULL.distortion_scale, FULL.perspective_p),
-        v2.ColorJitter(FULL.brightness, FULL.contrast, FULL.saturation),
-        *NORMALISE,
-    ])  # fmt: skip
+    transform = v2.Compose([FULL.to_torchvision(), *NORMALISE])
     return train(network, transform, 64, torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9), device)
 
 

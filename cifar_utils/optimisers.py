@@ -9,18 +9,19 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # K. Jordan's quintic: a few steps br
 def orthogonalised(matrix: Tensor, steps: int = 3) -> Tensor:
     """[R, C] -> [R, C] with the same directions (singular vectors), all about equally strong.
 
-    The singular values end between about 0.5 and 1.2, whatever they were (unless tiny), which serves as well as
-    exactly 1 and costs a few small matrix products instead of a decomposition.
+    Singular values down to about an eighth of the largest end between 0.3 and 1.3 in three steps, weaker ones remain
+    weak. That serves as well as exactly 1, and costs a few small matrix products instead of a decomposition.
 
     Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix  # the smaller of the two products of itself with itself
     x = x / (x.norm() + 1e-7)  # no singular value above 1
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x.T if tall else x
 
 
 class Muon(torch.optim.SGD):

@@ -1,4 +1,4 @@
-"""The training loop: SGD on augmented batches, validation after every epoch, the best network kept."""
+"""The training loop: gradient steps on augmented batches, validation after every epoch, the best network kept."""
 
 import json
 import math

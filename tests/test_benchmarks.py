@@ -63,7 +63,7 @@ def test_mean_and_standard_error_by_hand():
 def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     import time_to_accuracy_report as report
 
-    about = {"policy": "full", "epochs": 4, "minutes": 5, "accuracy": 0.89, "mirrored": False}
+    about = {"policy": "full", "config": {"epochs": 4}, "minutes": 5, "accuracy": 0.89, "mirrored": False}
     row = {"name": "class", "accuracy": 0.87, "seconds": 200.0, "reference_seconds": 240.0, "rate": 2e11}
     row |= {"accuracy_mirrored": 0.88, "mirrored_seconds": 5.0, "mirrored_reference_seconds": 6.0}
     look = {"seconds": 100.0, "reference_seconds": 120.0, "accuracy": 0.5}
