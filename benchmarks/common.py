@@ -2,8 +2,10 @@
 
 import argparse
 import datetime
+import json
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,3 +36,29 @@ def machine(threads: int, *packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             facts[package] = "not installed"
     return facts | {"date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv])}
+
+
+def kept(file: Path, setting: dict, run: Callable[[], dict] | None) -> dict | None:
+    """The figures of one run: from its file, if they were made with this setting, else by running it now.
+
+    So a benchmark of hours can be stopped and gone on with, and rows of a former setting never stand in its table.
+
+    Args:
+        file: JSON; the row, with "setting" and the "date" of the run.
+        setting: all that decides about the result, as JSON-like data.
+        run: makes the row, or None to take what is there.
+
+    Returns:
+        The row, or None: there is none and none was to be made.
+    """
+    setting = json.loads(json.dumps(setting))  # tuples become lists, as they will when read back
+    if file.exists():
+        row = json.loads(file.read_text())
+        if row["setting"] == setting:
+            return row
+    if run is None:
+        return None
+    row = run() | {"date": datetime.date.today().isoformat(), "setting": setting}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(row) + "\n")
+    return row

@@ -36,10 +36,10 @@ def one_run(policy: str, epochs: int, seed: int, splits, folder: Path, device: t
     """Trains, or goes on, or finds it done; then evaluates. Returns the figures of the run."""
     training_split, validation, test = splits
     normalisation = data.Normalisation.of(training_split)
-    network = training.new_network(training_split, normalisation, seed)
+    network = training.new_network(training_split, normalisation, seed, mirror=False)  # let flips show what they buy
     size = 128 if training_split.is_sample else 256
     config = training.Config(
-        epochs=epochs, batch_size=size, seed=seed, label_smoothing=0.1, small_share=0, **training.PLAIN_SGD
+        epochs=epochs, batch_size=size, seed=seed, label_smoothing=0.1, small_sides=(), **training.PLAIN_SGD
     )
     run = folder / f"{policy}-{epochs}-{seed}"
     done = run / DONE

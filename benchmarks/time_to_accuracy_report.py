@@ -29,21 +29,21 @@ def markdown(results: dict) -> str:
         "",
     ]
     titles = ["schedule", "policy", "epochs", "seeds", "test accuracy", "minutes", "seconds, plain"]
-    titles += ["mirrored images averaged in", "minutes with them", "GFLOP/s", "meant to reach"]
+    titles += ["shifted images averaged in", "minutes with them", "GFLOP/s", "meant to reach"]
     lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
     for name, about in results["schedules"].items():
         rows = of(results, name)
         if not rows:
             continue
-        with_them = [(r["reference_seconds"] + r["mirrored_reference_seconds"]) / 60 for r in rows]
+        with_them = [(r["reference_seconds"] + r["shifted_reference_seconds"]) / 60 for r in rows]
         cells = [
             mean_and_error([r["accuracy"] for r in rows], ".2%"),
             mean_and_error([r["reference_seconds"] / 60 for r in rows], ".2f"),
             mean_and_error([r["seconds"] for r in rows], ".0f"),
-            mean_and_error([r["accuracy_mirrored"] for r in rows], ".2%"),
+            mean_and_error([r["accuracy_shifted"] for r in rows], ".2%"),
             mean_and_error(with_them, ".2f"),
             f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
-            f"{about['accuracy']:.0%}{' mirrored' * about['mirrored']} in {about['minutes']:g}",
+            f"{about['accuracy']:.0%} in {about['minutes']:g}",
         ]
         lines.append(
             f"| {name} | {about['policy']} | {about['config']['epochs']} | {len(rows)} | {' | '.join(cells)} |"

@@ -150,6 +150,24 @@ def curve(values: list[float], title: str, xlabel: str, ylabel: str) -> Figure:
     return figure
 
 
+def accuracy_against_time(histories: dict[str, list[dict]], title: str) -> Figure:
+    """Validation accuracy after each epoch against seconds of training, a line a run. histories: see `train`."""
+    figure, axis = new_figure(figsize=(7, 3.4))
+    said = []
+    for (name, history), colour, marker, line in zip(histories.items(), (BLUE, ORANGE, GREEN), "os^", ("--", "-", ":")):
+        seconds, accuracy = ([row[key] for row in history] for key in ("seconds", "validation_accuracy"))
+        axis.plot(seconds, accuracy, line, marker=marker, color=colour, label=name)
+        said.append(f"{name} {accuracy[-1]:.1%} after {len(history)} epochs in {seconds[-1]:.0f} seconds")
+    axis.set(title=title, xlabel="seconds of training", ylabel="validation accuracy", xlim=(0, None))
+    axis.yaxis.set_major_formatter(percent)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.alt_text = (
+        f"{title}. Line plot of validation accuracy against seconds of training. At the end: {'; '.join(said)}."
+    )
+    return figure
+
+
 def training_curves(history: list[dict], title: str) -> Figure:
     """Loss and accuracy of training and validation against epochs, the best epoch (lowest validation loss) marked."""
     if not history:  # stopped within the first epoch: the notebook's next cell must run all the same

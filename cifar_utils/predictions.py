@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cifar_utils.data import CLASSES, Normalisation, Split
 
@@ -189,12 +190,14 @@ def predict(
     split: Split,
     normalisation: Normalisation,
     batch_size: int = 500,
-    flip_averaging: bool = False,
+    shift_averaging: bool = False,
 ) -> Predictions:
     """Runs the network over a split, without augmentation.
 
     Args:
-        flip_averaging: average the logits of each image and of its mirror image (test-time augmentation).
+        shift_averaging: average the logits of each image, with half of the weight, and of the image shifted by one
+            pixel to the upper left and to the lower right (test-time augmentation, as in airbench, see `model`).
+            Mirror images would add nothing: the network's answer to them is the same.
 
     Raises:
         FloatingPointError: see `network_outputs`.
@@ -204,9 +207,13 @@ def predict(
     def outputs(turn) -> Tensor:
         return network_outputs(network, (turn(normalisation(x.to(device))) for x in split.images.split(batch_size)))
 
+    def shifted(x: Tensor, by: int) -> Tensor:
+        side = x.shape[-1]
+        return F.pad(x, (1, 1, 1, 1), mode="reflect")[..., 1 - by : 1 - by + side, 1 - by : 1 - by + side]
+
     logits = outputs(lambda x: x)
-    if flip_averaging:
-        logits = (logits + outputs(lambda x: x.flip(3))) / 2
+    if shift_averaging:
+        logits = logits / 2 + sum(outputs(lambda x, by=by: shifted(x, by)) for by in (-1, 1)) / 4
     return Predictions(split.index.numpy(), split.labels.numpy(), logits.softmax(1).numpy(), split=split.name)
 
 

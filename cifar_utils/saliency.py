@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_utils.model import CNN, LOGIT_SCALE
+from cifar_utils.model import CNN
 
 
 def class_activation_map(network: CNN, images: Tensor, classes: Tensor, block: int = 2) -> Tensor:
@@ -32,7 +32,7 @@ def class_activation_map(network: CNN, images: Tensor, classes: Tensor, block: i
         with torch.enable_grad():
             x = images.contiguous(memory_format=torch.channels_last)
             x = network.blocks[:block](F.silu(network.whiten(x))).detach().requires_grad_()
-            logits = LOGIT_SCALE * network.linear(network.blocks[block:](x.clone()).amax((2, 3)))
+            logits = network.logits(network.blocks[block:](x.clone()))
             gradient = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), x)[0]
     finally:
         for module, mode in modes.items():

@@ -17,6 +17,7 @@ from cifar_utils import __version__, checkpoint, evaluation_plots, plots, runs
 from cifar_utils.augment import augment, draw
 from cifar_utils.data import CLASSES, Normalisation, Split
 from cifar_utils.evaluation import confusion_matrix
+from cifar_utils.memory import keep_freed_memory
 from cifar_utils.model import CNN, initialise_whitening
 from cifar_utils.optimisers import learning_rate_factor, optimiser
 from cifar_utils.policy import Policy
@@ -40,22 +41,21 @@ class Config:
         momentum, weight_decay: of the optimiser; only weights decay, and with Muon only the linear layer's.
         label_smoothing: share of the target that is spread over all classes.
         warm_up: share of the steps in which the learning rate rises; it falls to 0 in the others.
-        small_side: side of the training images in pixels in the first `small_share` of the steps; 32 in the others.
+        small_sides: the training images' side in pixels, and until which share of the steps, in turn; 32 afterwards.
         seed: of the network's initial weights, of the order of images and of their augmentation.
     """
 
     epochs: int = 5
     batch_size: int = 500
     optimiser: str = "muon"
-    learning_rate: float = 0.24
+    learning_rate: float = 0.18
     linear_rate: float = 8.0
     bias_rate: float = 100.0
     momentum: float = 0.6
     weight_decay: float = 0.0
-    label_smoothing: float = 0.2
+    label_smoothing: float = 0.1
     warm_up: float = 0.0
-    small_side: int = 24
-    small_share: float = 0.5
+    small_sides: tuple[tuple[int, float], ...] = ((16, 0.15), (24, 0.65))
     seed: int = 0
 
     @classmethod
@@ -117,18 +117,18 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def new_network(training: Split, normalisation: Normalisation, seed: int = 0) -> CNN:
+def new_network(training: Split, normalisation: Normalisation, seed: int = 0, mirror: bool = True) -> CNN:
     """The network before training: seeded weights, and the whitening layer measured on 5,000 training images."""
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had happened
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of the GPUs, too
-        network = CNN()
+        network = CNN(mirror=mirror)
     initialise_whitening(network, normalisation(training.images[:5000]))
     return network
 
 
 def side_at(step: int, steps: int, config: Config) -> int:
     """The side of the training images in pixels: small pictures first, which cost less and teach the coarse things."""
-    return config.small_side if step < config.small_share * steps else 32
+    return next((side for side, until in config.small_sides if step < until * steps), 32)
 
 
 def train(*arguments, **options) -> list[dict]:
@@ -184,6 +184,8 @@ def training_steps(
         CheckpointError: the folder is in use, full, read-only, or holds another or a damaged run.
     """
     device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     steering = steering or Steering()
     network.to(device)
     images, labels, index = training.images.to(device), training.labels.to(device), training.index.to(device)
@@ -302,7 +304,12 @@ def restore(path: Path) -> tuple[CNN, Normalisation, dict]:
     """
     saved, _ = runs.read(path)
     setting = saved.meta["setting"]
-    network = CNN(tuple(setting["widths"]))
+    network = CNN(tuple(setting["widths"]), setting.get("mirror", False))
+    if str(network) != setting["network"]:  # some layers have no tensors that would tell
+        raise checkpoint.CheckpointError(
+            f"{path} holds a network that is built otherwise than `model.CNN` is now. Train again, or use the version "
+            f"of the workshop that it names, {setting['version']}."
+        )
     tensors = {name.removeprefix("model."): t for name, t in saved.tensors.items() if name.startswith("model.")}
     checkpoint.check_fit(path, tensors, network.state_dict())
     network.load_state_dict(tensors)
@@ -313,7 +320,8 @@ def _setting(network, training, validation, policy, config, normalisation) -> di
     """What a run must have in common with the one that it goes on with, as JSON-like data."""
     setting = {
         "network": str(network),
-        "widths": [block[0].out_channels for block in network.blocks],
+        "widths": network.widths,
+        "mirror": network.mirror,
         "config": asdict(config),
         "policy": asdict(policy),
         "normalisation": [normalisation.mean, normalisation.std],

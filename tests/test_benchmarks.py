@@ -53,6 +53,17 @@ def test_a_stopped_training_is_no_result(monkeypatch):
         time_to_accuracy.ours(time_to_accuracy.SCHEDULES["sample"], 0, CPU)
 
 
+def test_a_kept_row_stands_in_only_for_a_run_with_the_same_setting(tmp_path):
+    from common import kept
+
+    file = tmp_path / "runs" / "a-0.json"
+    assert kept(file, {"epochs": (1, 2)}, None) is None
+    row = kept(file, {"epochs": (1, 2)}, lambda: {"accuracy": 0.5})
+    assert row["accuracy"] == 0.5 and kept(file, {"epochs": (1, 2)}, pytest.fail) == row
+    assert kept(file, {"epochs": (1, 3)}, None) is None
+    assert kept(file, {"epochs": (1, 3)}, lambda: {"accuracy": 0.6})["accuracy"] == 0.6
+
+
 def test_mean_and_standard_error_by_hand():
     from time_to_accuracy_report import mean_and_error
 
@@ -63,9 +74,9 @@ def test_mean_and_standard_error_by_hand():
 def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     import time_to_accuracy_report as report
 
-    about = {"policy": "full", "config": {"epochs": 4}, "minutes": 5, "accuracy": 0.89, "mirrored": False}
+    about = {"policy": "full", "config": {"epochs": 4}, "minutes": 5, "accuracy": 0.89}
     row = {"name": "class", "accuracy": 0.87, "seconds": 200.0, "reference_seconds": 240.0, "rate": 2e11}
-    row |= {"accuracy_mirrored": 0.88, "mirrored_seconds": 5.0, "mirrored_reference_seconds": 6.0}
+    row |= {"accuracy_shifted": 0.88, "shifted_seconds": 5.0, "shifted_reference_seconds": 6.0}
     look = {"seconds": 100.0, "reference_seconds": 120.0, "accuracy": 0.5}
     rows = [row, row | {"accuracy": 0.86}, {"name": "tutorial", "looks": [look], "rate": 2e11}]
     results = {"machine": {"CPU": "one"}, "schedules": {"class": about, "fast": about}, "rows": rows}

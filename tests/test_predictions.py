@@ -217,16 +217,16 @@ def test_predictions_are_those_of_the_network_without_augmentation(network):
     assert (p.index == split.index.numpy()).all() and (p.labels == split.labels.numpy()).all()
 
 
-def test_flip_averaging_is_blind_to_mirroring(network):
-    split, normalisation = tiny(20, "test"), Normalisation.of(tiny())
-    mirrored = type(split)("test", split.images.flip(3), split.labels, split.index, True)
-    a, b = (predict(network, s, normalisation, flip_averaging=True) for s in (split, mirrored))
-    assert a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
-    assert a.probabilities != pytest.approx(run(network).probabilities, abs=1e-3)
-    x = normalisation(split.images)
+def test_shift_averaging_is_the_mean_over_shifted_images(network):
+    p, x = run(network, shift_averaging=True), Normalisation.of(tiny())(tiny(20, "test").images)
+    left_up, right_down = (torch.roll(x, (by, by), (2, 3)) for by in (-1, 1))
+    left_up[..., 31, :], right_down[..., 0, :] = left_up[..., 29, :], right_down[..., 2, :]  # reflected at the edge
+    left_up[..., 31], right_down[..., 0] = left_up[..., 29], right_down[..., 2]
     with torch.no_grad():
-        expected = ((network.eval()(x) + network(x.flip(3))) / 2).softmax(1)
-    assert a.probabilities == pytest.approx(expected.numpy(), abs=1e-6)
+        network.eval()
+        expected = (network(x) / 2 + network(left_up) / 4 + network(right_down) / 4).softmax(1)
+    assert p.probabilities == pytest.approx(expected.numpy(), abs=1e-6)
+    assert p.probabilities != pytest.approx(run(network).probabilities, abs=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20])

@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     """A run of five epochs that overfits: its folder, history and network."""
     folder = tmp_path_factory.mktemp("runs") / "five"
     sgd = training.PLAIN_SGD | {"learning_rate": 0.4}
-    return folder, *train_tiny(folder, Policy(), epochs=5, batch_size=16, small_share=0, **sgd)
+    return folder, *train_tiny(folder, Policy(), epochs=5, batch_size=16, small_sides=(), **sgd)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def digests(images):
 
 def test_one_batch_can_be_learnt_by_heart(tmp_path):
     network = training.new_network(tiny(32), Normalisation.of(tiny(32)))
-    options = {"epochs": 40, "learning_rate": 0.1, "label_smoothing": 0, "small_share": 0}
+    options = {"epochs": 40, "learning_rate": 0.1, "label_smoothing": 0, "small_sides": ()}
     history, _ = train_tiny(tmp_path, Policy(), network, 32, **options)
     assert history[0]["training_loss"] == pytest.approx(math.log(10), abs=0.1)
     assert history[-1]["training_loss"] < 0.05 and history[-1]["training_accuracy"] == 1
@@ -112,7 +112,9 @@ def test_training_does_not_depend_on_the_validation_images(tmp_path):
 def test_training_loss_and_accuracy_are_those_of_the_augmented_batches(tmp_path):
     policy, network = PRESETS["full"], narrow()
     twin = copy.deepcopy(network).train()
-    history, _ = train_tiny(tmp_path, policy, network, epochs=1, batch_size=24, learning_rate=0.0, seed=3)
+    history, _ = train_tiny(
+        tmp_path, policy, network, epochs=1, batch_size=24, learning_rate=0.0, seed=3, small_sides=((24, 0.5),)
+    )
     split, losses, hits = tiny(), [], []
     mean, std = Normalisation.of(split).tensors()
     for batch, side in zip(training.batches(64, training.Config(batch_size=24, seed=3), epoch=0), (24, 32)):
@@ -152,9 +154,9 @@ def test_batches_depend_on_seed_and_epoch_alone():
 
 
 def test_the_pictures_are_small_at_first():
-    config = training.Config(small_side=20, small_share=0.3)
-    assert [training.side_at(step, 10, config) for step in range(10)] == 3 * [20] + 7 * [32]
-    assert {training.side_at(step, 9, training.Config(small_share=0)) for step in range(9)} == {32}
+    config = training.Config(small_sides=((16, 0.2), (20, 0.5)))
+    assert [training.side_at(step, 10, config) for step in range(10)] == 2 * [16] + 3 * [20] + 5 * [32]
+    assert {training.side_at(step, 9, training.Config(small_sides=())) for step in range(9)} == {32}
 
 
 def test_the_history_has_the_learning_rate_of_the_schedule(run):
