@@ -38,6 +38,15 @@ def machine(threads: int, *packages: str) -> dict[str, str]:
     return facts | {"date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv])}
 
 
+def save(folder: Path, name: str, results: dict, text: str, plot: Callable[[dict, Path], None]) -> None:
+    """Writes name.json (the results), name.md (the table, which is printed as well) and name.png (the plot)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(text)
+    plot(results, folder / f"{name}.png")
+    print(text)
+
+
 def kept(file: Path, setting: dict, run: Callable[[], dict] | None) -> dict | None:
     """The figures of one run: from its file, if they were made with this setting, else by running it now.
 

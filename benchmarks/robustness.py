@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import command_line, machine
+from common import command_line, machine, save
 
 from cifar_utils import data, evaluation, evaluation_plots, plots, runs, training
 from cifar_utils.policy import PRESETS
@@ -170,11 +170,7 @@ def main() -> None:
         todo = [(p, e, s) for p, e, s in todo if (args.runs / f"{p}-{e}-{s}" / DONE).exists()]
     for policy, epochs, seed in bar(len(todo), "Runs", "run", iterable=todo):
         results["rows"].append(one_run(policy, epochs, seed, splits, args.runs, device))
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "robustness.json").write_text(json.dumps(results) + "\n")
-    (args.output / "robustness.md").write_text(markdown(results))
-    plot(results, args.output / "robustness.png")
-    print(markdown(results))
+    save(args.output, "robustness", results, markdown(results), plot)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accura
 runs lie in build/time_to_accuracy.
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from pathlib import Path
 import time_to_accuracy_report as report
 import torch
 from clock import Clock
-from common import command_line, kept, machine
+from common import command_line, kept, machine, save
 from tutorial import resnet_20, tutorial
 
 from cifar_utils import data, training
@@ -156,11 +155,7 @@ def main() -> None:
         row = kept(file, setting(about, name, looks), None)
         rows += [{"name": name, "seed": int(seed)} | row] if row else []
     results = {"machine": facts, "schedules": about, "rows": rows}
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "time_to_accuracy.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.output / "time_to_accuracy.md").write_text(report.markdown(results))
-    report.plot(results, args.output / "time_to_accuracy.png")
-    print(report.markdown(results))
+    save(args.output, "time_to_accuracy", results, report.markdown(results), report.plot)
 
 
 if __name__ == "__main__":

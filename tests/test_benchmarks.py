@@ -1,6 +1,7 @@
 """What the benchmarks count with, and the competitors that they train."""
 
 import json
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+
+from cifar_utils.model import CNN, MirrorConv2d
+from cifar_utils.training import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -90,6 +94,41 @@ def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert "ours, class: 86.5%; tutorial: 50.0% after 2.0 minutes" in picture.text["Description"]
+
+
+def test_each_variant_leaves_out_what_it_says():
+    import ablation
+
+    def first_layers(name):
+        variant = ablation.VARIANTS[name]
+        network = CNN(mirror=variant.mirror)
+        if variant.change:
+            variant.change(network)
+        return network.whiten.weight, network.blocks[1][4]
+
+    whiten, convolution = first_layers("everything")
+    assert not whiten.requires_grad and convolution.weight[0, 0, 1, 1] == 1
+    assert first_layers("first layer trained, not measured")[0].requires_grad
+    assert first_layers("random filters, no copies")[1].weight[0, 0, 1, 1] != 1
+    assert not isinstance(first_layers("no mirror symmetry")[1], MirrorConv2d)
+    configurations = {name: replace(ablation.FAST.config, **v.config) for name, v in ablation.VARIANTS.items()}
+    assert configurations["SGD instead of Muon"].optimiser == "sgd"
+    assert not configurations["no small pictures"].small_sides
+    assert len(set(ablation.VARIANTS)) == 10
+
+
+def test_the_ablation_trains_and_reports(tmp_path):
+    import ablation
+
+    variant, config = ablation.VARIANTS["no mirror symmetry"], Config(epochs=1, batch_size=900)
+    row = ablation.run(variant, config, sample=True, threads=torch.get_num_threads())
+    assert 0.05 < row["accuracy"] < 0.6 and row["reference_seconds"] > 0
+    results = {"machine": {"CPU": "one"}, "setting": "1 epoch", "rows": {"everything": [row], "less": [row, row]}}
+    share, seconds = f"{row['accuracy']:.2%}", f"{row['reference_seconds']:.0f}"
+    assert f"| less | 2 | {share} ± 0.00% | {seconds} ± 0 |" in ablation.markdown(results)
+    ablation.plot(results, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert f"less {row['accuracy']:.1%}" in picture.text["Description"]
 
 
 def test_resnet_20_is_the_papers():

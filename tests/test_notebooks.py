@@ -38,7 +38,7 @@ def text_of(notebook):
 
 def test_the_four_notebooks_are_there():
     assert NAMES[:4] == ["01_data_and_augmentation", "02_model", "03_training", "04_evaluation"]
-    assert NAMES[4:] == ["06_what_augmentation_buys"]
+    assert NAMES[4:] == ["05_fast_and_why", "06_what_augmentation_buys"]
 
 
 def test_executed_in_order_without_errors(notebook):
@@ -69,7 +69,7 @@ def test_every_figure_has_a_text_alternative(notebook):
 
 def test_outputs_are_of_the_full_set(path, notebook):
     """The committed pages show the real thing, and the sample would be named on every figure and table."""
-    if path.stem == "06_what_augmentation_buys":  # always of the sample
+    if path.stem in ("05_fast_and_why", "06_what_augmentation_buys"):  # always of the sample
         assert "SAMPLE, 3,600 training images" in text_of(notebook)
         return
     assert "SAMPLE" not in text_of(notebook)

@@ -9,7 +9,7 @@ from nbconvert import HTMLExporter
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
-@pytest.mark.parametrize("name", ["02_model", "06_what_augmentation_buys"])
+@pytest.mark.parametrize("name", ["02_model", "05_fast_and_why", "06_what_augmentation_buys"])
 def test_a_notebook_runs_through(open_notebook, name):
     notebook = open_notebook(name)
     notebook.run_all()
