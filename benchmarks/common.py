@@ -63,7 +63,7 @@ def kept(file: Path, setting: dict, run: Callable[[], dict] | None) -> dict | No
     setting = json.loads(json.dumps(setting))  # tuples become lists, as they will when read back
     if file.exists():
         row = json.loads(file.read_text())
-        if row["setting"] == setting:
+        if row.get("setting") == setting:
             return row
     if run is None:
         return None

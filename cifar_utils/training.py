@@ -58,6 +58,10 @@ class Config:
     small_sides: tuple[tuple[int, float], ...] = ((16, 0.15), (24, 0.65))
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        # Read back from JSON, pairs are lists.
+        object.__setattr__(self, "small_sides", tuple(map(tuple, self.small_sides)))
+
     @classmethod
     def of(cls, profile: Profile, training: Split, seed: int = 0) -> "Config":
         """The configuration of a profile: more and smaller batches where there is only the sample."""
