@@ -13,8 +13,6 @@ build/ablation.
 """
 
 import statistics
-import sys
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -24,15 +22,14 @@ from pathlib import Path
 
 import torch
 from clock import Clock
-from common import command_line, kept, machine, save
+from common import command_line, kept, machine, save, stoppable
 from matplotlib import pyplot as plt
-from time_to_accuracy import SCHEDULES
+from time_to_accuracy import SCHEDULES, times, train_by_the_clock
 from time_to_accuracy_report import mean_and_error
 
 from cifar_utils import data, training
 from cifar_utils.data import Normalisation
 from cifar_utils.model import CNN
-from cifar_utils.policy import PRESETS
 from cifar_utils.predictions import predict
 from cifar_utils.progress import bar
 
@@ -96,17 +93,9 @@ def run(variant: Variant, config: training.Config, sample: bool, threads: int) -
     network = training.new_network(split, normalisation, config.seed, variant.mirror)
     if variant.change:
         variant.change(network)
-    with tempfile.TemporaryDirectory() as folder:
-        setting = split, validation.select(torch.arange(10)), PRESETS[variant.policy], config, normalisation
-        for progress in training.training_steps(network, *setting, Path(folder) / "run", device):
-            epochs = progress.epochs
-            clock.tick()
-        clock.tick(now=True)
-    if epochs < config.epochs:
-        raise KeyboardInterrupt
-    accuracy = predict(network, validation, normalisation).accuracy
-    figures = {"seconds": clock.seconds, "reference_seconds": clock.reference_seconds}
-    return {"accuracy": accuracy, "rate": statistics.mean(clock.rates)} | figures
+    train_by_the_clock(clock, network, split, validation, variant.policy, config, normalisation, device)
+    clock.tick(now=True)
+    return {"accuracy": predict(network, validation, normalisation).accuracy} | times(clock)
 
 
 def in_a_new_process(*arguments) -> dict:
@@ -181,9 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on with the next run.")
-    except data.DataError as error:
-        sys.exit(str(error))
+    stoppable(main)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from cifar_utils.data import DataError
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -36,6 +38,16 @@ def machine(threads: int, *packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             facts[package] = "not installed"
     return facts | {"date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv])}
+
+
+def stoppable(main: Callable[[], None]) -> None:
+    """Runs a benchmark that keeps its finished runs; what stops it is said in one line."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on where it was.")
+    except DataError as error:
+        sys.exit(str(error))
 
 
 def save(folder: Path, name: str, results: dict, text: str, plot: Callable[[dict, Path], None]) -> None:

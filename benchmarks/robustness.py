@@ -15,12 +15,11 @@ themselves lie in build/robustness.
 
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import command_line, machine, save
+from common import command_line, machine, save, stoppable
 
 from cifar_utils import data, evaluation, evaluation_plots, plots, runs, training
 from cifar_utils.policy import PRESETS
@@ -174,7 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on where it was.")
+    stoppable(main)

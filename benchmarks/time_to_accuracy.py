@@ -18,7 +18,6 @@ runs lie in build/time_to_accuracy.
 """
 
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,7 @@ from pathlib import Path
 import time_to_accuracy_report as report
 import torch
 from clock import Clock
-from common import command_line, kept, machine, save
+from common import command_line, kept, machine, save, stoppable
 from tutorial import resnet_20, tutorial
 
 from cifar_utils import data, training
@@ -73,6 +72,27 @@ def everything(sample: bool) -> tuple[Split, Split]:
     return Split("training", *map(torch.cat, parts), sample), data.load_test(sample=sample)
 
 
+def train_by_the_clock(clock, network, split, others, policy, config, normalisation, device) -> None:
+    """Trains the network in place, in a folder that is thrown away.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; the stop button ends training in good order, but this is no result.
+    """
+    unused = others.select(torch.arange(10))  # training looks at validation images; here nothing depends on them
+    with tempfile.TemporaryDirectory() as folder:
+        setting = split, unused, PRESETS[policy], config, normalisation, Path(folder) / "run", device
+        for progress in training.training_steps(network, *setting):
+            epochs = progress.epochs
+            clock.tick()
+    if epochs < config.epochs:
+        raise KeyboardInterrupt
+
+
+def times(clock: Clock) -> dict:
+    figures = {"seconds": clock.seconds, "reference_seconds": clock.reference_seconds}
+    return figures | {"rate": statistics.mean(clock.rates)}
+
+
 def ours(schedule: Schedule, seed: int, device: torch.device) -> dict:
     """One run of a schedule: its figures."""
     clock = Clock(device)
@@ -80,18 +100,10 @@ def ours(schedule: Schedule, seed: int, device: torch.device) -> dict:
     normalisation = Normalisation.of(split)
     config = replace(schedule.config, seed=seed)
     network = training.new_network(split, normalisation, seed)
-    unused = test.select(torch.arange(10))  # training looks at validation images; here nothing depends on them
-    with tempfile.TemporaryDirectory() as folder:
-        setting = split, unused, PRESETS[schedule.policy], config, normalisation, Path(folder) / "run", device
-        for progress in training.training_steps(network, *setting):
-            epochs = progress.epochs
-            clock.tick()
-        if epochs < config.epochs:  # the stop button ends training in good order, but this is no result
-            raise KeyboardInterrupt
-        accuracy = predict(network, test, normalisation).accuracy
-        clock.tick(now=True)
-    row = {"accuracy": accuracy, "seconds": clock.seconds, "reference_seconds": clock.reference_seconds}
-    row["rate"] = statistics.mean(clock.rates)
+    train_by_the_clock(clock, network, split, test, schedule.policy, config, normalisation, device)
+    accuracy = predict(network, test, normalisation).accuracy
+    clock.tick(now=True)
+    row = {"accuracy": accuracy} | times(clock)
     row["accuracy_shifted"] = predict(network, test, normalisation, shift_averaging=True).accuracy
     clock.tick(now=True)
     # Three looks at each image are taken in this; one has been counted before.
@@ -159,9 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on with the next run.")
-    except data.DataError as error:
-        sys.exit(str(error))
+    stoppable(main)

@@ -72,7 +72,8 @@ def norm(channels: int, mirror: bool = True) -> nn.BatchNorm2d:
 def block(channels_in: int, channels_out: int, mirror: bool = True) -> nn.Sequential:
     """[N, channels_in, S, S] -> [N, channels_out, T, T], T = (S - 1) // 2. Pooling before the norm saves its work.
 
-    Windows of three by three that overlap: they cover an odd side evenly, and look the same in the mirror.
+    Windows of three by three that overlap: they cover an odd side evenly, and look the same in the mirror. Activations
+    are not computed in place: `MirrorNorm2d` returns a view, and writing into one costs copies that double the time.
     """
     return nn.Sequential(
         convolution(channels_in, channels_out, mirror),

@@ -312,6 +312,15 @@ def test_a_whole_file_that_is_not_of_a_run_is_refused(tmp_path, part):
             train_tiny(tmp_path, epochs=1)
 
 
+@pytest.mark.parametrize("change", [{"network": "CNN()"}, {"mirror": False}])
+def test_restore_refuses_a_network_that_is_built_otherwise(tmp_path, change):
+    train_tiny(tmp_path, epochs=1)
+    saved = checkpoint.load(tmp_path / runs.BEST)
+    checkpoint.save(tmp_path / runs.BEST, saved.tensors, saved.meta | {"setting": saved.meta["setting"] | change})
+    with pytest.raises(CheckpointError, match="built otherwise than"):
+        training.restore(tmp_path / runs.BEST)
+
+
 def test_restore_refuses_them_too(tmp_path):
     train_tiny(tmp_path, epochs=1)
     saved = checkpoint.load(tmp_path / runs.BEST)
