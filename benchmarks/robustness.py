@@ -38,7 +38,7 @@ def one_run(policy: str, epochs: int, seed: int, splits, folder: Path, device: t
     network = training.new_network(training_split, normalisation, seed, mirror=False)  # let flips show what they buy
     size = 128 if training_split.is_sample else 256
     config = training.Config(
-        epochs=epochs, batch_size=size, seed=seed, label_smoothing=0.1, small_sides=(), **training.PLAIN_SGD
+        epochs=epochs, batch_size=size, seed=seed, skip=0.0, label_smoothing=0.1, small_sides=(), **training.PLAIN_SGD
     )
     run = folder / f"{policy}-{epochs}-{seed}"
     done = run / DONE

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 STYLES = {"tutorial": ("#E69F00", "s", "--"), "ResNet-20": ("#009E73", "^", "-.")}
-COLOURS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
+COLOURS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999"]
 
 
 def mean_and_error(values: list[float], unit: str) -> str:
@@ -43,7 +43,7 @@ def markdown(results: dict) -> str:
             mean_and_error([r["accuracy_shifted"] for r in rows], ".2%"),
             mean_and_error(with_them, ".2f"),
             f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
-            f"{about['accuracy']:.0%} in {about['minutes']:g}",
+            f"{about['accuracy']:.0%} in {about['minutes']:g}" + about["averaging"] * " (averaged)",
         ]
         lines.append(
             f"| {name} | {about['policy']} | {about['config']['epochs']} | {len(rows)} | {' | '.join(cells)} |"

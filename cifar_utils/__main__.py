@@ -72,6 +72,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     trains.add_argument(
         "--epochs", metavar="N", type=_whole(1), help="passes over the training images, instead of the profile's"
     )
+    trains.add_argument("--compile", action="store_true", help="compile the network first, which pays on a GPU")
     trains.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same numbers (default: 0)")
     trains.add_argument(
         "--allow-changes", action="store_true", help="go on with a stopped run although its options were others"
@@ -145,11 +146,12 @@ def _train(options: argparse.Namespace) -> Path:
     policy = _policy(options.policy)
     train_split, validation = data.load_training(options.data, options.sample or profile.sample)
     config = training.Config.of(profile, train_split, options.seed)
+    config = replace(config, compile=options.compile)
     if options.epochs:
         config = replace(config, epochs=options.epochs)
     run = options.run or settings.runs_directory() / profile.name
     normalisation = data.Normalisation.of(train_split)
-    network = training.new_network(train_split, normalisation, config.seed)
+    network = training.new_network(train_split, normalisation, config.seed, widths=profile.widths)
     print(f"{train_split}, {validation}\n{policy}\n{config}")
     history = training.train(
         network,

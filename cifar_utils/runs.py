@@ -39,7 +39,6 @@ class State:
     Attributes:
         epoch: finished epochs.
         step: finished steps of the epoch under way.
-        loss_sum, hits: of these steps, for the epoch's means.
         seconds: of training so far, interruptions left out.
         history: a row a finished epoch.
         learning_rate_scale: what somebody steering the training has set, see `training.Steering`.
@@ -47,8 +46,6 @@ class State:
 
     epoch: int = 0
     step: int = 0
-    loss_sum: float = 0.0
-    hits: int = 0
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
     learning_rate_scale: float = 1.0
@@ -137,21 +134,25 @@ def check_space(run: Path, tensors: dict[str, Tensor]) -> None:
         )
 
 
-def tensors_of(network: nn.Module, sgd: torch.optim.SGD) -> dict[str, Tensor]:
-    """All tensors that training changes: the network's, SGD's momentum, and torch's generator (for dropout and such).
+def tensors_of(network: nn.Module, sgd: torch.optim.SGD, last_met: nn.Module) -> dict[str, Tensor]:
+    """All tensors that training changes: the network's, SGD's momentum, how images were answered, torch's generator.
 
-    The order of images and their augmentation need no generator: they are functions of seed, epoch and index.
+    The generator is for dropout and such. The order of images and their augmentation need none: they are functions of
+    seed, epoch, index and losses.
     """
     momentum = {f"momentum.{name}": sgd.state[p].get("momentum_buffer") for name, p in _trained(network)}
     return {
         **{f"model.{name}": tensor for name, tensor in network.state_dict().items()},
         **{name: tensor for name, tensor in momentum.items() if tensor is not None},
+        **{f"last_met.{name}": tensor for name, tensor in last_met.state_dict().items()},
         "generator": torch.get_rng_state(),
     }
 
 
-def load_tensors(path: Path, tensors: dict[str, Tensor], network: nn.Module, sgd: torch.optim.SGD) -> None:
-    """The way back: puts the tensors of `tensors_of` into the network and SGD, all or, on an error, none.
+def load_tensors(
+    path: Path, tensors: dict[str, Tensor], network: nn.Module, sgd: torch.optim.SGD, last_met: nn.Module
+) -> None:
+    """The way back: puts the tensors of `tensors_of` where they were, all or, on an error, none.
 
     Raises:
         CheckpointError: names, shapes or dtypes differ.
@@ -159,9 +160,11 @@ def load_tensors(path: Path, tensors: dict[str, Tensor], network: nn.Module, sgd
     trained = _trained(network) if any(name.startswith("momentum.") for name in tensors) else []
     expected = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
     expected |= {f"momentum.{name}": p for name, p in trained}
+    expected |= {f"last_met.{name}": tensor for name, tensor in last_met.state_dict().items()}
     expected["generator"] = torch.get_rng_state()
     checkpoint.check_fit(path, tensors, expected)
     network.load_state_dict({name: tensors[f"model.{name}"] for name in network.state_dict()})
+    last_met.load_state_dict({name: tensors[f"last_met.{name}"] for name in last_met.state_dict()})
     for name, p in trained:
         sgd.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device, copy=True)
     torch.set_rng_state(tensors["generator"])
@@ -208,26 +211,33 @@ def read(path: Path) -> tuple[checkpoint.Checkpoint, State]:
     """
     saved = checkpoint.load_newest(path)
     try:
-        state = State(**saved.meta["state"])
+        known = State.__dataclass_fields__  # older runs have more, and go without the last: it came later
+        state = State(**{name: value for name, value in saved.meta["state"].items() if name in known})
         needed = {"config", "policy", "widths", "normalisation", "data"}
-        expected = asdict(state).keys() - {"learning_rate_scale"}  # older runs, from before it could be turned, lack it
+        expected = known.keys() - {"learning_rate_scale"}
         if not expected <= set(saved.meta["state"]) or not needed <= set(saved.meta["setting"]):
             raise KeyError
         saved.meta["circumstances"]["torch"]
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         message = f"{path} is whole, but not a checkpoint of a training run. Delete it and train again."
         raise CheckpointError(message) from None
     return saved, state
 
 
 def resume(
-    run: Path, network: nn.Module, sgd: torch.optim.SGD, setting: dict, device: torch.device, allow_changes: bool
+    run: Path,
+    network: nn.Module,
+    sgd: torch.optim.SGD,
+    last_met: nn.Module,
+    setting: dict,
+    device: torch.device,
+    allow_changes: bool,
 ) -> State:
     """The state in which the run's folder left training, its tensors loaded; a fresh one where there is none.
 
     Args:
         run: the folder.
-        network, sgd: get the saved tensors.
+        network, sgd, last_met: get the saved tensors.
         setting: configuration, policy, data and so on, as JSON-like data: must equal what was saved.
         device: of the training that goes on.
         allow_changes: go on although the setting differs.
@@ -245,7 +255,10 @@ def resume(
             f"{run} holds a run with another setting: {'; '.join(changed)}. Name another run, delete that folder to "
             "start over, or pass allow_changes=True to go on with the new setting."
         )
-    load_tensors(path, saved.tensors, network, sgd)
+    tensors = saved.tensors
+    if setting["data"] != saved.meta["setting"]["data"]:  # how other images were answered says nothing
+        tensors |= {f"last_met.{name}": tensor for name, tensor in last_met.state_dict().items()}
+    load_tensors(path, tensors, network, sgd, last_met)
     other = differences(saved.meta["circumstances"], circumstances(device))
     if other:
         print(f"WARNING: the last digits will differ from an uninterrupted run: {'; '.join(other)}.", flush=True)
@@ -253,8 +266,14 @@ def resume(
 
 
 def save(
-    path: Path, network: nn.Module, sgd: torch.optim.SGD, state: State, setting: dict, device: torch.device
+    path: Path,
+    network: nn.Module,
+    sgd: torch.optim.SGD,
+    last_met: nn.Module,
+    state: State,
+    setting: dict,
+    device: torch.device,
 ) -> None:
     """Saves all that `resume` and `training.restore` need. Raises CheckpointError like `checkpoint.save`."""
     meta = {"setting": setting, "state": asdict(state), "circumstances": circumstances(device)}
-    checkpoint.save(path, tensors_of(network, sgd), meta)
+    checkpoint.save(path, tensors_of(network, sgd, last_met), meta)

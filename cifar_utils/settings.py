@@ -22,6 +22,7 @@ class Profile:
         epochs: of training on the full set.
         sample_epochs: of training on the sample, which has a twelfth of the images.
         batch_size, sample_batch_size: likewise.
+        widths: of the network's three blocks, see model.CNN.
     """
 
     name: str
@@ -30,12 +31,13 @@ class Profile:
     sample_epochs: int
     batch_size: int = 500
     sample_batch_size: int = 250
+    widths: tuple[int, int, int] = (64, 128, 128)
 
 
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
-    "class": Profile("class", sample=None, epochs=5, sample_epochs=24),
-    "full": Profile("full", sample=None, epochs=30, sample_epochs=60),
+    "class": Profile("class", sample=None, epochs=9, sample_epochs=47),
+    "full": Profile("full", sample=None, epochs=23, sample_epochs=90, widths=(64, 256, 256)),
 }
 
 

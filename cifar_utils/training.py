@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cifar_utils import __version__, checkpoint, evaluation_plots, plots, runs
 from cifar_utils.augment import augment, draw
+from cifar_utils.compiling import compiled
 from cifar_utils.data import CLASSES, Normalisation, Split
 from cifar_utils.evaluation import confusion_matrix
 from cifar_utils.memory import keep_freed_memory
@@ -23,6 +24,7 @@ from cifar_utils.optimisers import learning_rate_factor, optimiser
 from cifar_utils.policy import Policy
 from cifar_utils.predictions import Predictions, predict
 from cifar_utils.progress import bar
+from cifar_utils.selection import LastMet, batches, steps_before
 from cifar_utils.settings import Profile
 
 SHIPPED = Path(__file__).parent / "shipped" / "best.safetensors"  # stands in where nothing has been trained yet
@@ -33,7 +35,7 @@ class Config:
     """The hyper-parameters, chosen on the validation split.
 
     Attributes:
-        epochs: passes over the training split.
+        epochs: passes over the training split; all but the first leave images out, see `skip`.
         batch_size: images a step; an incomplete last batch is left out (shuffling gives every image its turn).
         optimiser: "muon", or "sgd", which wants other numbers (PLAIN_SGD); both with Nesterov momentum.
         learning_rate: of the convolutions' filters, at the peak of the schedule.
@@ -41,11 +43,13 @@ class Config:
         momentum, weight_decay: of the optimiser; only weights decay, and with Muon only the linear layer's.
         label_smoothing: share of the target that is spread over all classes.
         warm_up: share of the steps in which the learning rate rises; it falls to 0 in the others.
+        skip: share of the images that each epoch after the first leaves out, the easiest ones; see `selection`.
         small_sides: the training images' side in pixels, and until which share of the steps, in turn; 32 afterwards.
+        compile: whether the network is compiled first, see `compiling`; changes the last bits of the result.
         seed: of the network's initial weights, of the order of images and of their augmentation.
     """
 
-    epochs: int = 5
+    epochs: int = 9
     batch_size: int = 500
     optimiser: str = "muon"
     learning_rate: float = 0.18
@@ -53,9 +57,11 @@ class Config:
     bias_rate: float = 100.0
     momentum: float = 0.6
     weight_decay: float = 0.0
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.0
     warm_up: float = 0.0
+    skip: float = 0.5
     small_sides: tuple[tuple[int, float], ...] = ((16, 0.15), (24, 0.65))
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,12 +102,12 @@ class Steering:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: `loss` and `accuracy` are means over the epoch under way, on augmented images.
+    """Where a training stands.
 
     Attributes:
         epochs: finished, the part of the one under way included.
         seconds: of training so far.
-        loss, accuracy: NaN before an epoch's first step.
+        loss, accuracy: of the training images, each as it was last met, augmented; NaN before the first step.
         learning_rate: of the last step.
         history: a row a finished epoch, see `train`.
     """
@@ -121,11 +127,18 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def new_network(training: Split, normalisation: Normalisation, seed: int = 0, mirror: bool = True) -> CNN:
-    """The network before training: seeded weights, and the whitening layer measured on 5,000 training images."""
+def new_network(training: Split, normalisation: Normalisation, seed: int = 0, **options) -> CNN:
+    """The network before training: seeded weights, and the whitening layer measured on 5,000 training images.
+
+    Args:
+        training: whose images are measured.
+        normalisation: of the training split.
+        seed: of the weights.
+        options: of `model.CNN`, its widths for example.
+    """
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had happened
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of the GPUs, too
-        network = CNN(mirror=mirror)
+        network = CNN(**options)
     initialise_whitening(network, normalisation(training.images[:5000]))
     return network
 
@@ -139,8 +152,8 @@ def train(*arguments, **options) -> list[dict]:
     """Trains to the end, or until it is stopped: all of `training_steps`, whose arguments it takes.
 
     Returns:
-        The history, a row an epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (on augmented
-        images, as they were met), validation_loss and validation_accuracy, seconds (of training, since the start).
+        The history, a row an epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (each training
+        image as it was last met, augmented), validation_loss, validation_accuracy, seconds (of training so far).
     """
     return deque(training_steps(*arguments, **options), maxlen=1)[0].history  # of all pauses, the last
 
@@ -194,106 +207,100 @@ def training_steps(
     network.to(device)
     images, labels, index = training.images.to(device), training.labels.to(device), training.index.to(device)
     mean, std = normalisation.tensors(device)
-    steps = max(1, len(training) // config.batch_size)
-    size = min(config.batch_size, len(training))
-    memory = torch.empty(size * images[0].numel(), device=device)  # of a batch, used again every step
+    n = len(training)
+    all_steps = steps_before(config.epochs, n, config)
+    memory = torch.empty(config.batch_size * images[0].numel(), device=device)  # of a batch, used again every step
+    last_met = LastMet(n).to(device)
     sgd = optimiser(network, config)
+    trained = network, sgd, last_met
+    forward = compiled(network, device) if config.compile else network
     peaks = [group["lr"] for group in sgd.param_groups]
     setting = _setting(network, training, validation, policy, config, normalisation)
     with runs.owned(run), runs.StopSignal() as stop:
-        state = runs.resume(run, network, sgd, setting, device, allow_changes)
+        state = runs.resume(run, *trained, setting, device, allow_changes)
         if state.epoch + state.step:
             steering.learning_rate_scale = state.learning_rate_scale
-        yield _progress(state, steps, size, sgd)
+        yield _progress(state, config, last_met, sgd)
         if state.epoch >= config.epochs:
             print(f"{run} is complete: {state.epoch} epochs, nothing left to train. Its history is returned.")
             return
         if state.epoch + state.step:
             print(f"Going on with {run} after epoch {state.epoch}, step {state.step}.")
-        runs.check_space(run, runs.tensors_of(network, sgd))
-        runs.save(run / runs.LAST, network, sgd, state, setting, device)  # fails now rather than after an epoch
+        runs.check_space(run, runs.tensors_of(*trained))
+        runs.save(run / runs.LAST, *trained, state, setting, device)  # fails now rather than after an epoch
         start = time.perf_counter() - state.seconds
         layout = "{desc} {percentage:3.0f}%|{bar}| epoch {n:.1f} of {total:.0f} [{elapsed}, {remaining} left{postfix}]"
-        done = steps * state.epoch + state.step
-        progress = bar(
-            steps * config.epochs, "Training", "epoch", initial=done, unit_scale=1 / steps, bar_format=layout
-        )
+        progress = bar(config.epochs, "Training", "epoch", initial=_epochs(state, n, config), bar_format=layout)
         with _board(run, state) as board, progress:
             while state.epoch < config.epochs:
                 network.train()
-                done = steps * state.epoch
-                sums = torch.tensor([state.loss_sum, state.hits], device=device)  # of the epoch under way
-                for batch in batches(len(training), config, state.epoch)[state.step :]:
+                done, end = (steps_before(epoch, n, config) for epoch in (state.epoch, state.epoch + 1))
+                for batch in batches(n, config, state.epoch, last_met.losses_before)[state.step :]:
                     batch = batch.to(device)
                     parameters = draw(policy, config.seed, state.epoch, index[batch])
-                    side = side_at(done + state.step, steps * config.epochs, config)
-                    out = memory[: size * 3 * side**2].view(size, 3, side, side)
+                    side = side_at(done + state.step, all_steps, config)
+                    out = memory[: len(batch) * 3 * side**2].view(-1, 3, side, side)
                     x = augment(images[batch], parameters, policy, mean, std, out)
                     if state.epoch + state.step == 0:
                         board.add_image("augmented batch", plots.mosaic(x.cpu(), normalisation.mean, normalisation.std))
-                    factor = learning_rate_factor(done + state.step, steps * config.epochs, config.warm_up)
+                    factor = learning_rate_factor(done + state.step, all_steps, config.warm_up)
                     state.learning_rate_scale = steering.learning_rate_scale
                     for group, peak in zip(sgd.param_groups, peaks):
                         group["lr"] = peak * factor * state.learning_rate_scale
                     with torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device)):
-                        logits = network(x)
+                        logits = forward(x)
                     logits = logits.float()
                     loss = F.cross_entropy(logits, labels[batch], label_smoothing=config.label_smoothing)
                     sgd.zero_grad()
                     loss.backward()
                     sgd.step()
                     state.step += 1
-                    with torch.no_grad():
-                        hits = (logits.argmax(1) == labels[batch]).sum()
-                        sums += torch.stack([F.cross_entropy(logits, labels[batch]), hits])  # without smoothing
+                    last_met.record(batch, logits, labels[batch])
                     seconds, save = time.perf_counter() - start, save_every and state.step % save_every == 0
-                    look = device.type == "cpu" or seconds - state.seconds > 1 or state.step == steps
+                    look = device.type == "cpu" or seconds - state.seconds > 1 or done + state.step == end
                     if not (look or save or stop.requested):
                         continue  # to read a number from a GPU is to wait for it: at most once a second
-                    state.seconds, state.loss_sum, state.hits = seconds, sums[0].item(), int(sums[1])
-                    _check_finite(state.loss_sum, state, sgd, run)
-                    progress.set_postfix_str(_summary(state, len(batch)), refresh=False)
-                    progress.update(done + state.step - progress.n)
+                    state.seconds = seconds
+                    _check_finite(loss.item(), state, sgd, run)
+                    now = _progress(state, config, last_met, sgd)
+                    progress.set_postfix_str(_summary(now), refresh=False)
+                    progress.update(now.epochs - progress.n)
                     if steering.wants_batch:
                         steering.batch, steering.wants_batch = x.to("cpu", copy=True), False
-                    yield _progress(state, steps, size, sgd)
+                    yield now
                     state.learning_rate_scale = steering.learning_rate_scale  # if turned just now, saved as well
                     if steering.stop:
                         stop.request()
                     if stop.requested or save:
-                        runs.save(run / runs.LAST, network, sgd, state, setting, device)
+                        runs.save(run / runs.LAST, *trained, state, setting, device)
                     if stop.requested:
                         progress.close()
                         print(f"Stopped in epoch {state.epoch + 1} and saved in {run}. Run this again to go on.")
                         return
+                loss, accuracy = last_met.means()
                 predictions = predict(network, validation, normalisation)
                 is_best = predictions.loss < state.best_loss  # the earliest of equals stays
                 row = {
                     "epoch": state.epoch + 1,
                     "learning_rate": peaks[0]
-                    * learning_rate_factor(done + steps - 1, steps * config.epochs, config.warm_up)
+                    * learning_rate_factor(end - 1, all_steps, config.warm_up)
                     * state.learning_rate_scale,
-                    "training_loss": state.loss_sum / steps,
-                    "training_accuracy": state.hits / (steps * size),
+                    "training_loss": loss,
+                    "training_accuracy": accuracy,
                     "validation_loss": predictions.loss,
                     "validation_accuracy": predictions.accuracy,
                     "seconds": time.perf_counter() - start,
                 }
                 history, scale = [*state.history, row], state.learning_rate_scale
                 state = runs.State(state.epoch + 1, seconds=row["seconds"], history=history, learning_rate_scale=scale)
+                last_met.end_epoch()
                 if is_best:  # before last: if anything stops us in between, this epoch is done once more, alike
-                    runs.save(run / runs.BEST, network, sgd, state, setting, device)
-                runs.save(run / runs.LAST, network, sgd, state, setting, device)
+                    runs.save(run / runs.BEST, *trained, state, setting, device)
+                runs.save(run / runs.LAST, *trained, state, setting, device)
                 (run / "history.json").write_text(json.dumps(state.history, indent=1) + "\n")
                 _log(board, row, predictions, is_best)
-                progress.set_postfix_str(_summary(state, 0), refresh=False)
-                yield _progress(state, steps, size, sgd)
-
-
-def batches(n: int, config: Config, epoch: int) -> list[Tensor]:
-    """The positions of each batch of an epoch, shuffled: a pure function of the seed and the epoch."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % 2**63))
-    return [b for b in order.split(config.batch_size) if len(b) == min(config.batch_size, n)]
+                progress.set_postfix_str(_summary(_progress(state, config, last_met, sgd)), refresh=False)
+                yield _progress(state, config, last_met, sgd)
 
 
 def restore(path: Path) -> tuple[CNN, Normalisation, dict]:
@@ -355,26 +362,24 @@ def _check_finite(loss: float, state: runs.State, sgd: torch.optim.SGD, run: Pat
         )
 
 
-def _progress(state: runs.State, steps: int, batch_size: int, sgd: torch.optim.SGD) -> Progress:
-    done = state.step or math.nan
-    return Progress(
-        epochs=state.epoch + state.step / steps,
-        seconds=state.seconds,
-        loss=state.loss_sum / done,
-        accuracy=state.hits / (done * batch_size),
-        learning_rate=sgd.param_groups[0]["lr"],
-        history=state.history,
-    )
+def _progress(state: runs.State, config: Config, last_met: LastMet, sgd: torch.optim.SGD) -> Progress:
+    loss, accuracy = last_met.means()
+    epochs = _epochs(state, len(last_met.losses), config)
+    return Progress(epochs, state.seconds, loss, accuracy, sgd.param_groups[0]["lr"], state.history)
 
 
-def _summary(state: runs.State, batch_size: int) -> str:
-    """What the progress bar says beside the time: of the epoch under way, or the finished one, and of validation."""
-    row = state.history[-1] if state.history else {}
-    loss, accuracy = row.get("training_loss"), row.get("training_accuracy")
-    if state.step:
-        loss, accuracy = state.loss_sum / state.step, state.hits / (state.step * batch_size)
-    text = f"loss {loss:.3f}, accuracy {accuracy:.1%}"
-    return text + (f"; validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.1%}" if row else "")
+def _epochs(state: runs.State, n: int, config: Config) -> float:
+    start, end = (steps_before(epoch, n, config) for epoch in (state.epoch, state.epoch + 1))
+    return state.epoch + state.step / (end - start)
+
+
+def _summary(now: Progress) -> str:
+    """What the progress bar says beside the time: of the training images, and of the last epoch's validation."""
+    text = f"loss {now.loss:.3f}, accuracy {now.accuracy:.1%}"
+    if now.history:
+        row = now.history[-1]
+        text += f"; validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.1%}"
+    return text
 
 
 def _board(run: Path, state: runs.State) -> SummaryWriter:

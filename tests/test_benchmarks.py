@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cifar_utils.model import CNN, MirrorConv2d
+from cifar_utils.selection import steps_before
 from cifar_utils.training import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +79,7 @@ def test_mean_and_standard_error_by_hand():
 def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     import time_to_accuracy_report as report
 
-    about = {"policy": "full", "config": {"epochs": 4}, "minutes": 5, "accuracy": 0.89}
+    about = {"policy": "full", "config": {"epochs": 4}, "minutes": 5, "accuracy": 0.89, "averaging": False}
     row = {"name": "class", "accuracy": 0.87, "seconds": 200.0, "reference_seconds": 240.0, "rate": 2e11}
     row |= {"accuracy_shifted": 0.88, "shifted_seconds": 5.0, "shifted_reference_seconds": 6.0}
     look = {"seconds": 100.0, "reference_seconds": 120.0, "accuracy": 0.5}
@@ -114,6 +115,8 @@ def test_each_variant_leaves_out_what_it_says():
     configurations = {name: replace(ablation.FAST.config, **v.config) for name, v in ablation.VARIANTS.items()}
     assert configurations["SGD instead of Muon"].optimiser == "sgd"
     assert not configurations["no small pictures"].small_sides
+    steps = {name: steps_before(config.epochs, 45000, config) for name, config in configurations.items()}
+    assert set(steps.values()) == {270} and configurations["no image skipped, as many steps"].skip == 0
     assert len(set(ablation.VARIANTS)) == 10
 
 

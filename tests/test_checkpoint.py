@@ -104,7 +104,9 @@ def test_a_restored_network_predicts_the_same(tmp_path):
     assert about["state"]["history"] == history and about["state"]["epoch"] == 1
     setting = about["setting"]
     assert Policy.from_json(json.dumps(setting["policy"])) == PRESETS["full"]
-    assert training.Config(**setting["config"]) == training.Config(epochs=1, batch_size=32, learning_rate=0.05)
+    assert training.Config(**setting["config"]) == training.Config(
+        epochs=1, batch_size=32, learning_rate=0.05, skip=0.0
+    )
     assert setting["data"]["title"] == "SAMPLE, 64 training images" and setting["classes"][3] == "cat"
     assert about["circumstances"]["torch"] == torch.__version__
 

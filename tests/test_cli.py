@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,15 @@ def test_train_only_trains(tmp_path):
     assert cli.main(["train", "--profile", "smoke", "--epochs", "2", "--run", str(tmp_path / "mine")]) == 0
     assert names(tmp_path / "mine") - {"best.former.safetensors"} == RUN_FILES
     assert checkpoint.load(tmp_path / "mine" / runs.LAST).meta["state"]["epoch"] == 2
+
+
+def test_the_profile_says_how_wide_the_network_is(tmp_path, monkeypatch, capsys):
+    profile = replace(settings.PROFILES["smoke"], widths=(8, 16, 16))
+    monkeypatch.setitem(settings.PROFILES, "smoke", profile)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # test_compiling.py has the real one
+    assert cli.main(["train", "--profile", "smoke", "--compile", "--run", str(tmp_path / "mine")]) == 0
+    network, _, about = training.restore(tmp_path / "mine" / runs.BEST)
+    assert network.widths == (8, 16, 16) and about["setting"]["config"]["compile"]
 
 
 def test_evaluate_only_evaluates(run, capsys, monkeypatch):

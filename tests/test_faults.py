@@ -185,17 +185,19 @@ def test_resumed_three_times_the_result_is_the_same(tmp_path, monkeypatch, unint
     assert same(contents(tmp_path), uninterrupted)
 
 
-@pytest.mark.parametrize("forgotten", ["momentum", "step"])
+@pytest.mark.parametrize("forgotten", ["momentum", "step", "last_met.losses_before"])
 def test_a_resume_that_forgets_something_ends_elsewhere(tmp_path, monkeypatch, uninterrupted, forgotten):
-    """Negative controls: without the saved momentum, or from the epoch's start, the result is another."""
+    """Negative controls: without the momentum, from the epoch's start, with other images left out: another result."""
     stopped(tmp_path, monkeypatch, 5)
     path = tmp_path / runs.LAST
     saved = checkpoint.load(path)
+    tensors = saved.tensors
     if forgotten == "step":
-        saved.meta["state"] |= {"step": 0, "loss_sum": 0.0, "hits": 0}
-        tensors = saved.tensors
+        saved.meta["state"]["step"] = 0
+    elif forgotten == "momentum":
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("momentum")}
     else:
-        tensors = {name: tensor for name, tensor in saved.tensors.items() if not name.startswith("momentum")}
+        tensors[forgotten] = tensors[forgotten].flip(0)
     checkpoint.save(path, tensors, saved.meta)
     train_tiny(tmp_path, **killed_run.STEPS)
     assert not same(contents(tmp_path), uninterrupted)
@@ -272,7 +274,7 @@ def test_save_every_saves_within_the_epoch(tmp_path, monkeypatch):
     [
         ({"learning_rate": 0.1}, "config.learning_rate was 0.05 and is 0.1"),
         ({"policy": Policy(degrees=7)}, "policy.degrees was 10.0 and is 7.0"),
-        ({"images": 64}, "data.title was SAMPLE, 96 training images and is SAMPLE, 64 training images"),
+        ({"images": 64}, "data.title was SAMPLE, 127 training images and is SAMPLE, 64 training images"),
     ],
 )
 def test_another_setting_is_refused_with_the_difference_named(tmp_path, monkeypatch, change, words):
@@ -288,9 +290,10 @@ def test_without_the_comparison_another_setting_is_not_noticed(tmp_path, monkeyp
     assert len(train_tiny(tmp_path, **(killed_run.STEPS | {"learning_rate": 0.1}))[0]) == 2
 
 
-def test_another_setting_is_accepted_when_asked_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", [{"learning_rate": 0.1}, {"images": 96}])
+def test_another_setting_is_accepted_when_asked_for(tmp_path, monkeypatch, change):
     stopped(tmp_path, monkeypatch, 2)
-    history, _ = train_tiny(tmp_path, allow_changes=True, **(killed_run.STEPS | {"learning_rate": 0.1}))
+    history, _ = train_tiny(tmp_path, allow_changes=True, **(killed_run.STEPS | change))
     assert len(history) == 2
 
 

@@ -17,6 +17,7 @@ from cifar_utils.augment import augment, draw
 from cifar_utils.data import Normalisation
 from cifar_utils.policy import PRESETS, Policy
 from cifar_utils.predictions import predict
+from cifar_utils.selection import batches
 from cifar_utils.settings import PROFILES
 
 
@@ -25,7 +26,7 @@ def run(tmp_path_factory):
     """A run of five epochs that overfits: its folder, history and network."""
     folder = tmp_path_factory.mktemp("runs") / "five"
     sgd = training.PLAIN_SGD | {"learning_rate": 0.4}
-    return folder, *train_tiny(folder, Policy(), epochs=5, batch_size=16, small_sides=(), **sgd)
+    return folder, *train_tiny(folder, Policy(), epochs=5, batch_size=16, skip=0.0, small_sides=(), **sgd)
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +118,7 @@ def test_training_loss_and_accuracy_are_those_of_the_augmented_batches(tmp_path)
     )
     split, losses, hits = tiny(), [], []
     mean, std = Normalisation.of(split).tensors()
-    for batch, side in zip(training.batches(64, training.Config(batch_size=24, seed=3), epoch=0), (24, 32)):
+    for batch, side in zip(batches(64, training.Config(batch_size=24, seed=3), 0, torch.zeros(64)), (24, 32)):
         out = torch.empty(24, 3, side, side)  # small pictures in the first half of the steps
         x = augment(split.images[batch], draw(policy, 3, 0, split.index[batch]), policy, mean, std, out)
         logits = twin(x).detach().double()
@@ -131,26 +132,6 @@ def test_training_loss_and_accuracy_are_those_of_the_augmented_batches(tmp_path)
 
 
 # The pieces
-
-
-@pytest.mark.parametrize("n,size,count", [(64, 16, 4), (70, 16, 4), (10, 16, 1), (16, 16, 1), (17, 1, 17)])
-def test_batches_are_a_shuffle_without_the_incomplete_rest(n, size, count):
-    batches = training.batches(n, training.Config(batch_size=size, seed=4), epoch=2)
-    assert [len(batch) for batch in batches] == [min(size, n)] * count
-    positions = torch.cat(batches).tolist()
-    assert len(set(positions)) == len(positions) and set(positions) <= set(range(n))
-
-
-def test_batches_depend_on_seed_and_epoch_alone():
-    def order(seed, epoch):
-        return torch.cat(training.batches(64, training.Config(seed=seed), epoch)).tolist()
-
-    torch.manual_seed(1)
-    first = order(0, 0)
-    torch.manual_seed(2)
-    assert order(0, 0) == first
-    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-    assert sorted(order(2**63 - 1, 7)) == list(range(64))  # every seed of the command line is fine
 
 
 def test_the_pictures_are_small_at_first():
