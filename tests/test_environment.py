@@ -1,6 +1,8 @@
 """The places that say the same thing twice: environment.yml and pyproject.toml, README and Makefile."""
 
+import json
 import re
+import statistics
 import tomllib
 from pathlib import Path
 
@@ -72,3 +74,12 @@ def test_the_readmes_table_is_the_benchmarks():
     assert len(rows) == 5 and all(row in results for row in rows)
     share = re.search(r"It is ([\d.]+%) of a training step", section)[1]
     assert f"augmentation's share {share} (" in results
+
+
+def test_the_readmes_minutes_are_those_of_the_benchmark():
+    results = json.loads((ROOT / "benchmarks" / "results" / "time_to_accuracy.json").read_text())
+    rows = [row for row in results["rows"] if row["name"] == "fast"]
+    accuracy = statistics.mean(row["accuracy"] for row in rows)
+    minutes = statistics.mean(row["reference_seconds"] for row in rows) / 60
+    sentence = f"network reaches {accuracy:.1%} in {minutes:.1f} reference minutes, the mean of {len(rows)} runs"
+    assert sentence in " ".join(README.split())
