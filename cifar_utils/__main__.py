@@ -72,7 +72,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     trains.add_argument(
         "--epochs", metavar="N", type=_whole(1), help="passes over the training images, instead of the profile's"
     )
-    trains.add_argument("--compile", action="store_true", help="compile the network first (torch.compile); meant for GPUs")
+    trains.add_argument("--compile", action="store_true", help="compile the network first, meant for GPUs")
     trains.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same numbers (default: 0)")
     trains.add_argument(
         "--allow-changes", action="store_true", help="go on with a stopped run although its options were others"
