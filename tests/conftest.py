@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import signal
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,14 @@ def full_data() -> Path:
 def forget_problems():
     """Every test tries anew whether the data can be had."""
     data._problem.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def stop_button():
+    """SIGINT interrupts, as in a terminal: tests that a shell runs in the background would start with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)
