@@ -66,7 +66,9 @@ class Schedule:
 
 
 IN_CLASS = training.Config(epochs=CLASS.epochs, batch_size=CLASS.batch_size)
-WITH_THE_SAMPLE = training.Config(epochs=CLASS.sample_epochs, batch_size=CLASS.sample_batch_size)
+WITH_THE_SAMPLE = training.Config(
+    epochs=CLASS.sample_epochs, batch_size=CLASS.sample_batch_size, skip=0.0, label_smoothing=0.1
+)
 WITH_PATIENCE = training.Config(epochs=FULL.epochs, batch_size=FULL.batch_size)
 SCHEDULES = {
     "short": Schedule("full", replace(IN_CLASS, epochs=3, small_sides=((16, 0.2), (24, 0.7))), 2, 0.79),

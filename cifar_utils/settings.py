@@ -36,8 +36,8 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
-    "class": Profile("class", sample=None, epochs=9, sample_epochs=47),
-    "full": Profile("full", sample=None, epochs=23, sample_epochs=90, widths=(64, 256, 256)),
+    "class": Profile("class", sample=None, epochs=9, sample_epochs=24),
+    "full": Profile("full", sample=None, epochs=23, sample_epochs=60, widths=(64, 256, 256)),
 }
 
 
