@@ -24,7 +24,7 @@ import torch
 from clock import Clock
 from common import command_line, kept, machine, save, stoppable
 from matplotlib import pyplot as plt
-from time_to_accuracy import SCHEDULES, times, train_by_the_clock
+from time_to_accuracy import SCHEDULES, train_by_the_clock
 from time_to_accuracy_report import mean_and_error
 
 from cifar_utils import data, training
@@ -94,8 +94,8 @@ def run(variant: Variant, config: training.Config, sample: bool, threads: int) -
     if variant.change:
         variant.change(network)
     train_by_the_clock(clock, network, split, validation, variant.policy, config, normalisation, device)
-    clock.tick(now=True)
-    return {"accuracy": predict(network, validation, normalisation).accuracy} | times(clock)
+    times = clock.times()
+    return {"accuracy": predict(network, validation, normalisation).accuracy} | times
 
 
 def in_a_new_process(*arguments) -> dict:

@@ -44,6 +44,20 @@ class Clock:
             self._matrix @ self._matrix
         self.rates.append(3 * 2 * SIDE**3 / (time.perf_counter() - start))
 
+    def times(self) -> dict[str, float]:
+        """Until now: seconds, reference_seconds and the mean rate."""
+        self.tick(now=True)
+        return {
+            "seconds": self.seconds,
+            "reference_seconds": self.reference_seconds,
+            "rate": statistics.mean(self.rates),
+        }
+
+    def times_of_more_looks(self, before: dict[str, float], looks: int) -> dict[str, float]:
+        """What so many looks at each test image have taken since `before`, but for one, which was counted in that."""
+        now, share = self.times(), (looks - 1) / looks
+        return {f"shifted_{key}": (now[key] - before[key]) * share for key in ("seconds", "reference_seconds")}
+
     def tick(self, now: bool = False) -> None:
         """To be called often; measures the rate if it is time to, or `now`."""
         passed = time.perf_counter() - self._since

@@ -11,10 +11,11 @@ The time covers everything after the data is on the disk: loading, whitening, au
 evaluation of all test images; the looks at shifted images (test-time augmentation) are told separately. (Averaging
 over mirror images would change nothing, for the network gives them the same answer.) Reference minutes are explained in
 clock.py. The competitors, which have no schedule of their own for minutes, are looked at after 2 and
-after 5 reference minutes; their looks are not counted.
+after 5 reference minutes; their looks are not counted. On a GPU, the published airbench runs as well where it is
+installed, and a first run of each schedule, which warms up and compiles, is told apart.
 
 Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png. Finished
-runs lie in build/time_to_accuracy.
+runs lie in build/time_to_accuracy. On a GPU all of these have _gpu in their names.
 """
 
 import statistics
@@ -24,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import speed_run
 import time_to_accuracy_report as report
 import torch
 from clock import Clock
@@ -31,6 +33,7 @@ from common import command_line, kept, machine, save, stoppable
 from tutorial import resnet_20, tutorial
 
 from cifar_utils import data, training
+from cifar_utils.configuration import FEW_IMAGES
 from cifar_utils.data import Normalisation, Split
 from cifar_utils.model import CNN
 from cifar_utils.policy import PRESETS
@@ -65,11 +68,9 @@ class Schedule:
     widths: tuple[int, int, int] = CLASS.widths
 
 
-IN_CLASS = training.Config(epochs=CLASS.epochs, batch_size=CLASS.batch_size)
-WITH_THE_SAMPLE = training.Config(
-    epochs=CLASS.sample_epochs, batch_size=CLASS.sample_batch_size, skip=0.0, label_smoothing=0.1
-)
-WITH_PATIENCE = training.Config(epochs=FULL.epochs, batch_size=FULL.batch_size)
+IN_CLASS = training.Config(CLASS.epochs, CLASS.batch_size)
+WITH_THE_SAMPLE = training.Config(CLASS.sample_epochs, CLASS.sample_batch_size, **FEW_IMAGES)
+WITH_PATIENCE = training.Config(FULL.epochs, FULL.batch_size)
 SCHEDULES = {
     "short": Schedule("full", replace(IN_CLASS, epochs=3, small_sides=((16, 0.2), (24, 0.7))), 2, 0.79),
     "fast": Schedule("flip_and_shift", replace(IN_CLASS, epochs=5), 3, 0.90),
@@ -79,6 +80,7 @@ SCHEDULES = {
     "full": Schedule("flip_and_shift", WITH_PATIENCE, 25, 0.94, averaging=True, widths=FULL.widths),
 }
 COMPETITORS = {"tutorial": tutorial, "ResNet-20": resnet_20}
+AIRBENCH = "airbench"
 
 
 def everything(sample: bool) -> tuple[Split, Split]:
@@ -104,11 +106,6 @@ def train_by_the_clock(clock, network, split, others, policy, config, normalisat
         raise KeyboardInterrupt
 
 
-def times(clock: Clock) -> dict:
-    figures = {"seconds": clock.seconds, "reference_seconds": clock.reference_seconds}
-    return figures | {"rate": statistics.mean(clock.rates)}
-
-
 def ours(schedule: Schedule, seed: int, device: torch.device) -> dict:
     """One run of a schedule: its figures."""
     clock = Clock(device)
@@ -117,15 +114,9 @@ def ours(schedule: Schedule, seed: int, device: torch.device) -> dict:
     config = replace(schedule.config, seed=seed)
     network = training.new_network(split, normalisation, seed, widths=schedule.widths)
     train_by_the_clock(clock, network, split, test, schedule.policy, config, normalisation, device)
-    accuracy = predict(network, test, normalisation).accuracy
-    clock.tick(now=True)
-    row = {"accuracy": accuracy} | times(clock)
+    row = {"accuracy": predict(network, test, normalisation).accuracy} | clock.times()
     row["accuracy_shifted"] = predict(network, test, normalisation, shift_averaging=True).accuracy
-    clock.tick(now=True)
-    # Three looks at each image are taken in this; one has been counted before.
-    row["shifted_seconds"] = (clock.seconds - row["seconds"]) * 2 / 3
-    row["shifted_reference_seconds"] = (clock.reference_seconds - row["reference_seconds"]) * 2 / 3
-    return row
+    return row | clock.times_of_more_looks(row, looks=3)
 
 
 def theirs(competitor: Callable, seed: int, device: torch.device, looks: tuple[float, ...]) -> dict:
@@ -144,46 +135,53 @@ def theirs(competitor: Callable, seed: int, device: torch.device, looks: tuple[f
     return {"looks": found, "rate": statistics.mean(clock.rates)}
 
 
-def setting(about: dict, name: str, looks: tuple[float, ...]) -> dict:
-    """What decides about a run's result, for `kept`."""
-    return about[name] | {"network": str(CNN(about[name]["widths"]))} if name in about else {"looks": looks}
-
-
 def main() -> None:
     parser = command_line(__doc__)
-    names = [*SCHEDULES, *COMPETITORS]
+    device = training.best_device()
+    names = [*SCHEDULES, *COMPETITORS, *[AIRBENCH] * speed_run.is_there(device)]
+    title = "time_to_accuracy" + ("_gpu" if device.type == "cuda" else "")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="train these and no others")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=20 if device.type == "cuda" else 5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="compile our network first, meant for GPUs")
     parser.add_argument("--finished", action="store_true", help="train nothing more")
     parser.add_argument("--quick", action="store_true", help="one epoch of the sample, looks after seconds, 1 seed")
-    parser.add_argument(
-        "--runs", type=Path, default=ROOT / "build" / "time_to_accuracy", help="folder of finished runs"
-    )
+    parser.add_argument("--runs", type=Path, default=ROOT / "build" / title, help="folder of finished runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    device, schedules, looks = training.best_device(), SCHEDULES, LOOKS
+    schedules, looks = SCHEDULES, LOOKS
     if args.quick:
         args.seeds, args.runs, looks = 1, args.runs / "quick", (0.02, 0.05)
         short = {"sample": True, "config": replace(WITH_THE_SAMPLE, epochs=1)}
         schedules = {name: replace(schedule, **short) for name, schedule in SCHEDULES.items()}
+    if args.compile:
+        schedules = {name: replace(s, config=replace(s.config, compile=True)) for name, s in schedules.items()}
     args.runs.mkdir(parents=True, exist_ok=True)
     todo = [(name, seed) for seed in range(args.seeds) for name in args.only]  # a seed at a time
     facts = machine(args.threads)
-    about = {name: asdict(schedule) for name, schedule in schedules.items()}
-    for name, seed in [] if args.finished else bar(len(todo), "Runs", "run", iterable=todo):
+    about = {name: asdict(schedule) | {"network": str(CNN(schedule.widths))} for name, schedule in schedules.items()}
+    about |= {AIRBENCH: speed_run.ABOUT} if AIRBENCH in names else {}
+
+    def run(name: str, seed: int) -> dict:
         if name in schedules:
-            run = partial(ours, schedules[name], seed, device)
-        else:
-            run = partial(theirs, COMPETITORS[name], seed, device, looks)
-        kept(args.runs / f"{name}-{seed}.json", setting(about, name, looks), run)
+            return ours(schedules[name], seed, device)
+        if name in COMPETITORS:
+            return theirs(COMPETITORS[name], seed, device, looks)
+        with speed_run.its_folder():
+            return speed_run.airbench_94(Clock(device), seed)
+
+    if device.type == "cuda" and not args.finished:  # the first run of its kind warms up and compiles: not counted
+        first = {name: run(name, -1)["seconds"] for name in args.only if name not in COMPETITORS}
+        facts["first runs"] = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in first.items())
+    for name, seed in [] if args.finished else bar(len(todo), "Runs", "run", iterable=todo):
+        kept(args.runs / f"{name}-{seed}.json", about.get(name, {"looks": looks}), partial(run, name, seed))
     rows = []
     for file in sorted(args.runs.glob("*.json")):  # those of other sittings as well
         name, seed = file.stem.rsplit("-", 1)
-        row = kept(file, setting(about, name, looks), None)
+        row = kept(file, about.get(name, {"looks": looks}), None)
         rows += [{"name": name, "seed": int(seed)} | row] if row else []
     results = {"machine": facts, "schedules": about, "rows": rows}
-    save(args.output, "time_to_accuracy", results, report.markdown(results), report.plot)
+    save(args.output, title, results, report.markdown(results), report.plot)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 
 STYLES = {"tutorial": ("#E69F00", "s", "--"), "ResNet-20": ("#009E73", "^", "-.")}
-COLOURS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999"]
+COLOURS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999", "#F0E442"]
 
 
 def mean_and_error(values: list[float], unit: str) -> str:
@@ -18,8 +18,17 @@ def mean_and_error(values: list[float], unit: str) -> str:
     return f"{mean} ± {format(error, unit)}"
 
 
+def duration(values: list[float]) -> str:
+    """Mean and its standard error: of a GPU's seconds and minutes, fractions matter."""
+    return mean_and_error(values, ".0f" if statistics.mean(values) >= 20 else ".2f")
+
+
 def of(results: dict, name: str) -> list[dict]:
     return [row for row in results["rows"] if row["name"] == name]
+
+
+def whose(about: dict) -> str:
+    return "" if about.get("published") else "ours, "
 
 
 def markdown(results: dict) -> str:
@@ -39,11 +48,13 @@ def markdown(results: dict) -> str:
         cells = [
             mean_and_error([r["accuracy"] for r in rows], ".2%"),
             mean_and_error([r["reference_seconds"] / 60 for r in rows], ".2f"),
-            mean_and_error([r["seconds"] for r in rows], ".0f"),
+            duration([r["seconds"] for r in rows]),
             mean_and_error([r["accuracy_shifted"] for r in rows], ".2%"),
             mean_and_error(with_them, ".2f"),
             f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
-            f"{about['accuracy']:.0%} in {about['minutes']:g}" + about["averaging"] * " (averaged)",
+            f"{about['accuracy']:.0%}"
+            + (f" in {about['minutes']:g}" if "minutes" in about else "")
+            + about["averaging"] * " (averaged)",
         ]
         lines.append(
             f"| {name} | {about['policy']} | {about['config']['epochs']} | {len(rows)} | {' | '.join(cells)} |"
@@ -70,13 +81,13 @@ def markdown(results: dict) -> str:
 def plot(results: dict, path: Path) -> None:
     """Test accuracy against reference minutes: a dot a run of ours, a line a competitor."""
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    said = []
+    said, where = [], results["machine"].get("GPU", results["machine"]["CPU"])
     for colour, (name, about) in zip(COLOURS, results["schedules"].items()):
         rows = of(results, name)
         if rows:
             points = [(r["reference_seconds"] / 60, r["accuracy"]) for r in rows]
-            axis.plot(*zip(*points), "o", color=colour, label=f"ours: {name} ({about['policy']})")
-            said.append(f"ours, {name}: {statistics.mean(p[1] for p in points):.1%}")
+            axis.plot(*zip(*points), "o", color=colour, label=f"{whose(about)}{name} ({about['policy']})")
+            said.append(f"{whose(about)}{name}: {statistics.mean(p[1] for p in points):.1%}")
     for name, (colour, marker, line) in STYLES.items():
         rows = of(results, name)
         if rows:
@@ -84,7 +95,7 @@ def plot(results: dict, path: Path) -> None:
             means = [[statistics.mean(values) for values in zip(*points)] for points in zip(*looks)]
             axis.plot(*zip(*means), color=colour, marker=marker, linestyle=line, label=name)
             said += [f"{name}: {accuracy:.1%} after {minutes:.1f} minutes" for minutes, accuracy in means]
-    axis.set(xlabel="reference minutes", ylabel="test accuracy", title="Accuracy against time, two CPU threads")
+    axis.set(xlabel="reference minutes", ylabel="test accuracy", title=f"Accuracy against time, {where}")
     axis.set(xlim=(0, 1.1 * axis.get_xlim()[1]), ylim=(0, 1))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.grid(alpha=0.3)

@@ -6,7 +6,7 @@ augment     its random parameters, and their application to a batch
 model       the convolutional network
 optimisers  SGD and Muon, and the learning rate's schedule
 selection   which images an epoch trains on
-training    the training loop and its configuration       (progress: the bar; memory, compiling: what saves time)
+training    the training loop    (configuration: its numbers; progress: the bar; memory, compiling: what saves time)
 runs        a run's folder: its lock, its state, resuming (checkpoint: the files)
 predictions what a network says of a split, as a table and as a file
 evaluation  accuracies with intervals, confusion matrix, recall, precision, F1

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from cifar_utils.configuration import Config
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # K. Jordan's quintic: a few steps bring all singular values near 1
 
 
@@ -51,8 +53,8 @@ class Muon(torch.optim.SGD):
 KINDS = {"muon": Muon, "sgd": torch.optim.SGD}
 
 
-def optimiser(network: nn.Module, config) -> torch.optim.SGD:
-    """The optimiser that `config` (a `training.Config`) names, with three groups: filters, linear layer, biases.
+def optimiser(network: nn.Module, config: Config) -> torch.optim.SGD:
+    """The optimiser that the configuration names, with three groups: filters, linear layer, biases.
 
     Biases do not decay. The linear layer's and the biases' learning rates are multiples of the filters'.
 

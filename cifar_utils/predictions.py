@@ -174,7 +174,7 @@ def network_outputs(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        logits = torch.cat([network(batch.to(device)).float().cpu() for batch in batches])
+        logits = torch.cat([network(batch.to(device)).float() for batch in batches]).cpu()
     finally:
         for module, mode in modes.items():
             module.training = mode

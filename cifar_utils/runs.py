@@ -134,44 +134,56 @@ def check_space(run: Path, tensors: dict[str, Tensor]) -> None:
         )
 
 
-def tensors_of(network: nn.Module, sgd: torch.optim.SGD, last_met: nn.Module) -> dict[str, Tensor]:
-    """All tensors that training changes: the network's, SGD's momentum, how images were answered, torch's generator.
+@dataclass(frozen=True)
+class Trained:
+    """What training changes: all that a run saves as tensors.
 
-    The generator is for dropout and such. The order of images and their augmentation need none: they are functions of
-    seed, epoch, index and losses.
+    Attributes:
+        network: its weights and its batch norms' statistics.
+        optimiser: its momentum.
+        last_met: how images were answered, see `selection.LastMet`.
+
+    Torch's generator is saved as well, for dropout and such. The order of images and their augmentation need none:
+    they are functions of seed, epoch, index and losses.
     """
-    momentum = {f"momentum.{name}": sgd.state[p].get("momentum_buffer") for name, p in _trained(network)}
-    return {
-        **{f"model.{name}": tensor for name, tensor in network.state_dict().items()},
-        **{name: tensor for name, tensor in momentum.items() if tensor is not None},
-        **{f"last_met.{name}": tensor for name, tensor in last_met.state_dict().items()},
-        "generator": torch.get_rng_state(),
-    }
+
+    network: nn.Module
+    optimiser: torch.optim.SGD
+    last_met: nn.Module
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name: `model.`, `momentum.`, `last_met.` and its name there, and `generator`."""
+        momentum = {name: self.optimiser.state[p].get("momentum_buffer") for name, p in self._weights().items()}
+        return {
+            **_named("model", self.network.state_dict()),
+            **_named("momentum", {name: tensor for name, tensor in momentum.items() if tensor is not None}),
+            **_named("last_met", self.last_met.state_dict()),
+            "generator": torch.get_rng_state(),
+        }
+
+    def load(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        """The way back: puts the tensors of `path` where they were, all or, on an error, none.
+
+        Raises:
+            CheckpointError: names, shapes or dtypes differ.
+        """
+        expected = _named("model", self.network.state_dict()) | _named("last_met", self.last_met.state_dict())
+        has_momentum = any(name.startswith("momentum.") for name in tensors)  # before the first step there is none
+        weights = self._weights() if has_momentum else {}
+        expected |= _named("momentum", weights) | {"generator": torch.get_rng_state()}
+        checkpoint.check_fit(path, tensors, expected)
+        for part, module in (("model", self.network), ("last_met", self.last_met)):
+            module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
+        for name, p in weights.items():
+            self.optimiser.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device, copy=True)
+        torch.set_rng_state(tensors["generator"])
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
 
-def load_tensors(
-    path: Path, tensors: dict[str, Tensor], network: nn.Module, sgd: torch.optim.SGD, last_met: nn.Module
-) -> None:
-    """The way back: puts the tensors of `tensors_of` where they were, all or, on an error, none.
-
-    Raises:
-        CheckpointError: names, shapes or dtypes differ.
-    """
-    trained = _trained(network) if any(name.startswith("momentum.") for name in tensors) else []
-    expected = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-    expected |= {f"momentum.{name}": p for name, p in trained}
-    expected |= {f"last_met.{name}": tensor for name, tensor in last_met.state_dict().items()}
-    expected["generator"] = torch.get_rng_state()
-    checkpoint.check_fit(path, tensors, expected)
-    network.load_state_dict({name: tensors[f"model.{name}"] for name in network.state_dict()})
-    last_met.load_state_dict({name: tensors[f"last_met.{name}"] for name in last_met.state_dict()})
-    for name, p in trained:
-        sgd.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device, copy=True)
-    torch.set_rng_state(tensors["generator"])
-
-
-def _trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+def _named(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:
@@ -224,20 +236,12 @@ def read(path: Path) -> tuple[checkpoint.Checkpoint, State]:
     return saved, state
 
 
-def resume(
-    run: Path,
-    network: nn.Module,
-    sgd: torch.optim.SGD,
-    last_met: nn.Module,
-    setting: dict,
-    device: torch.device,
-    allow_changes: bool,
-) -> State:
+def resume(run: Path, trained: Trained, setting: dict, device: torch.device, allow_changes: bool) -> State:
     """The state in which the run's folder left training, its tensors loaded; a fresh one where there is none.
 
     Args:
         run: the folder.
-        network, sgd, last_met: get the saved tensors.
+        trained: gets the saved tensors.
         setting: configuration, policy, data and so on, as JSON-like data: must equal what was saved.
         device: of the training that goes on.
         allow_changes: go on although the setting differs.
@@ -257,23 +261,15 @@ def resume(
         )
     tensors = saved.tensors
     if setting["data"] != saved.meta["setting"]["data"]:  # how other images were answered says nothing
-        tensors |= {f"last_met.{name}": tensor for name, tensor in last_met.state_dict().items()}
-    load_tensors(path, tensors, network, sgd, last_met)
+        tensors |= _named("last_met", trained.last_met.state_dict())
+    trained.load(path, tensors)
     other = differences(saved.meta["circumstances"], circumstances(device))
     if other:
         print(f"WARNING: the last digits will differ from an uninterrupted run: {'; '.join(other)}.", flush=True)
     return state
 
 
-def save(
-    path: Path,
-    network: nn.Module,
-    sgd: torch.optim.SGD,
-    last_met: nn.Module,
-    state: State,
-    setting: dict,
-    device: torch.device,
-) -> None:
+def save(path: Path, trained: Trained, state: State, setting: dict, device: torch.device) -> None:
     """Saves all that `resume` and `training.restore` need. Raises CheckpointError like `checkpoint.save`."""
     meta = {"setting": setting, "state": asdict(state), "circumstances": circumstances(device)}
-    checkpoint.save(path, tensors_of(network, sgd, last_met), meta)
+    checkpoint.save(path, trained.tensors(), meta)

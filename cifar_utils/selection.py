@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_utils.configuration import Config
+
 NEVER = -1.0  # not NaN, which would mean trouble in a checkpoint
 
 
@@ -47,19 +49,19 @@ class LastMet(nn.Module):
         return self.losses[met].mean().item(), self.hits[met].float().mean().item()
 
 
-def steps_before(epoch: int, n: int, config) -> int:
+def steps_before(epoch: int, n: int, config: Config) -> int:
     """The steps of all epochs (counted from 0) before this one: before `config.epochs`, those of the whole training.
 
     Args:
         epoch: from 0.
         n: images in the training split.
-        config: a `training.Config`. Incomplete batches are left out; fewer images than a batch are one batch.
+        config: incomplete batches are left out; fewer images than a batch are one batch.
     """
     first, others = (max(1, count // config.batch_size) for count in (n, _kept(n, config)))
     return first + (epoch - 1) * others if epoch else 0
 
 
-def batches(n: int, config, epoch: int, losses: Tensor) -> list[Tensor]:
+def batches(n: int, config: Config, epoch: int, losses: Tensor) -> list[Tensor]:
     """The positions of each batch of an epoch, shuffled: a pure function of the seed, the epoch and the losses.
 
     Args:
@@ -75,5 +77,5 @@ def batches(n: int, config, epoch: int, losses: Tensor) -> list[Tensor]:
     return [batch for batch in order.split(config.batch_size) if len(batch) == min(config.batch_size, len(order))]
 
 
-def _kept(n: int, config) -> int:
+def _kept(n: int, config: Config) -> int:
     return n - round(n * config.skip)

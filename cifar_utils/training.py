@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cifar_utils import __version__, checkpoint, evaluation_plots, plots, runs
 from cifar_utils.augment import augment, draw
 from cifar_utils.compiling import compiled
+from cifar_utils.configuration import PLAIN_SGD, Config  # noqa: F401, also for whoever says training.PLAIN_SGD
 from cifar_utils.data import CLASSES, Normalisation, Split
 from cifar_utils.evaluation import confusion_matrix
 from cifar_utils.memory import keep_freed_memory
@@ -25,65 +26,8 @@ from cifar_utils.policy import Policy
 from cifar_utils.predictions import Predictions, predict
 from cifar_utils.progress import bar
 from cifar_utils.selection import LastMet, batches, steps_before
-from cifar_utils.settings import Profile
 
 SHIPPED = Path(__file__).parent / "shipped" / "best.safetensors"  # stands in where nothing has been trained yet
-
-
-@dataclass(frozen=True)
-class Config:
-    """The hyper-parameters, chosen on the validation split.
-
-    Attributes:
-        epochs: passes over the training split; all but the first leave images out, see `skip`.
-        batch_size: images a step; an incomplete last batch is left out (shuffling gives every image its turn).
-        optimiser: "muon", or "sgd", which wants other numbers (PLAIN_SGD); both with Nesterov momentum.
-        learning_rate: of the convolutions' filters, at the peak of the schedule.
-        linear_rate, bias_rate: learning rates of the linear layer and of the biases, as multiples of the filters'.
-        momentum, weight_decay: of the optimiser; only weights decay, and with Muon only the linear layer's.
-        label_smoothing: share of the target that is spread over all classes.
-        warm_up: share of the steps in which the learning rate rises; it falls to 0 in the others.
-        skip: share of the images that each epoch after the first leaves out, the easiest ones; see `selection`.
-        small_sides: the training images' side in pixels, and until which share of the steps, in turn; 32 afterwards.
-        compile: whether the network is compiled first, see `compiling`; changes the last bits of the result.
-        seed: of the network's initial weights, of the order of images and of their augmentation.
-    """
-
-    epochs: int = 9
-    batch_size: int = 500
-    optimiser: str = "muon"
-    learning_rate: float = 0.18
-    linear_rate: float = 8.0
-    bias_rate: float = 100.0
-    momentum: float = 0.6
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    warm_up: float = 0.0
-    skip: float = 0.5
-    small_sides: tuple[tuple[int, float], ...] = ((16, 0.15), (24, 0.65))
-    compile: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        # Read back from JSON, pairs are lists.
-        object.__setattr__(self, "small_sides", tuple(map(tuple, self.small_sides)))
-
-    @classmethod
-    def of(cls, profile: Profile, training: Split, seed: int = 0) -> "Config":
-        """The configuration of a profile: more and smaller batches where there is only the sample.
-
-        So few images are all met often, and leaving the easy ones out gained nothing on validation images.
-        """
-        if training.is_sample:
-            small = {"epochs": profile.sample_epochs, "batch_size": profile.sample_batch_size}
-            return cls(**small, skip=0.0, label_smoothing=0.1, seed=seed)
-        return cls(epochs=profile.epochs, batch_size=profile.batch_size, seed=seed)
-
-
-PLAIN_SGD = {  # the fields of Config that SGD wants otherwise; chosen on the validation split, like Muon's
-    "optimiser": "sgd", "learning_rate": 0.2, "linear_rate": 4.0, "bias_rate": 8.0, "momentum": 0.9,
-    "weight_decay": 5e-4, "warm_up": 0.2,
-}  # fmt: skip
 
 
 @dataclass
@@ -215,23 +159,27 @@ def training_steps(
     all_steps = steps_before(config.epochs, n, config)
     memory = torch.empty(config.batch_size * images[0].numel(), device=device)  # of a batch, used again every step
     last_met = LastMet(n).to(device)
-    sgd = optimiser(network, config)
-    trained = network, sgd, last_met
+    trained = runs.Trained(network, optimiser(network, config), last_met)
+    groups = trained.optimiser.param_groups
+    peaks = [group["lr"] for group in groups]
     forward = compiled(network, device) if config.compile else network
-    peaks = [group["lr"] for group in sgd.param_groups]
     setting = _setting(network, training, validation, policy, config, normalisation)
+
+    def save(name: str) -> None:
+        runs.save(run / name, trained, state, setting, device)
+
     with runs.owned(run), runs.StopSignal() as stop:
-        state = runs.resume(run, *trained, setting, device, allow_changes)
+        state = runs.resume(run, trained, setting, device, allow_changes)
         if state.epoch + state.step:
             steering.learning_rate_scale = state.learning_rate_scale
-        yield _progress(state, config, last_met, sgd)
+        yield _progress(state, config, trained)
         if state.epoch >= config.epochs:
             print(f"{run} is complete: {state.epoch} epochs, nothing left to train. Its history is returned.")
             return
         if state.epoch + state.step:
             print(f"Going on with {run} after epoch {state.epoch}, step {state.step}.")
-        runs.check_space(run, runs.tensors_of(*trained))
-        runs.save(run / runs.LAST, *trained, state, setting, device)  # fails now rather than after an epoch
+        runs.check_space(run, trained.tensors())
+        save(runs.LAST)  # fails now rather than after an epoch
         start = time.perf_counter() - state.seconds
         layout = "{desc} {percentage:3.0f}%|{bar}| epoch {n:.1f} of {total:.0f} [{elapsed}, {remaining} left{postfix}]"
         progress = bar(config.epochs, "Training", "epoch", initial=_epochs(state, n, config), bar_format=layout)
@@ -249,24 +197,25 @@ def training_steps(
                         board.add_image("augmented batch", plots.mosaic(x.cpu(), normalisation.mean, normalisation.std))
                     factor = learning_rate_factor(done + state.step, all_steps, config.warm_up)
                     state.learning_rate_scale = steering.learning_rate_scale
-                    for group, peak in zip(sgd.param_groups, peaks):
+                    for group, peak in zip(groups, peaks):
                         group["lr"] = peak * factor * state.learning_rate_scale
                     with torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device)):
                         logits = forward(x)
                     logits = logits.float()
                     loss = F.cross_entropy(logits, labels[batch], label_smoothing=config.label_smoothing)
-                    sgd.zero_grad()
+                    trained.optimiser.zero_grad()
                     loss.backward()
-                    sgd.step()
+                    trained.optimiser.step()
                     state.step += 1
                     last_met.record(batch, logits, labels[batch])
-                    seconds, save = time.perf_counter() - start, save_every and state.step % save_every == 0
+                    seconds = time.perf_counter() - start
+                    save_now = save_every and state.step % save_every == 0
                     look = device.type == "cpu" or seconds - state.seconds > 1 or done + state.step == end
-                    if not (look or save or stop.requested):
+                    if not (look or save_now or stop.requested):
                         continue  # to read a number from a GPU is to wait for it: at most once a second
                     state.seconds = seconds
-                    _check_finite(loss.item(), state, sgd, run)
-                    now = _progress(state, config, last_met, sgd)
+                    _check_finite(loss.item(), state, groups[0]["lr"], run)
+                    now = _progress(state, config, trained)
                     progress.set_postfix_str(_summary(now), refresh=False)
                     progress.update(now.epochs - progress.n)
                     if steering.wants_batch:
@@ -275,22 +224,21 @@ def training_steps(
                     state.learning_rate_scale = steering.learning_rate_scale  # if turned just now, saved as well
                     if steering.stop:
                         stop.request()
-                    if stop.requested or save:
-                        runs.save(run / runs.LAST, *trained, state, setting, device)
+                    if stop.requested or save_now:
+                        save(runs.LAST)
                     if stop.requested:
                         progress.close()
                         print(f"Stopped in epoch {state.epoch + 1} and saved in {run}. Run this again to go on.")
                         return
-                loss, accuracy = last_met.means()
+                training_loss, training_accuracy = last_met.means()
                 predictions = predict(network, validation, normalisation)
                 is_best = predictions.loss < state.best_loss  # the earliest of equals stays
+                factor = learning_rate_factor(end - 1, all_steps, config.warm_up)
                 row = {
                     "epoch": state.epoch + 1,
-                    "learning_rate": peaks[0]
-                    * learning_rate_factor(end - 1, all_steps, config.warm_up)
-                    * state.learning_rate_scale,
-                    "training_loss": loss,
-                    "training_accuracy": accuracy,
+                    "learning_rate": peaks[0] * factor * state.learning_rate_scale,
+                    "training_loss": training_loss,
+                    "training_accuracy": training_accuracy,
                     "validation_loss": predictions.loss,
                     "validation_accuracy": predictions.accuracy,
                     "seconds": time.perf_counter() - start,
@@ -299,12 +247,12 @@ def training_steps(
                 state = runs.State(state.epoch + 1, seconds=row["seconds"], history=history, learning_rate_scale=scale)
                 last_met.end_epoch()
                 if is_best:  # before last: if anything stops us in between, this epoch is done once more, alike
-                    runs.save(run / runs.BEST, *trained, state, setting, device)
-                runs.save(run / runs.LAST, *trained, state, setting, device)
+                    save(runs.BEST)
+                save(runs.LAST)
                 (run / "history.json").write_text(json.dumps(state.history, indent=1) + "\n")
                 _log(board, row, predictions, is_best)
-                progress.set_postfix_str(_summary(_progress(state, config, last_met, sgd)), refresh=False)
-                yield _progress(state, config, last_met, sgd)
+                progress.set_postfix_str(_summary(_progress(state, config, trained)), refresh=False)
+                yield _progress(state, config, trained)
 
 
 def restore(path: Path) -> tuple[CNN, Normalisation, dict]:
@@ -357,19 +305,19 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _check_finite(loss: float, state: runs.State, sgd: torch.optim.SGD, run: Path) -> None:
+def _check_finite(loss: float, state: runs.State, learning_rate: float, run: Path) -> None:
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"The loss is {loss} in epoch {state.epoch + 1}, step {state.step}, at a learning rate of "
-            f"{sgd.param_groups[0]['lr']:.3g}: training cannot go on. Lower Config.learning_rate and train in a new "
+            f"{learning_rate:.3g}: training cannot go on. Lower Config.learning_rate and train in a new "
             f"folder; {run} keeps the checkpoints from before."
         )
 
 
-def _progress(state: runs.State, config: Config, last_met: LastMet, sgd: torch.optim.SGD) -> Progress:
-    loss, accuracy = last_met.means()
-    epochs = _epochs(state, len(last_met.losses), config)
-    return Progress(epochs, state.seconds, loss, accuracy, sgd.param_groups[0]["lr"], state.history)
+def _progress(state: runs.State, config: Config, trained: runs.Trained) -> Progress:
+    loss, accuracy = trained.last_met.means()
+    epochs = _epochs(state, len(trained.last_met.losses), config)
+    return Progress(epochs, state.seconds, loss, accuracy, trained.optimiser.param_groups[0]["lr"], state.history)
 
 
 def _epochs(state: runs.State, n: int, config: Config) -> float:

@@ -1,6 +1,7 @@
 """What the benchmarks count with, and the competitors that they train."""
 
 import json
+import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -95,6 +96,37 @@ def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert "ours, class: 86.5%; tutorial: 50.0% after 2.0 minutes" in picture.text["Description"]
+
+
+def test_the_published_speed_run_is_timed_like_ours(tmp_path, monkeypatch):
+    """With an imitation of the package: no GPU is needed to see what is asked of it, and where its data lies."""
+    import speed_run
+    import time_to_accuracy_report as report
+    from clock import Clock
+
+    asked = []
+    split = SimpleNamespace(data=[[[[1, 2, 3]]]], targets=[4], classes=["a"])
+    monkeypatch.setattr(speed_run, "CIFAR10", lambda folder, train: asked.append((folder, train)) or split)
+    loader = SimpleNamespace(
+        train94=lambda run, verbose: torch.load("cifar10/train.pt")["images"],
+        CifarLoader=lambda path, train, batch_size: torch.load(f"{path}/test.pt")["labels"],
+        evaluate=lambda network, test, tta_level: 0.5 + tta_level / 10,
+    )
+    monkeypatch.setitem(sys.modules, "airbench", loader)
+    assert not speed_run.is_there(CPU)
+    before = Path.cwd()
+    with speed_run.its_folder():
+        row = speed_run.airbench_94(Clock(CPU), seed=3)
+    assert Path.cwd() == before and [is_training for _, is_training in asked] == [True, False]
+    assert row["accuracy"] == 0.5 and row["accuracy_shifted"] == 0.7
+    assert row["seconds"] > 0 and row["shifted_seconds"] >= 0
+    row |= {"name": "airbench", "seconds": 2.6, "shifted_seconds": 0.0, "shifted_reference_seconds": 0.0}
+    results = {"machine": {"CPU": "one", "GPU": "two"}, "schedules": {"airbench": speed_run.ABOUT}, "rows": [row]}
+    line = next(line for line in report.markdown(results).splitlines() if line.startswith("| airbench"))
+    assert "| 2.60 (one run) | 70.00% (one run) |" in line and line.endswith("| 94% (averaged) |")
+    report.plot(results, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert "time. airbench: 50.0%." in picture.text["Description"]
 
 
 def test_each_variant_leaves_out_what_it_says():
