@@ -75,7 +75,7 @@ SCHEDULES = {
     "short": Schedule("full", replace(IN_CLASS, epochs=3, small_sides=((16, 0.2), (24, 0.7))), 2, 0.79),
     "fast": Schedule("flip_and_shift", replace(IN_CLASS, epochs=5), 3, 0.90),
     "class": Schedule("full", IN_CLASS, 5, 0.89),
-    "five": Schedule("flip_and_shift", IN_CLASS, 5, 0.92, averaging=True),
+    "five": Schedule("flip_and_shift", replace(IN_CLASS, epochs=7), 5, 0.92, averaging=True, widths=(64, 128, 256)),
     "sample": Schedule("full", WITH_THE_SAMPLE, 3, 0.76, sample=True),
     "full": Schedule("flip_and_shift", WITH_PATIENCE, 25, 0.94, averaging=True, widths=FULL.widths),
 }
