@@ -83,3 +83,10 @@ def test_the_readmes_minutes_are_those_of_the_benchmark():
     minutes = statistics.mean(row["reference_seconds"] for row in rows) / 60
     sentence = f"network reaches {accuracy:.1%} in {minutes:.1f} reference minutes, the mean of {len(rows)} runs"
     assert sentence in " ".join(README.split())
+
+
+def test_the_readmes_tables_of_training_are_the_benchmarks():
+    results = (ROOT / "benchmarks" / "results" / "time_to_accuracy.md").read_text().splitlines()
+    section = README.split("## How fast is the training?")[1].split("##")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 5 and all(any(line.startswith(row) for line in results) for row in rows)
