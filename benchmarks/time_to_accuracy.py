@@ -167,8 +167,7 @@ def main() -> None:
             return ours(schedules[name], seed, device)
         if name in COMPETITORS:
             return theirs(COMPETITORS[name], seed, device, looks)
-        with speed_run.its_folder():
-            return speed_run.airbench_94(Clock(device), seed)
+        return speed_run.airbench_94(seed, device)
 
     if device.type == "cuda" and not args.finished:  # the first run of its kind warms up and compiles: not counted
         first = {name: run(name, -1)["seconds"] for name in args.only if name not in COMPETITORS}

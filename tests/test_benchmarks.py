@@ -107,7 +107,6 @@ def test_the_published_speed_run_is_timed_like_ours(tmp_path, monkeypatch):
     """With an imitation of the package: no GPU is needed to see what is asked of it, and where its data lies."""
     import speed_run
     import time_to_accuracy_report as report
-    from clock import Clock
 
     asked = []
     split = SimpleNamespace(data=[[[[1, 2, 3]]]], targets=[4], classes=["a"])
@@ -120,8 +119,9 @@ def test_the_published_speed_run_is_timed_like_ours(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "airbench", loader)
     assert not speed_run.is_there(CPU)
     before = Path.cwd()
-    with speed_run.its_folder():
-        row = speed_run.airbench_94(Clock(CPU), seed=3)
+    rows = [speed_run.airbench_94(seed, CPU) for seed in (2, 3)]  # the data set is laid out once
+    speed_run.its_folder.cache_clear()
+    row = rows[1]
     assert Path.cwd() == before and [is_training for _, is_training in asked] == [True, False]
     assert row["accuracy"] == 0.5 and row["accuracy_shifted"] == 0.7
     assert row["seconds"] > 0 and row["shifted_seconds"] >= 0
