@@ -16,13 +16,12 @@ Written to benchmarks/results: augmentation.json (every round), augmentation.md 
 import json
 import statistics
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
 import augmentation_report as report
 import torch
-from common import command_line, machine
+from common import command_line, machine, spread, take_turns
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -128,27 +127,6 @@ KINDS = ("torchvision PIL", "torchvision tensor", "albumentations")
 SINGLE = {f"{kind}, {workers} workers": one_by_one(kind, workers) for kind in KINDS for workers in (0, 2)}
 
 # Measuring
-
-
-def take_turns(runs: dict[str, Callable], rounds: int, title: str, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each run in each round; every round begins with another one."""
-    seconds, names = {name: [] for name in runs}, list(runs)
-    with tqdm(total=rounds * len(runs), desc=title) as bar:
-        for i in range(rounds * len(runs)):
-            name = names[(i + i // len(names)) % len(names)]
-            bar.set_postfix_str(name)
-            start = time.perf_counter()
-            runs[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-            bar.update()
-    return seconds
-
-
-def spread(values: list[float]) -> dict:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "quartiles": [low, high], "rounds": values}
 
 
 def compare(split: Split, normalisation: Normalisation, batch: int, device: torch.device, args) -> list[dict]:

@@ -4,12 +4,15 @@ import argparse
 import datetime
 import json
 import platform
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from cifar_utils.data import DataError
 
@@ -83,3 +86,24 @@ def kept(file: Path, setting: dict, run: Callable[[], dict] | None) -> dict | No
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(row) + "\n")
     return row
+
+
+def take_turns(runs: dict[str, Callable], rounds: int, title: str, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each run in each round; every round begins with another one."""
+    seconds, names = {name: [] for name in runs}, list(runs)
+    with tqdm(total=rounds * len(runs), desc=title) as bar:
+        for i in range(rounds * len(runs)):
+            name = names[(i + i // len(names)) % len(names)]
+            bar.set_postfix_str(name)
+            start = time.perf_counter()
+            runs[name]()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+            bar.update()
+    return seconds
+
+
+def spread(values: list[float]) -> dict:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "quartiles": [low, high], "rounds": values}

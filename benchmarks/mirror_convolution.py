@@ -1,0 +1,116 @@
+"""The mirror convolution with half the multiplications against PyTorch's, the mirror images of the filters written out.
+
+    python benchmarks/mirror_convolution.py            # minutes; leave the machine alone meanwhile
+    python benchmarks/mirror_convolution.py --quick    # does everything run?
+
+Timed are forward and backward passes: of single layers, and of whole networks with the loss. The two take turns, and
+what counts is their ratio in the same round.
+
+Written to benchmarks/results: mirror_convolution.json (every round), mirror_convolution.md and mirror_convolution.png.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from common import command_line, machine, save, spread, take_turns
+from matplotlib import pyplot as plt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cifar_utils import model
+from cifar_utils.memory import keep_freed_memory
+from cifar_utils.settings import PROFILES
+
+CPU = torch.device("cpu")
+LAYERS = ((64, 64, 15), (64, 128, 15), (128, 128, 7), (64, 256, 15), (128, 256, 7), (256, 256, 7), (256, 256, 3))
+WIDTHS = (PROFILES["class"].widths, (64, 128, 256), PROFILES["full"].widths)
+NETWORKS = tuple((widths, side) for widths in WIDTHS for side in (32, 24, 16))
+FAST, PLAIN = 0, math.inf  # from how many filters on the fast way is taken: always, never
+
+
+def passes(part: nn.Module, x: Tensor, wide: float) -> Callable[[], None]:
+    """Forward and backward through a layer or a network, layers of so many filters and more in the fast way."""
+
+    def run() -> None:
+        with patch.object(model, "WIDE", wide):
+            out = part(x)
+        out.backward(torch.ones_like(out))
+
+    return run
+
+
+def compare(name: str, part: nn.Module, x: Tensor, wide: float, rounds: int) -> dict:
+    """Milliseconds of both ways, and how many times faster ours is."""
+    runs = {"plain": passes(part, x, PLAIN), "fast": passes(part, x, wide)}
+    take_turns(runs, 1, f"{name}, warming up", CPU)
+    seconds = take_turns(runs, rounds, name, CPU)
+    ratios = [plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"])]
+    return {"name": name} | {k: spread([1000 * s for s in v]) for k, v in seconds.items()} | {"ratio": spread(ratios)}
+
+
+def layer(channels_in: int, channels_out: int, side: int, batch: int, rounds: int) -> dict:
+    x = torch.randn(batch, channels_in, side, side).to(memory_format=torch.channels_last).requires_grad_()
+    name = f"{channels_in} to {channels_out} channels, {side}x{side}"
+    return compare(name, model.MirrorConv2d(channels_in, channels_out), x, FAST, rounds)
+
+
+def network(widths: tuple[int, int, int], side: int, batch: int, rounds: int) -> dict:
+    name = f"network {'/'.join(map(str, widths))}, {side}x{side}"
+    loss = nn.Sequential(model.CNN(widths), Loss())
+    return compare(name, loss, torch.randn(batch, 3, side, side), model.WIDE, rounds)
+
+
+class Loss(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+
+
+def markdown(results: dict) -> str:
+    lines = ["# Mirror convolution: forward and backward", ""]
+    lines += [f"- {k}: {v}" for k, v in results["machine"].items()]
+    lines += [f"- batches of {results['batch']}, {results['rounds']} rounds: medians, and quartiles of the ratio"]
+    lines += [f"- the networks take the fast way from {results['wide']} filters on, besides their mirror images", ""]
+    lines += ["| | plain, ms | fast, ms | faster by a factor of |", "|---|--:|--:|--:|"]
+    for row in results["rows"]:
+        ratio = f"{row['ratio']['median']:.2f} ({' to '.join(f'{q:.2f}' for q in row['ratio']['quartiles'])})"
+        lines.append(f"| {row['name']} | {row['plain']['median']:.1f} | {row['fast']['median']:.1f} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: dict, path: Path) -> None:
+    """A dot a row at the median of its ratio, with its quartiles."""
+    rows = results["rows"][::-1]
+    figure, axis = plt.subplots(figsize=(8, 1 + 0.3 * len(rows)), layout="constrained")
+    for y, row in enumerate(rows):
+        colour = "#0072B2" if row["name"].startswith("network") else "#D55E00"
+        axis.plot(row["ratio"]["quartiles"], [y, y], color=colour, linewidth=2)
+        axis.plot(row["ratio"]["median"], y, "s" if row["name"].startswith("network") else "o", color=colour)
+    axis.axvline(1, color="#444444", linewidth=1)
+    axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set_xlabel("times as fast as PyTorch's convolution: median and quartiles")
+    axis.set_title("Mirror convolution, forward and backward", fontsize=12)
+    axis.spines[["top", "right"]].set_visible(False)
+    values = "; ".join(f"{row['name']} {row['ratio']['median']:.2f}" for row in results["rows"])
+    figure.savefig(path, dpi=120, metadata={"Description": f"Dots: {values}."})
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="how often the turn of each comes (default: 9)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="2 rounds of 8 images")
+    args = parser.parse_args()
+    rounds, batch = (2, 8) if args.quick else (max(2, args.rounds), 500)
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as training does
+    rows = [layer(*shape, batch, rounds) for shape in LAYERS] + [network(*n, batch, rounds) for n in NETWORKS]
+    facts = {"machine": machine(args.threads), "batch": batch, "rounds": rounds, "wide": model.WIDE}
+    results = facts | {"rows": rows}
+    save(args.output, "mirror_convolution", results, markdown(results), plot)
+
+
+if __name__ == "__main__":
+    main()
