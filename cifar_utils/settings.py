@@ -37,7 +37,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
     "class": Profile("class", sample=None, epochs=9, sample_epochs=24),
-    "full": Profile("full", sample=None, epochs=23, sample_epochs=60, widths=(64, 256, 256)),
+    "full": Profile("full", sample=None, epochs=14, sample_epochs=60, widths=(64, 256, 256)),
 }
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -164,6 +165,14 @@ def test_a_new_network_leaves_the_global_random_numbers_alone(monkeypatch):
 def test_a_profile_has_its_own_configuration_for_the_sample(name):
     config = training.Config.of(PROFILES[name], tiny(), seed=5)
     assert (config.epochs, config.batch_size, config.seed) == (PROFILES[name].sample_epochs, 250, 5)
+    assert config.skip == 0
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_on_the_full_set_only_the_full_profile_meets_every_image_in_every_epoch(name):
+    config = training.Config.of(PROFILES[name], replace(tiny(), is_sample=False), seed=5)
+    assert (config.epochs, config.batch_size, config.seed) == (PROFILES[name].epochs, 500, 5)
+    assert (config.skip, config.label_smoothing) == ((0, 0.2) if name == "full" else (0.5, 0))
 
 
 # What it keeps
