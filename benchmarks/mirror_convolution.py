@@ -95,6 +95,7 @@ def plot(results: dict, path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     values = "; ".join(f"{row['name']} {row['ratio']['median']:.2f}" for row in results["rows"])
     figure.savefig(path, dpi=120, metadata={"Description": f"Dots: {values}."})
+    plt.close(figure)
 
 
 def main() -> None:
