@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 AT_ONCE = 750_000  # numbers of the input: few enough for their sums to be in the cache still when they are multiplied
+MIDDLE = 1  # of a filter's three rows
 
 
 def mirror_convolution(x: Tensor, weight: Tensor) -> Tensor:
@@ -90,7 +91,8 @@ def _like(x: Tensor, channels: int) -> Tensor:
 
 def _few(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """[H, N, W, ...] each -> the same of a few images at a time."""
-    n = max(1, AT_ONCE // tensors[0][:, 0].numel())
+    h, _, w, channels = tensors[0].shape
+    n = max(1, AT_ONCE // (h * w * channels))
     return zip(*(tensor.split(n, dim=1) for tensor in tensors))
 
 
@@ -119,9 +121,6 @@ def _sums_backward(d_sums: Tensor, d_x: Tensor) -> None:
         centre[:, :, :-1].add_(beside[:, :, 1:]).add_(difference[:, :, 1:])
         centre[:, :, 1:].add_(beside[:, :, :-1]).sub_(difference[:, :, :-1])
     _add_and_subtract(d_sums[0, ..., 0, :], d_sums[1, ..., 0, :], *d_x.chunk(2, dim=3))
-
-
-MIDDLE = 1  # of a filter's three rows
 
 
 def _rows(inputs: Tensor, outputs: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -32,7 +32,7 @@ def outputs_and_gradients(convolution, x, weight, factors):
 
 @settings(deadline=None)
 @given(
-    n=st.integers(1, 7), k=st.integers(1, 5), d=st.integers(1, 5), h=st.integers(1, 6), w=st.integers(1, 6),
+    n=st.integers(0, 7), k=st.integers(1, 5), d=st.integers(1, 5), h=st.integers(1, 6), w=st.integers(1, 6),
     at_once=st.sampled_from([1, 100, 10**6]), layout=st.sampled_from([LAST, torch.contiguous_format]),
 )  # fmt: skip
 def test_it_is_a_convolution_whatever_the_shapes(n, k, d, h, w, at_once, layout):
