@@ -13,7 +13,6 @@ ours clamps colours to black and white once instead of after every adjustment.
 Written to benchmarks/results: augmentation.json (every round), augmentation.md (the tables) and augmentation.png.
 """
 
-import json
 import statistics
 import sys
 from collections import deque
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterable
 
 import augmentation_report as report
 import torch
-from common import command_line, machine, spread, take_turns
+from common import command_line, machine, save, spread, take_turns
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -211,11 +210,7 @@ def main() -> None:
             results["rows"] += compare(split, normalisation, batch, device, args)
     results["steps"] = [share_of_a_step(split, normalisation, device, args.rounds) for device in devices]
     results["clamping"] = clamping_once(split)
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "augmentation.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.output / "augmentation.md").write_text(report.markdown(results))
-    report.plot(results, args.output / "augmentation.png")
-    print(report.markdown(results))
+    save(args.output, "augmentation", results, report.markdown(results), report.plot)
 
 
 if __name__ == "__main__":
