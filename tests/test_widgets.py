@@ -118,6 +118,8 @@ def test_what_is_refused_is_said_and_changes_nothing(explorer, action, match):
     before, pixels = explorer.policy, explorer.pixels
     explorer.do(*action)
     assert match in explorer.error and explorer.policy == before and explorer.pixels == pixels
+    explorer.do("judge")  # which the page does by itself
+    assert match in explorer.error
     explorer.do("draw_again")
     assert explorer.error == ""
 

@@ -24,6 +24,7 @@ class Widget(anywidget.AnyWidget):
         error: what went wrong last, in words; empty if nothing.
         answered: the number of the page's question that was answered last.
         ACTIONS: the names of the methods that the page may call.
+        BY_ITSELF: those of them that the page calls unasked, so that they must not wipe an error that nobody has read.
     """
 
     _css = (HERE / "style.css").read_text()
@@ -31,6 +32,7 @@ class Widget(anywidget.AnyWidget):
     error = traitlets.Unicode().tag(sync=True)
     answered = traitlets.Int().tag(sync=True)
     ACTIONS: tuple[str, ...] = ()
+    BY_ITSELF: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +47,8 @@ class Widget(anywidget.AnyWidget):
         except Exception as error:  # whatever it is: a page must never go silent
             self.error = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         else:
-            self.error = ""
+            if name not in self.BY_ITSELF:
+                self.error = ""
 
     def _on_message(self, _, message: dict, buffers) -> None:
         self.do(message["do"], *message["arguments"])

@@ -46,6 +46,7 @@ class Explorer(Widget):
         "set", "preset", "strength", "draw_again", "seed", "classes", "other_images", "sweep", "undo", "reset",
         "load", "save", "judge",
     )  # fmt: skip
+    BY_ITSELF = ("judge",)
 
     def __init__(
         self,

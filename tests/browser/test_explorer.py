@@ -76,6 +76,8 @@ def explorer(chromium, lab):
 @pytest.fixture(autouse=True)
 def reset(explorer):
     explorer.part("reset").click()
+    # The picture may be the first one already, while an error of the test before is still to be seen.
+    explorer.page.wait_for_function("() => !document.querySelector('.cifar.explorer .error').textContent")
     explorer.shows(expected(PRESETS["full"]))
 
 
@@ -169,6 +171,17 @@ def test_what_is_typed_out_of_range_is_refused_with_the_range(explorer, key):
     explorer.shows(expected(PRESETS["full"]))
     refused = "cls => document.querySelector(`.cifar.explorer .${cls}`).value !== '999'"
     explorer.page.wait_for_function(refused, arg=f"number-{key.replace('.', '-')}")
+
+
+def test_an_error_stays_until_the_next_change(explorer):
+    """The verdict, which comes by itself shortly after, used to wipe it."""
+    explorer.part("number-degrees").fill("999")
+    explorer.page.keyboard.press("Enter")
+    assert "degrees" in explorer.error()
+    explorer.page.wait_for_timeout(2000)
+    assert "degrees" in explorer.part("error").text_content()
+    explorer.part("preset").select_option("none")
+    explorer.page.wait_for_function("() => !document.querySelector('.cifar.explorer .error').textContent")
 
 
 def test_undo_takes_back_one_change_at_a_time(explorer):
