@@ -21,26 +21,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cifar_utils.mirror_convolution import mirror_convolution
+from cifar_utils import winograd
 
-WIDE = 128  # filters and as many mirror images: from here on, half the multiplications are worth the sums they take
+WIDE = 256  # channels: from here on, fewer multiplications are worth what else they take
 LOGIT_SCALE = 0.1  # small logits at the start, so that the first loss is that of guessing, ln 10
 
 
-class MirrorConv2d(nn.Conv2d):
+class Conv3x3(nn.Conv2d):
+    """3x3, same size, on a CPU in the faster of two ways."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+
+    def filters(self) -> Tensor:
+        """[channels_out, channels_in, 3, 3]"""
+        return self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = self.filters()
+        if len(filters) >= WIDE and x.device.type == "cpu":
+            return winograd.convolution(x, filters)
+        return F.conv2d(x, filters, padding=1)
+
+
+class MirrorConv2d(Conv3x3):
     """3x3, same size: half as many filters as channels_out, and their mirror images.
 
     A mirror image sees its inputs in the mirror as well: each channel in place of its partner, C / 2 channels away.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(channels_in, channels_out // 2, kernel_size=3, padding=1, bias=False)
+        super().__init__(channels_in, channels_out // 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.out_channels >= WIDE and x.device.type == "cpu":
-            return mirror_convolution(x, self.weight)  # the same in less time
+    def filters(self) -> Tensor:
         mirrored = self.weight.roll(self.in_channels // 2, dims=1).flip(3)
-        return F.conv2d(x, torch.cat([self.weight, mirrored]), padding=self.padding)
+        return torch.cat([self.weight, mirrored])
 
 
 class MirrorNorm2d(nn.BatchNorm2d):
@@ -61,7 +76,7 @@ def convolution(channels_in: int, channels_out: int, mirror: bool = True) -> nn.
     if mirror:
         layer, copies = MirrorConv2d(channels_in, channels_out), channels_in // 2
     else:
-        layer, copies = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False), channels_in
+        layer, copies = Conv3x3(channels_in, channels_out), channels_in
     with torch.no_grad():
         nn.init.dirac_(layer.weight[:copies])
     return layer

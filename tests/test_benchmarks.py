@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from cifar_utils import model
-from cifar_utils.mirror_convolution import mirror_convolution as fast_convolution
 from cifar_utils.model import CNN, MirrorConv2d
 from cifar_utils.selection import steps_before
 from cifar_utils.training import Config
+from cifar_utils.winograd import convolution as fast_convolution
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -173,22 +173,22 @@ def test_the_ablation_trains_and_reports(tmp_path):
         assert f"less {row['accuracy']:.1%}" in picture.text["Description"]
 
 
-def test_the_mirror_convolution_is_compared_with_pytorchs(tmp_path, monkeypatch):
-    import mirror_convolution
+def test_winograds_convolution_is_compared_with_pytorchs(tmp_path, monkeypatch):
+    import winograd
 
-    monkeypatch.setattr(mirror_convolution, "LAYERS", [(4, 8, 3)])
-    monkeypatch.setattr(mirror_convolution, "NETWORKS", [((4, 4, 8), 16)])
-    monkeypatch.setattr(sys, "argv", ["mirror_convolution.py", "--quick", "--threads", "1", "--output", str(tmp_path)])
+    monkeypatch.setattr(winograd, "LAYERS", [(4, 8, 3)])
+    monkeypatch.setattr(winograd, "NETWORKS", [((4, 4, 8), 16)])
+    monkeypatch.setattr(sys, "argv", ["winograd.py", "--quick", "--threads", "1", "--output", str(tmp_path)])
     taken = []
-    monkeypatch.setattr(model, "mirror_convolution", lambda *x: taken.append(x) or fast_convolution(*x))
-    mirror_convolution.main()
+    monkeypatch.setattr(model.winograd, "convolution", lambda *x: taken.append(x) or fast_convolution(*x))
+    winograd.main()
     assert len(taken) == 3, "the layer's fast turns: warming up, and two rounds; the network is not wide"
-    rows = json.loads((tmp_path / "mirror_convolution.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "winograd.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["4 to 8 channels, 3x3", "network 4/4/8, 16x16"]
     ratios = [plain / fast for plain, fast in zip(rows[0]["plain"]["rounds"], rows[0]["fast"]["rounds"])]
     assert rows[0]["ratio"]["rounds"] == pytest.approx(ratios) and len(ratios) == 2
-    assert f"| {rows[1]['ratio']['median']:.2f} (" in (tmp_path / "mirror_convolution.md").read_text()
-    with Image.open(tmp_path / "mirror_convolution.png") as picture:
+    assert f"| {rows[1]['ratio']['median']:.2f} (" in (tmp_path / "winograd.md").read_text()
+    with Image.open(tmp_path / "winograd.png") as picture:
         assert f"3x3 {rows[0]['ratio']['median']:.2f}" in picture.text["Description"]
 
 

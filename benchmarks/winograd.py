@@ -1,12 +1,12 @@
-"""The mirror convolution with half the multiplications against PyTorch's, the mirror images of the filters written out.
+"""Winograd's convolution, with a quarter of the multiplications, against PyTorch's.
 
-    python benchmarks/mirror_convolution.py            # minutes; leave the machine alone meanwhile
-    python benchmarks/mirror_convolution.py --quick    # does everything run?
+    python benchmarks/winograd.py            # minutes; leave the machine alone meanwhile
+    python benchmarks/winograd.py --quick    # does everything run?
 
 Timed are forward and backward passes: of single layers, and of whole networks with the loss. The two take turns, and
 what counts is their ratio in the same round.
 
-Written to benchmarks/results: mirror_convolution.json (every round), mirror_convolution.md and mirror_convolution.png.
+Written to benchmarks/results: winograd.json (every round), winograd.md and winograd.png.
 """
 
 import math
@@ -28,11 +28,11 @@ CPU = torch.device("cpu")
 LAYERS = ((64, 64, 15), (64, 128, 15), (128, 128, 7), (64, 256, 15), (128, 256, 7), (256, 256, 7), (256, 256, 3))
 WIDTHS = (PROFILES["class"].widths, (64, 128, 256), PROFILES["full"].widths)
 NETWORKS = tuple((widths, side) for widths in WIDTHS for side in (32, 24, 16))
-FAST, PLAIN = 0, math.inf  # from how many filters on the fast way is taken: always, never
+FAST, PLAIN = 0, math.inf  # from how many channels on the fast way is taken: always, never
 
 
 def passes(part: Callable[[Tensor], Tensor], x: Tensor, wide: float) -> Callable[[], None]:
-    """Forward and backward through a layer or a network, layers of so many filters and more in the fast way."""
+    """Forward and backward through a layer or a network, layers of so many channels and more in the fast way."""
 
     def run() -> None:
         with patch.object(model, "WIDE", wide):
@@ -68,10 +68,10 @@ def network(widths: tuple[int, int, int], side: int, batch: int, rounds: int) ->
 
 
 def markdown(results: dict) -> str:
-    lines = ["# Mirror convolution: forward and backward", ""]
+    lines = ["# Winograd's convolution: forward and backward", ""]
     lines += [f"- {k}: {v}" for k, v in results["machine"].items()]
     lines += [f"- batches of {results['batch']}, {results['rounds']} rounds: medians, and quartiles of the ratio"]
-    lines += [f"- the networks take the fast way from {results['wide']} filters on, besides their mirror images", ""]
+    lines += [f"- the networks take the fast way from {results['wide']} channels on", ""]
     lines += ["| | plain, ms | fast, ms | faster by a factor of |", "|---|--:|--:|--:|"]
     for row in results["rows"]:
         ratio = f"{row['ratio']['median']:.2f} ({' to '.join(f'{q:.2f}' for q in row['ratio']['quartiles'])})"
@@ -90,7 +90,7 @@ def plot(results: dict, path: Path) -> None:
     axis.axvline(1, color="#444444", linewidth=1)
     axis.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axis.set_xlabel("times as fast as PyTorch's convolution: median and quartiles")
-    axis.set_title("Mirror convolution, forward and backward", fontsize=12)
+    axis.set_title("Winograd's convolution, forward and backward", fontsize=12)
     axis.spines[["top", "right"]].set_visible(False)
     values = "; ".join(f"{row['name']} {row['ratio']['median']:.2f}" for row in results["rows"])
     figure.savefig(path, dpi=120, metadata={"Description": f"Dots: {values}."})
@@ -109,7 +109,7 @@ def main() -> None:
     rows = [layer(*shape, batch, rounds) for shape in LAYERS] + [network(*n, batch, rounds) for n in NETWORKS]
     facts = {"machine": machine(args.threads), "batch": batch, "rounds": rounds, "wide": model.WIDE}
     results = facts | {"rows": rows}
-    save(args.output, "mirror_convolution", results, markdown(results), plot)
+    save(args.output, "winograd", results, markdown(results), plot)
 
 
 if __name__ == "__main__":
