@@ -151,7 +151,7 @@ def _train(options: argparse.Namespace) -> Path:
         config = replace(config, epochs=options.epochs)
     run = options.run or settings.runs_directory() / profile.name
     normalisation = data.Normalisation.of(train_split)
-    network = training.new_network(train_split, normalisation, config.seed, widths=profile.widths)
+    network = training.new_network(train_split, normalisation, config.seed, **profile.network)
     print(f"{train_split}, {validation}\n{policy}\n{config}")
     history = training.train(
         network,

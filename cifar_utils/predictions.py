@@ -190,14 +190,14 @@ def predict(
     split: Split,
     normalisation: Normalisation,
     batch_size: int = 500,
-    shift_averaging: bool = False,
+    averaging: bool = False,
 ) -> Predictions:
     """Runs the network over a split, without augmentation.
 
     Args:
-        shift_averaging: average the logits of each image, with half of the weight, and of the image shifted by one
-            pixel to the upper left and to the lower right (test-time augmentation, as in airbench, see `model`).
-            Mirror images would add nothing: the network's answer to them is the same.
+        averaging: average the logits of each image, with half of the weight, and of the image shifted by one pixel to
+            the upper left and to the lower right; and of the mirror images of these three, unless the network gives
+            them the same answers anyway (test-time augmentation, as in airbench, see `model`).
 
     Raises:
         FloatingPointError: see `network_outputs`.
@@ -211,9 +211,15 @@ def predict(
         side = x.shape[-1]
         return F.pad(x, (1, 1, 1, 1), mode="reflect")[..., 1 - by : 1 - by + side, 1 - by : 1 - by + side]
 
-    logits = outputs(lambda x: x)
-    if shift_averaging:
-        logits = logits / 2 + sum(outputs(lambda x, by=by: shifted(x, by)) for by in (-1, 1)) / 4
+    def both_ways(turn) -> Tensor:
+        if getattr(network, "mirror", False):
+            return outputs(turn)
+        return (outputs(turn) + outputs(lambda x: turn(x).flip(3))) / 2
+
+    if averaging:
+        logits = both_ways(lambda x: x) / 2 + sum(both_ways(lambda x, by=by: shifted(x, by)) for by in (-1, 1)) / 4
+    else:
+        logits = outputs(lambda x: x)
     return Predictions(split.index.numpy(), split.labels.numpy(), logits.softmax(1).numpy(), split=split.name)
 
 

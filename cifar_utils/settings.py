@@ -23,6 +23,8 @@ class Profile:
         sample_epochs: of training on the sample, which has a twelfth of the images.
         batch_size, sample_batch_size: likewise.
         widths: of the network's three blocks, see model.CNN.
+        mirror: whether mirror images are the same to it, see there. With the time to learn from both, it gets a little
+            better without, since all its filters are its own then.
     """
 
     name: str
@@ -32,12 +34,18 @@ class Profile:
     batch_size: int = 500
     sample_batch_size: int = 250
     widths: tuple[int, int, int] = (64, 128, 128)
+    mirror: bool = True
+
+    @property
+    def network(self) -> dict:
+        """The options of model.CNN."""
+        return {"widths": self.widths, "mirror": self.mirror}
 
 
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
     "class": Profile("class", sample=None, epochs=9, sample_epochs=24),
-    "full": Profile("full", sample=None, epochs=14, sample_epochs=60, widths=(64, 256, 256)),
+    "full": Profile("full", None, epochs=11, sample_epochs=60, batch_size=2000, widths=(64, 256, 256), mirror=False),
 }
 
 
