@@ -79,7 +79,7 @@ SCHEDULES = {
     "class": Schedule("full", IN_CLASS, 5, 0.89),
     "five": Schedule("flip_and_shift", replace(IN_CLASS, epochs=8), 5, 0.92, averaging=True, widths=(64, 128, 256)),
     "sample": Schedule("full", WITH_THE_SAMPLE, 3, 0.76, sample=True),
-    "full": Schedule("flip_and_far_shift", IN_FULL, 25, 0.94, True, widths=FULL.widths, mirror=FULL.mirror),
+    "full": Schedule("flip_and_far_shift", IN_FULL, 25, 0.94, averaging=True, **FULL.network),
 }
 COMPETITORS = {"tutorial": tutorial, "ResNet-20": resnet_20}
 AIRBENCH = "airbench"

@@ -16,6 +16,7 @@ Source: S. Winograd, "Arithmetic Complexity of Computations", 1980; for networks
 for Convolutional Neural Networks", 2016.
 """
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,14 +46,15 @@ class Transforms(NamedTuple):
 @lru_cache(maxsize=64)
 def transforms(length: int, dtype: torch.dtype) -> Transforms:
     """For rows of this length, in tiles of 4 pixels, or of 3 where they then fit better."""
-    tile = min((4, 3), key=lambda tile: -(-length // tile) * (tile + FILTER - 1))
-    values = tile + FILTER - 1
+    tile = min((4, 3), key=lambda tile: math.ceil(length / tile) * (tile + FILTER - 1))
+    tiles, values = math.ceil(length / tile), tile + FILTER - 1
+    from_pixels, to_pixels = _powers(values, values).inverse().T, _powers(values, tile)
     with torch.inference_mode(False):  # the next caller may want gradients
-        inputs, outputs = torch.zeros(2, values, -(-length // tile), length + values, dtype=torch.float64)
-        for t in range(inputs.shape[1]):
+        inputs, outputs = torch.zeros(2, values, tiles, length + values, dtype=torch.float64)
+        for t in range(tiles):
             start = t * tile  # of the tile; the pixels that its filters see start one further to the left
-            inputs[:, t, start : start + values] = _powers(values, values).inverse().T
-            outputs[:, t, start : start + tile] = _powers(values, tile)
+            inputs[:, t, start : start + values] = from_pixels
+            outputs[:, t, start : start + tile] = to_pixels
         inputs, outputs = inputs[..., 1 : length + 1], outputs[..., :length]
         return Transforms(*(m.to(dtype).contiguous() for m in (_powers(values, FILTER), inputs, outputs)))
 
@@ -76,13 +78,13 @@ def convolution(x: Tensor, weight: Tensor) -> Tensor:
         [N, D, H, W], channels last in memory.
     """
     down, across = (transforms(length, x.dtype) for length in x.shape[2:])
-    values = torch.einsum("vi,wj,dcij->wvcd", down.filters, across.filters, weight).flatten(0, 1)
+    values = torch.einsum("pi,qj,dcij->qpcd", down.filters, across.filters, weight).flatten(0, 1)
     pixels = x.permute(0, 2, 3, 1).contiguous()
     return _Convolution.apply(pixels, values, down, across).permute(0, 3, 1, 2)
 
 
 class _Convolution(torch.autograd.Function):
-    """x [N, H, W, C] and the filters' values [V W, C, D] -> [N, H, W, D]."""
+    """x [N, H, W, C] and the filters' values [Q P, C, D] -> [N, H, W, D]; P values down, Q across."""
 
     @staticmethod
     def forward(ctx, x: Tensor, filters: Tensor, down: Transforms, across: Transforms) -> Tensor:
@@ -116,16 +118,16 @@ def _few(x: Tensor, filters: Tensor) -> int:
 
 
 def _values(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """[n, H, W, C] pixels -> [W V, S n T, C], their values; down is [V, S, H], across [W, T, W]."""
-    (n, h, _, c), (v, s, _), (w, t, _) = x.shape, down.shape, across.shape
+    """[n, H, W, C] pixels -> [Q P, S n T, C], their values; down is [P, S, H], across [Q, T, W]: S x T tiles."""
+    (n, h, _, c), (p, s, _), (q, t, _) = x.shape, down.shape, across.shape
     x = across.flatten(0, 1) @ x
-    x = x.view(n, h, w, t, c).permute(2, 1, 0, 3, 4).reshape(w, h, n * t * c)
-    return (down.flatten(0, 1) @ x).view(w * v, s * n * t, c)
+    x = x.view(n, h, q, t, c).permute(2, 1, 0, 3, 4).reshape(q, h, n * t * c)
+    return (down.flatten(0, 1) @ x).view(q * p, s * n * t, c)
 
 
 def _values_backward(values: Tensor, down: Tensor, across: Tensor, out: Tensor) -> None:
-    """The transpose of `_values`: [W V, S n T, C] -> [n, H, W, C], written into `out`."""
-    (n, h, _, c), (v, s, _), (w, t, _) = out.shape, down.shape, across.shape
-    x = down.flatten(0, 1).T @ values.view(w, v * s, n * t * c)
-    x = x.view(w, h, n, t, c).permute(2, 1, 0, 3, 4).reshape(n, h, w * t, c)
+    """The transpose of `_values`: [Q P, S n T, C] -> [n, H, W, C], written into `out`."""
+    (n, h, _, c), (p, s, _), (q, t, _) = out.shape, down.shape, across.shape
+    x = down.flatten(0, 1).T @ values.view(q, p * s, n * t * c)
+    x = x.view(q, h, n, t, c).permute(2, 1, 0, 3, 4).reshape(n, h, q * t, c)
     torch.matmul(across.flatten(0, 1).T, x, out=out)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tables import certain, random_predictions
 from tiny import narrow, tiny
 
-from cifar_utils import model
+from cifar_utils import training
 from cifar_utils.data import CLASSES, Normalisation
 from cifar_utils.predictions import Predictions, network_outputs, predict
 
@@ -220,11 +220,10 @@ def test_predictions_are_those_of_the_network_without_augmentation(network):
 
 @pytest.mark.parametrize("mirror", [True, False])
 def test_averaging_is_the_mean_over_shifted_images_and_where_they_matter_their_mirror_images(mirror):
-    network, calls = model.CNN((4, 8, 8), mirror), []
-    x = Normalisation.of(tiny())(tiny(20, "test").images)
-    training_images = Normalisation.of(tiny())(tiny().images)
-    model.initialise_whitening(network, training_images)
-    network(training_images)  # batch norm gets statistics
+    normalisation, calls = Normalisation.of(tiny()), []
+    network = training.new_network(tiny(), normalisation, widths=(8, 16, 16), mirror=mirror)
+    network(normalisation(tiny().images))  # batch norm gets statistics
+    x = normalisation(tiny(20, "test").images)
     left_up, right_down = (torch.roll(x, (by, by), (2, 3)) for by in (-1, 1))
     left_up[..., 31, :], right_down[..., 0, :] = left_up[..., 29, :], right_down[..., 2, :]  # reflected at the edge
     left_up[..., 31], right_down[..., 0] = left_up[..., 29], right_down[..., 2]
@@ -239,7 +238,7 @@ def test_averaging_is_the_mean_over_shifted_images_and_where_they_matter_their_m
     p = run(network, averaging=True)
     assert p.probabilities == pytest.approx(expected.numpy(), abs=1e-6)
     assert len(calls) == (3 if mirror else 6)
-    assert p.probabilities != pytest.approx(run(network).probabilities, abs=1e-4)
+    assert p.probabilities != pytest.approx(run(network).probabilities, abs=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20])

@@ -19,7 +19,7 @@ def tables():
     """The predictions that notebook 4 shows: no run is there, so of the network that ships."""
     network, normalisation, _ = training.restore(training.SHIPPED)
     test = data.load_test(sample=True)
-    tables = [predict(network, test, normalisation, averaging=shift) for shift in (False, True)]
+    tables = [predict(network, test, normalisation, averaging=averaging) for averaging in (False, True)]
     order = np.argsort(test.index.numpy())
     return [table.select(order) for table in tables], test.images[order]
 
