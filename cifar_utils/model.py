@@ -165,7 +165,8 @@ def initialise_whitening(network: CNN, images: Tensor, eps: float = 5e-4) -> Non
 
 def _whitening(columns: Tensor, eps: float) -> Tensor:
     """[n, 3, 2] -> six filters [6, 3, 2] with uncorrelated outputs of variance 1 over the n."""
-    eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(columns.flatten(1).T))
+    columns = columns.flatten(1).T.double()  # sums of millions: in single precision, some CPUs get them wrong by 1e-3
+    eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(columns))
     return (eigenvectors / (eigenvalues + eps).sqrt()).T.reshape(6, 3, 2)
 
 

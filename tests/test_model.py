@@ -100,9 +100,9 @@ def test_whitened_patches_are_uncorrelated_and_of_equal_variance():
         with torch.no_grad():
             out = network.whiten(images)
         torch.testing.assert_close(out[:, [c + 6 for c in twelve]], -out[:, twelve])
-        return torch.cov(out[:, twelve].permute(1, 0, 2, 3).flatten(1))
+        return torch.cov(out[:, twelve].double().permute(1, 0, 2, 3).flatten(1))
 
-    torch.testing.assert_close(covariance(1e-9), torch.eye(12), atol=0.01, rtol=0)
+    torch.testing.assert_close(covariance(1e-9), torch.eye(12, dtype=torch.float64), atol=0.01, rtol=0)
     usual = covariance(5e-4)  # directions that hardly ever occur stay smaller
     eigenvalues = torch.linalg.eigvalsh(usual)
     assert eigenvalues.min() > 0.4 and eigenvalues.max() < 1.01
