@@ -15,7 +15,8 @@ after 5 reference minutes; their looks are not counted. On a GPU, the published 
 installed, and a first run of each schedule, which warms up and compiles, is told apart.
 
 Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png. Finished
-runs lie in build/time_to_accuracy. On a GPU all of these have _gpu in their names.
+runs lie in build/time_to_accuracy. On a GPU all of these have _gpu in their names, on a CPU that multiplies 16-bit
+numbers _bfloat16: minutes are not comparable from the one to the other.
 """
 
 import statistics
@@ -35,6 +36,7 @@ from tutorial import resnet_20, tutorial
 from cifar_utils import data, training
 from cifar_utils.configuration import FEW_IMAGES, WITH_PATIENCE
 from cifar_utils.data import Normalisation, Split
+from cifar_utils.device import has_bfloat16
 from cifar_utils.model import CNN
 from cifar_utils.policy import PRESETS, Policy
 from cifar_utils.predictions import predict
@@ -137,11 +139,18 @@ def theirs(competitor: Callable, seed: int, device: torch.device, looks: tuple[f
     return {"looks": found, "rate": statistics.mean(clock.rates)}
 
 
+def kind_of(device: torch.device) -> str:
+    """Minutes of different kinds do not belong into one table."""
+    if device.type == "cuda":
+        return "_gpu"
+    return "_bfloat16" if has_bfloat16(device) else ""
+
+
 def main() -> None:
     parser = command_line(__doc__)
     device = training.best_device()
     names = [*SCHEDULES, *COMPETITORS, *[AIRBENCH] * speed_run.is_there(device)]
-    title = "time_to_accuracy" + ("_gpu" if device.type == "cuda" else "")
+    title = "time_to_accuracy" + kind_of(device)
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="train these and no others")
     parser.add_argument("--seeds", type=int, default=20 if device.type == "cuda" else 5)
     parser.add_argument("--threads", type=int, default=2)

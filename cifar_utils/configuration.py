@@ -21,6 +21,7 @@ class Config:
         warm_up: share of the steps in which the learning rate rises; it falls to 0 in the others.
         skip: share of the images that each epoch after the first leaves out, the easiest ones; see `selection`.
         small_sides: the training images' side in pixels, and until which share of the steps, in turn; 32 afterwards.
+        bfloat16: whether convolutions multiply 16-bit numbers, where the device is made for that; see `device`.
         compile: whether the network is compiled first, see `compiling`; changes the last bits of the result.
         seed: of the network's initial weights, of the order of images and of their augmentation.
     """
@@ -37,6 +38,7 @@ class Config:
     warm_up: float = 0.0
     skip: float = 0.5
     small_sides: tuple[tuple[int, float], ...] = ((16, 0.15), (24, 0.65))
+    bfloat16: bool = True
     compile: bool = False
     seed: int = 0
 
@@ -56,7 +58,7 @@ class Config:
 FEW_IMAGES = {"skip": 0.0, "label_smoothing": 0.1}
 
 # Those that the full profile's long training wants otherwise. It has the time to meet every image in every epoch at its
-# full size, and learns them by heart unless told not to be too sure: as in the published speed run of Muon's authors.
+# full size, and learns them by heart unless told not to be too sure. Its numbers are those of Muon's published run.
 WITH_PATIENCE = {"learning_rate": 0.24, "skip": 0.0, "label_smoothing": 0.2, "small_sides": ()}
 
 PLAIN_SGD = {  # the fields of Config that SGD wants otherwise; chosen on the validation split, like Muon's

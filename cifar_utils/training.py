@@ -18,6 +18,7 @@ from cifar_utils.augment import augment, draw
 from cifar_utils.compiling import compiled
 from cifar_utils.configuration import PLAIN_SGD, Config  # noqa: F401, also for whoever says training.PLAIN_SGD
 from cifar_utils.data import CLASSES, Normalisation, Split
+from cifar_utils.device import best_device, has_bfloat16  # noqa: F401, also for whoever says training.best_device
 from cifar_utils.evaluation import confusion_matrix
 from cifar_utils.memory import keep_freed_memory
 from cifar_utils.model import CNN, initialise_whitening
@@ -66,13 +67,6 @@ class Progress:
     accuracy: float
     learning_rate: float
     history: list[dict]
-
-
-def best_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def new_network(training: Split, normalisation: Normalisation, seed: int = 0, **options) -> CNN:
@@ -163,6 +157,7 @@ def training_steps(
     groups = trained.optimiser.param_groups
     peaks = [group["lr"] for group in groups]
     forward = compiled(network, device) if config.compile else network
+    bfloat16 = torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16 and has_bfloat16(device))
     setting = _setting(network, training, validation, policy, config, normalisation)
 
     def save(name: str) -> None:
@@ -199,7 +194,7 @@ def training_steps(
                     state.learning_rate_scale = steering.learning_rate_scale
                     for group, peak in zip(groups, peaks):
                         group["lr"] = peak * factor * state.learning_rate_scale
-                    with torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device)):
+                    with bfloat16:
                         logits = forward(x)
                     logits = logits.float()
                     loss = F.cross_entropy(logits, labels[batch], label_smoothing=config.label_smoothing)
@@ -298,11 +293,6 @@ def _setting(network, training, validation, policy, config, normalisation) -> di
         "version": __version__,
     }
     return json.loads(json.dumps(setting))  # tuples become lists, as they will when read back
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether 16-bit numbers make this device faster; older GPUs only imitate them, and CPUs gain nothing."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _check_finite(loss: float, state: runs.State, learning_rate: float, run: Path) -> None:

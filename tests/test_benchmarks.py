@@ -192,6 +192,36 @@ def test_winograds_convolution_is_compared_with_pytorchs(tmp_path, monkeypatch):
         assert f"3x3 {rows[0]['ratio']['median']:.2f}" in picture.text["Description"]
 
 
+def test_16_bit_numbers_are_compared_with_32(tmp_path, monkeypatch):
+    import bfloat16
+
+    monkeypatch.setattr(bfloat16, "LAYERS", [(4, 8, 3)])
+    monkeypatch.setattr(bfloat16, "NETWORKS", [((4, 4, 8), 16)])
+    monkeypatch.setattr(sys, "argv", ["bfloat16.py", "--quick", "--threads", "1", "--output", str(tmp_path)])
+    formats, convolution = [], model.F.conv2d
+
+    def noted(*args, **options):
+        formats.append((out := convolution(*args, **options)).dtype)
+        return out
+
+    monkeypatch.setattr(model.F, "conv2d", noted)
+    bfloat16.main()
+    assert formats[:2] == [torch.float32, torch.bfloat16], "the layer's turns"
+    assert formats.count(torch.float32) == formats.count(torch.bfloat16)
+    rows = json.loads((tmp_path / "bfloat16.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["4 to 8 channels, 3x3", "network 4/4/8, 16x16"]
+    assert "made for 16-bit numbers" in (tmp_path / "bfloat16.md").read_text()
+    assert (tmp_path / "bfloat16.png").exists()
+
+
+@pytest.mark.parametrize("device,bits_16,ending", [("cuda", True, "_gpu"), ("cpu", True, "_bfloat16"), ("cpu", 0, "")])
+def test_minutes_of_different_kinds_have_tables_of_their_own(device, bits_16, ending, monkeypatch):
+    import time_to_accuracy
+
+    monkeypatch.setattr(time_to_accuracy, "has_bfloat16", lambda _: bits_16)
+    assert time_to_accuracy.kind_of(torch.device(device)) == ending
+
+
 def test_resnet_20_is_the_papers():
     """Its table 6 says 0.27 million parameters; the shortcuts have none."""
     from tutorial import Residual
