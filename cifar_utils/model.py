@@ -144,10 +144,12 @@ class CNN(nn.Module):
 def initialise_whitening(network: CNN, images: Tensor, eps: float = 5e-4) -> None:
     """Sets the first layer's filters from training images, so that its outputs are uncorrelated and of equal variance.
 
-    A 2x2 patch, seen with its mirror image, is a sum of the two (symmetric) and a difference (antisymmetric), which
-    are uncorrelated. In each, filters are the eigenvectors of the covariance, divided by the root of their eigenvalue.
-    Six sums of a symmetric and an antisymmetric filter; their negatives, since the activation that follows lets only
-    one sign through; and the mirror images of these twelve, which are the differences.
+    Filters are the eigenvectors of the patches' covariance, divided by the root of their eigenvalue: twelve, and their
+    negatives, since the activation that follows lets only one sign through.
+
+    With mirror symmetry, half of them must be mirror images of the others. A 2x2 patch, seen with its mirror image, is
+    a sum of the two (symmetric) and a difference (antisymmetric), which are uncorrelated: six filters of each. The
+    twelve are then the sums of a symmetric and an antisymmetric one, and the differences, which are the mirror images.
 
     Args:
         network: its first layer is changed in place.
@@ -155,19 +157,24 @@ def initialise_whitening(network: CNN, images: Tensor, eps: float = 5e-4) -> Non
         eps: added to the eigenvalues, so that directions that hardly ever occur are not blown up.
     """
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 2, 2)
-    left, right = patches.unbind(3)  # [patches, 3, 2] each
-    symmetric, antisymmetric = (_whitening(part, eps) for part in ((left + right) / 2**0.5, (left - right) / 2**0.5))
-    filters = torch.stack([symmetric + antisymmetric, symmetric - antisymmetric], 3) / 2  # [6, 3, 2, 2]
-    filters = torch.cat([filters, -filters])
+    if network.mirror:
+        left, right = patches.unbind(3)  # [patches, 3, 2] each
+        symmetric, antisymmetric = (_whitening(x, eps) for x in ((left + right) / 2**0.5, (left - right) / 2**0.5))
+        filters = torch.stack([symmetric + antisymmetric, symmetric - antisymmetric], 3) / 2  # [6, 3, 2, 2]
+        filters = torch.cat([filters, -filters])
+        filters = torch.cat([filters, filters.flip(3)])
+    else:
+        filters = _whitening(patches, eps)
+        filters = torch.cat([filters, -filters])
     with torch.no_grad():
-        network.whiten.weight.copy_(torch.cat([filters, filters.flip(3)]))
+        network.whiten.weight.copy_(filters)
 
 
-def _whitening(columns: Tensor, eps: float) -> Tensor:
-    """[n, 3, 2] -> six filters [6, 3, 2] with uncorrelated outputs of variance 1 over the n."""
-    columns = columns.flatten(1).T.double()  # sums of millions: in single precision, some CPUs get them wrong by 1e-3
+def _whitening(patches: Tensor, eps: float) -> Tensor:
+    """[n, ...] -> as many filters [m, ...] as a patch has numbers; their outputs: uncorrelated, of variance 1."""
+    columns = patches.flatten(1).T.double()  # sums of millions: in single precision, some CPUs get them wrong by 1e-3
     eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(columns))
-    return (eigenvectors / (eigenvalues + eps).sqrt()).T.reshape(6, 3, 2)
+    return (eigenvectors / (eigenvalues + eps).sqrt()).T.unflatten(1, patches.shape[1:])
 
 
 def count_parameters(network: nn.Module) -> int:

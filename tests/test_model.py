@@ -89,17 +89,18 @@ def test_the_first_loss_is_that_of_guessing(seed, mode):
     assert loss.item() == pytest.approx(math.log(10), abs=0.05)
 
 
-def test_whitened_patches_are_uncorrelated_and_of_equal_variance():
+@pytest.mark.parametrize("mirror", [True, False])
+def test_whitened_patches_are_uncorrelated_and_of_equal_variance(mirror):
     split = tiny(512)
-    images, network = Normalisation.of(split)(split.images), model.CNN()
-    twelve = [*range(6), *range(12, 18)]  # the other 12 filters are the negatives of these
+    images, network = Normalisation.of(split)(split.images), model.CNN(mirror=mirror)
+    twelve, between = [*range(6), *range(12, 18)] if mirror else [*range(12)], 6 if mirror else 12
     images = torch.cat([images, images.flip(3)])
 
     def covariance(eps):
         model.initialise_whitening(network, images, eps)
         with torch.no_grad():
             out = network.whiten(images)
-        torch.testing.assert_close(out[:, [c + 6 for c in twelve]], -out[:, twelve])
+        torch.testing.assert_close(out[:, [c + between for c in twelve]], -out[:, twelve])  # the negatives of these
         return torch.cov(out[:, twelve].double().permute(1, 0, 2, 3).flatten(1))
 
     torch.testing.assert_close(covariance(1e-9), torch.eye(12, dtype=torch.float64), atol=0.01, rtol=0)
