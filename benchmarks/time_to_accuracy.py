@@ -75,11 +75,12 @@ class Schedule:
 IN_CLASS = training.Config(CLASS.epochs, CLASS.batch_size)
 WITH_THE_SAMPLE = training.Config(CLASS.sample_epochs, CLASS.sample_batch_size, **FEW_IMAGES)
 IN_FULL = training.Config(FULL.epochs, FULL.batch_size, **WITH_PATIENCE)
+IN_FIVE = replace(IN_CLASS, epochs=12 if has_bfloat16(training.best_device()) else 8)  # as many as the time allows
 SCHEDULES = {
     "short": Schedule("full", replace(IN_CLASS, epochs=3, small_sides=((16, 0.2), (24, 0.7))), 2, 0.79),
     "fast": Schedule("flip_and_shift", replace(IN_CLASS, epochs=5), 3, 0.90),
     "class": Schedule("full", IN_CLASS, 5, 0.89),
-    "five": Schedule("flip_and_shift", replace(IN_CLASS, epochs=8), 5, 0.92, averaging=True, widths=(64, 128, 256)),
+    "five": Schedule("flip_and_shift", IN_FIVE, 5, 0.92, averaging=True, widths=(64, 128, 256)),
     "sample": Schedule("full", WITH_THE_SAMPLE, 3, 0.76, sample=True),
     "full": Schedule("flip_and_far_shift", IN_FULL, 25, 0.94, averaging=True, **FULL.network),
 }
