@@ -91,6 +91,9 @@ def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int = 32) -
     Batch size, order, the number of processes and the point of a restart change nothing: image 7 of epoch 3 is
     augmented the same way always (on another device: up to float32 rounding).
 
+    Mirror images take turns: at a probability of one half, an image is met in both ways in every two epochs, where by
+    pure chance it would be met twice in the same way as often as not (alternating flip, of K. Jordan's airbench, 2024).
+
     Args:
         policy: what may happen.
         seed: 0 to 2**64 - 1.
@@ -99,6 +102,7 @@ def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int = 32) -
         size: side of the square images in pixels.
     """
     u = uniform(seed, epoch, index, 18)
+    turn = uniform(seed, epoch - epoch % 2, index, 1)[:, 0]  # as likely to be below any number as 1 - turn is
 
     def between(column: Tensor, low: float, high: float) -> Tensor:
         return low + (high - low) * column
@@ -110,7 +114,7 @@ def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int = 32) -
     deepest = int(policy.distortion_scale * (size // 2))
     corners = (u[:, 7:15] * (deepest + 1)).floor().view(-1, 4, 2)
     return Parameters(
-        flip=u[:, 0] < policy.flip_p,
+        flip=(1 - 2.0**-24 - turn if epoch % 2 else turn) < policy.flip_p,
         angle=between(u[:, 1], -policy.degrees, policy.degrees),
         translate=shift.round(),
         scale=between(u[:, 4], *policy.scale),

@@ -194,11 +194,19 @@ def test_whole_numbers_are_distributed_as_torchvisions(ours, theirs, name):
     assert stats.chi2_contingency(table).pvalue > 0.001
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("probability", [0, 0.1, 0.5, 1])
-def test_probabilities(probability):
-    p = draw(replace(WIDE, flip_p=probability, perspective_p=probability), 0, 0, torch.arange(20000))
+def test_probabilities(probability, epoch):
+    p = draw(replace(WIDE, flip_p=probability, perspective_p=probability), 0, epoch, torch.arange(20000))
     for happened in (p.flip, p.corners.flatten(1).any(1)):
         assert stats.binomtest(happened.sum().item(), 20000, probability).pvalue > 0.001
+
+
+def test_mirror_images_take_turns():
+    flips = torch.stack([draw(Policy(flip_p=0.5), 3, epoch, torch.arange(20000)).flip for epoch in range(6)])
+    assert (flips[::2] ^ flips[1::2]).all(), "both ways in every two epochs"
+    for one, other in ((0, 2), (2, 4)):  # which way comes first is anew a matter of chance
+        assert stats.binomtest((flips[one] == flips[other]).sum().item(), 20000).pvalue > 0.001
 
 
 @pytest.mark.parametrize("size", [32, 35, 8])
