@@ -518,11 +518,11 @@ def test_neither_chunks_nor_the_batch_change_an_image(images, policy, monkeypatc
 
     whole = run(index)
     mixed = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(run(mixed), whole[mixed], atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.cat([run(part) for part in index.split(50)]), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(run(mixed), whole[mixed], atol=2e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([run(part) for part in index.split(50)]), whole, atol=2e-5, rtol=0)
     for chunk in (1, 7, 1000):
         monkeypatch.setattr("cifar_utils.augment.CHUNK", chunk)
-        torch.testing.assert_close(run(index), whole, atol=1e-5, rtol=0)
+        torch.testing.assert_close(run(index), whole, atol=2e-5, rtol=0)
 
 
 def test_an_empty_batch_stays_empty(images):
