@@ -105,7 +105,7 @@ def test_a_restored_network_predicts_the_same(tmp_path):
     setting = about["setting"]
     assert Policy.from_json(json.dumps(setting["policy"])) == PRESETS["full"]
     assert training.Config(**setting["config"]) == training.Config(
-        epochs=1, batch_size=32, learning_rate=0.05, skip=0.0
+        epochs=1, batch_size=32, learning_rate=0.05, skip=0.0, bfloat16=False
     )
     assert setting["data"]["title"] == "SAMPLE, 64 training images" and setting["classes"][3] == "cat"
     assert about["circumstances"]["torch"] == torch.__version__

@@ -57,7 +57,7 @@ def test_perspective_distorts_more_and_more_and_each_image_always_alike():
     for amount in CHANGES["perspective"].amounts:
         together = changed_images(split, PLAIN, "perspective", amount)
         alone = changed_images(split.select(torch.tensor([7])), PLAIN, "perspective", amount)
-        assert torch.allclose(together[7], alone[0], atol=1e-6)
+        assert torch.allclose(together[7], alone[0], atol=1e-5)
         distances.append((together - split.images / 255).abs().mean().item())
     assert distances[0] < 1e-6 and distances == sorted(distances)
 

@@ -208,7 +208,8 @@ def test_any_policy_can_be_shown(shared_explorer, policy):
 
 def dashboard(run, **changes) -> Dashboard:
     split = tiny()
-    config = training.Config(**({"epochs": 2, "batch_size": 32, "learning_rate": 0.05, "skip": 0.0} | changes))
+    usual = {"epochs": 2, "batch_size": 32, "learning_rate": 0.05, "skip": 0.0, "bfloat16": False}
+    config = training.Config(**(usual | changes))
     arguments = split, tiny(32, "validation"), PRESETS["full"], config, Normalisation.of(split), run
     return Dashboard(narrow(), *arguments)
 
