@@ -121,7 +121,7 @@ def plot(results: dict, path: Path) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 2):g}%")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=120, metadata={"Description": f"Accuracy against time. {'; '.join(said)}."})
