@@ -11,6 +11,8 @@ Written to benchmarks/results: winograd.json (every round), winograd.md and wino
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -25,48 +27,51 @@ from cifar_utils.memory import keep_freed_memory
 from cifar_utils.settings import PROFILES
 
 CPU = torch.device("cpu")
+Way = Callable[[], AbstractContextManager]  # what the way forward happens in
 LAYERS = ((64, 64, 15), (64, 128, 15), (128, 128, 7), (64, 256, 15), (128, 256, 7), (256, 256, 7), (256, 256, 3))
 WIDTHS = (PROFILES["class"].widths, (64, 128, 256), PROFILES["full"].widths)
 NETWORKS = tuple((widths, side) for widths in WIDTHS for side in (32, 24, 16))
 FAST, PLAIN = 0, math.inf  # from how many channels on the fast way is taken: always, never
 
 
-def passes(part: Callable[[Tensor], Tensor], x: Tensor, wide: float) -> Callable[[], None]:
-    """Forward and backward through a layer or a network, layers of so many channels and more in the fast way."""
-
-    def run() -> None:
-        with patch.object(model, "WIDE", wide):
-            out = part(x)
-        out.backward(torch.ones_like(out))
-
-    return run
+def with_wide(wide: float) -> AbstractContextManager:
+    """Layers of so many channels and more in the fast way."""
+    return patch.object(model, "WIDE", wide)
 
 
-def compare(name: str, plain: Callable[[], None], fast: Callable[[], None], rounds: int) -> dict:
-    """Milliseconds of both ways, and how many times faster the second is."""
-    runs = {"plain": plain, "fast": fast}
+def passes(part: Callable[[Tensor], Tensor], x: Tensor, way: Way) -> None:
+    """Forward, in one of two ways, and backward through a layer or a network."""
+    with way():
+        out = part(x).float()
+    out.backward(torch.ones_like(out))
+
+
+def compare(name: str, part: Callable[[Tensor], Tensor], x: Tensor, ways: tuple[Way, Way], rounds: int) -> dict:
+    """Milliseconds of both ways, plain and fast, and how many times faster the second is."""
+    runs = {title: partial(passes, part, x, way) for title, way in zip(("plain", "fast"), ways)}
     take_turns(runs, 1, f"{name}, warming up", CPU)
     seconds = take_turns(runs, rounds, name, CPU)
     ratios = [plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"])]
     return {"name": name} | {k: spread([1000 * s for s in v]) for k, v in seconds.items()} | {"ratio": spread(ratios)}
 
 
-def layer(channels_in: int, channels_out: int, side: int, batch: int, rounds: int) -> dict:
+def layer(
+    kind: type[model.Conv3x3], shape: tuple[int, int, int], ways: tuple[Way, Way], batch: int, rounds: int
+) -> dict:
+    channels_in, channels_out, side = shape
     x = torch.randn(batch, channels_in, side, side).to(memory_format=torch.channels_last).requires_grad_()
     name = f"{channels_in} to {channels_out} channels, {side}x{side}"
-    part = model.MirrorConv2d(channels_in, channels_out)
-    return compare(name, passes(part, x, PLAIN), passes(part, x, FAST), rounds)
+    return compare(name, kind(channels_in, channels_out), x, ways, rounds)
 
 
-def network(widths: tuple[int, int, int], side: int, batch: int, rounds: int) -> dict:
+def network(widths: tuple[int, int, int], side: int, ways: tuple[Way, Way], batch: int, rounds: int) -> dict:
     name = f"network {'/'.join(map(str, widths))}, {side}x{side}"
     cnn, labels = model.CNN(widths), torch.zeros(batch, dtype=torch.long)
 
     def loss(x: Tensor) -> Tensor:
-        return F.cross_entropy(cnn(x), labels)
+        return F.cross_entropy(cnn(x).float(), labels)
 
-    x = torch.randn(batch, 3, side, side)
-    return compare(name, passes(loss, x, PLAIN), passes(loss, x, model.WIDE), rounds)
+    return compare(name, loss, torch.randn(batch, 3, side, side), ways, rounds)
 
 
 def markdown(results: dict) -> str:
@@ -99,8 +104,16 @@ def plot(results: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    parser = command_line(__doc__)
+def measure(text: str, name: str, about: dict, layers: list[Callable], networks: list[Callable]) -> None:
+    """A benchmark of two ways to convolve: its command line, its rows, its table and its picture.
+
+    Args:
+        text: the script's docstring.
+        name: of its results.
+        about: their title and a note.
+        layers, networks: make a row each, called with the batch's size and the number of rounds.
+    """
+    parser = command_line(text)
     parser.add_argument("--rounds", type=int, default=9, help="how often the turn of each comes (default: 9)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="2 rounds of 8 images")
@@ -108,11 +121,17 @@ def main() -> None:
     rounds, batch = (2, 8) if args.quick else (max(2, args.rounds), 500)
     torch.set_num_threads(args.threads)
     keep_freed_memory()  # as training does
-    rows = [layer(*shape, batch, rounds) for shape in LAYERS] + [network(*n, batch, rounds) for n in NETWORKS]
+    rows = [row(batch=batch, rounds=rounds) for row in [*layers, *networks]]
+    results = about | {"machine": machine(args.threads), "batch": batch, "rounds": rounds, "rows": rows}
+    save(args.output, name, results, markdown(results), plot)
+
+
+def main() -> None:
+    always, from_wide_on, never = (partial(with_wide, wide) for wide in (FAST, model.WIDE, PLAIN))
+    layers = [partial(layer, model.MirrorConv2d, shape, (never, always)) for shape in LAYERS]
+    networks = [partial(network, widths, side, (never, from_wide_on)) for widths, side in NETWORKS]
     note = f"the networks take the fast way from {model.WIDE} channels on"
-    facts = {"title": "Winograd's convolution", "machine": machine(args.threads), "batch": batch, "rounds": rounds}
-    results = facts | {"note": note, "rows": rows}
-    save(args.output, "winograd", results, markdown(results), plot)
+    measure(__doc__, "winograd", {"title": "Winograd's convolution", "note": note}, layers, networks)
 
 
 if __name__ == "__main__":

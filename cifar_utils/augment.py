@@ -102,7 +102,9 @@ def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int = 32) -
         size: side of the square images in pixels.
     """
     u = uniform(seed, epoch, index, 18)
-    turn = uniform(seed, epoch - epoch % 2, index, 1)[:, 0]  # as likely to be below any number as 1 - turn is
+    turn = u[:, 0]
+    if epoch % 2:  # what the epoch before had not; as likely to be below any number as its own is
+        turn = 1 - 2.0**-24 - uniform(seed, epoch - 1, index, 1)[:, 0]
 
     def between(column: Tensor, low: float, high: float) -> Tensor:
         return low + (high - low) * column
@@ -114,7 +116,7 @@ def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int = 32) -
     deepest = int(policy.distortion_scale * (size // 2))
     corners = (u[:, 7:15] * (deepest + 1)).floor().view(-1, 4, 2)
     return Parameters(
-        flip=(1 - 2.0**-24 - turn if epoch % 2 else turn) < policy.flip_p,
+        flip=turn < policy.flip_p,
         angle=between(u[:, 1], -policy.degrees, policy.degrees),
         translate=shift.round(),
         scale=between(u[:, 4], *policy.scale),
