@@ -87,8 +87,9 @@ def test_a_wide_layer_multiplies_16_bit_numbers_rather_than_fewer(monkeypatch):
         raise AssertionError("Winograd's convolution rounds too much for 16-bit numbers")
 
     monkeypatch.setattr(winograd, "convolution", winograds)
-    layer, x = model.Conv3x3(4, model.WIDE), torch.randn(2, 4, 5, 5)
+    layer, x = model.Conv3x3(model.WIDE, 4), torch.randn(2, model.WIDE, 5, 5)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
+    assert layer.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
     with pytest.raises(AssertionError):
-        layer(x)
+        layer.float()(x)

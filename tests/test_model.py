@@ -60,13 +60,14 @@ def test_a_mirror_image_gives_mirrored_features_in_swapped_channels_and_the_same
 
 @pytest.mark.parametrize("channels", [4, 64])
 def test_mirror_layers_are_pytorchs_own_with_shared_numbers(channels):
-    images = torch.randn(4, channels, 7, 7).to(memory_format=torch.channels_last)
-    mirror, plain = model.MirrorConv2d(channels, 8), torch.nn.Conv2d(channels, 8, 3, padding=1, bias=False)
+    images = torch.randn(4, channels, 7, 7, dtype=torch.float64).to(memory_format=torch.channels_last)
+    mirror = model.MirrorConv2d(channels, 8).double()
+    plain = torch.nn.Conv2d(channels, 8, 3, padding=1, bias=False, dtype=torch.float64)
     partner = [(channel + channels // 2) % channels for channel in range(channels)]
     with torch.no_grad():
         plain.weight[:4], plain.weight[4:] = mirror.weight, mirror.weight[:, partner].flip(3)
     torch.testing.assert_close(mirror(images), plain(images))
-    norm, plain = model.MirrorNorm2d(channels), torch.nn.BatchNorm2d(channels // 2)
+    norm, plain = model.MirrorNorm2d(channels).double(), torch.nn.BatchNorm2d(channels // 2).double()
     first, second = plain(torch.cat(images.split(channels // 2, dim=1))).split(4)  # partners as two images
     torch.testing.assert_close(norm(images), torch.cat([first, second], 1))
     torch.testing.assert_close(norm.running_var, plain.running_var)
