@@ -14,11 +14,13 @@ clock.py. The competitors, which have no schedule of their own for minutes, are 
 after 5 reference minutes; their looks are not counted. On a GPU, the published airbench runs as well where it is
 installed, and a first run of each schedule, which warms up and compiles, is told apart.
 
-Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png. Finished
-runs lie in build/time_to_accuracy. On a GPU all of these have _gpu in their names, on a CPU that multiplies 16-bit
-numbers _bfloat16: minutes are not comparable from the one to the other.
+Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png; on a GPU
+with _gpu in their names. Runs add up over sittings and machines: a run that is in time_to_accuracy.json, trained as its
+schedule is now, is not trained again, and the table says which machine each was trained on. Those of the sitting under
+way lie in build/time_to_accuracy.
 """
 
+import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -36,9 +38,8 @@ from tutorial import resnet_20, tutorial
 from cifar_utils import data, training
 from cifar_utils.configuration import FEW_IMAGES, WITH_PATIENCE
 from cifar_utils.data import Normalisation, Split
-from cifar_utils.device import has_bfloat16
 from cifar_utils.model import CNN
-from cifar_utils.policy import PRESETS, Policy
+from cifar_utils.policy import PRESETS
 from cifar_utils.predictions import predict
 from cifar_utils.progress import bar
 from cifar_utils.settings import PROFILES
@@ -46,7 +47,6 @@ from cifar_utils.settings import PROFILES
 ROOT = Path(__file__).resolve().parent.parent
 LOOKS = (2.0, 5.0)  # reference minutes
 CLASS, FULL = PROFILES["class"], PROFILES["full"]
-POLICIES = PRESETS | {"flip_and_far_shift": Policy(flip_p=0.5, translate=(0.125, 0.125))}  # four pixels of 32
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Schedule:
     """What is trained, and how.
 
     Attributes:
-        policy: of the augmentation, one of POLICIES.
+        policy: of the augmentation, one of PRESETS.
         config: hyper-parameters.
         minutes, accuracy: what it is meant to reach, in reference minutes.
         averaging: whether it is meant to reach that with shifted images averaged in.
@@ -74,17 +74,14 @@ class Schedule:
 
 IN_CLASS = training.Config(CLASS.epochs, CLASS.batch_size)
 WITH_THE_SAMPLE = training.Config(CLASS.sample_epochs, CLASS.sample_batch_size, **FEW_IMAGES)
-# As many epochs as the time allows: more with 16-bit numbers.
-FIVE_EPOCHS, FULL_EPOCHS = (16, 18) if has_bfloat16(training.best_device()) else (8, FULL.epochs)
-IN_FIVE = replace(IN_CLASS, epochs=FIVE_EPOCHS)
-IN_FULL = training.Config(FULL_EPOCHS, FULL.batch_size, **WITH_PATIENCE)
+IN_FULL = training.Config(FULL.epochs, FULL.batch_size, **WITH_PATIENCE)
 SCHEDULES = {
     "short": Schedule("full", replace(IN_CLASS, epochs=3, small_sides=((16, 0.2), (24, 0.7))), 2, 0.79),
     "fast": Schedule("flip_and_shift", replace(IN_CLASS, epochs=5), 3, 0.90),
     "class": Schedule("full", IN_CLASS, 5, 0.89),
-    "five": Schedule("flip_and_shift", IN_FIVE, 5, 0.92, averaging=True, widths=(64, 128, 256)),
+    "five": Schedule("flip_and_shift", replace(IN_CLASS, epochs=12), 5, 0.92, averaging=True, widths=(64, 128, 256)),
     "sample": Schedule("full", WITH_THE_SAMPLE, 3, 0.76, sample=True),
-    "full": Schedule("flip_and_far_shift", IN_FULL, 25, 0.94, averaging=True, **FULL.network),
+    "full": Schedule("flip_and_shift", IN_FULL, 25, 0.94, averaging=True, **FULL.network),
 }
 COMPETITORS = {"tutorial": tutorial, "ResNet-20": resnet_20}
 AIRBENCH = "airbench"
@@ -105,7 +102,7 @@ def train_by_the_clock(clock, network, split, others, policy, config, normalisat
     """
     unused = others.select(torch.arange(10))  # training looks at validation images; here nothing depends on them
     with tempfile.TemporaryDirectory() as folder:
-        setting = split, unused, POLICIES[policy], config, normalisation, Path(folder) / "run", device
+        setting = split, unused, PRESETS[policy], config, normalisation, Path(folder) / "run", device
         for progress in training.training_steps(network, *setting):
             epochs = progress.epochs
             clock.tick()
@@ -142,58 +139,68 @@ def theirs(competitor: Callable, seed: int, device: torch.device, looks: tuple[f
     return {"looks": found, "rate": statistics.mean(clock.rates)}
 
 
-def kind_of(device: torch.device) -> str:
-    """Minutes of different kinds do not belong into one table."""
-    if device.type == "cuda":
-        return "_gpu"
-    return "_bfloat16" if has_bfloat16(device) else ""
+def former(file: Path, settings: dict) -> list[dict]:
+    """The rows of former sittings, of all machines, that were made with these settings."""
+    if not file.exists():
+        return []
+    results, wanted = json.loads(file.read_text()), json.loads(json.dumps(settings))  # tuples become lists, as in there
+    made = results["schedules"] | results["competitors"]
+    return [row for row in results["rows"] if made[row["name"]] == wanted.get(row["name"])]
 
 
 def main() -> None:
     parser = command_line(__doc__)
     device = training.best_device()
     names = [*SCHEDULES, *COMPETITORS, *[AIRBENCH] * speed_run.is_there(device)]
-    title = "time_to_accuracy" + kind_of(device)
+    title = "time_to_accuracy" + "_gpu" * (device.type == "cuda")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="train these and no others")
     parser.add_argument("--seeds", type=int, default=20 if device.type == "cuda" else 5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="compile our network first, meant for GPUs")
     parser.add_argument("--finished", action="store_true", help="train nothing more")
-    parser.add_argument("--quick", action="store_true", help="one epoch of the sample, looks after seconds, 1 seed")
+    parser.add_argument("--quick", action="store_true", help="1 epoch of the sample, 1 seed; results beside the runs")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / title, help="folder of finished runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     schedules, looks = SCHEDULES, LOOKS
     if args.quick:
-        args.seeds, args.runs, looks = 1, args.runs / "quick", (0.02, 0.05)
+        args.seeds, looks = 1, (0.02, 0.05)
+        args.output = args.runs = args.runs / "quick"
         short = {"sample": True, "config": replace(WITH_THE_SAMPLE, epochs=1)}
         schedules = {name: replace(schedule, **short) for name, schedule in SCHEDULES.items()}
     if args.compile:
         schedules = {name: replace(s, config=replace(s.config, compile=True)) for name, s in schedules.items()}
     args.runs.mkdir(parents=True, exist_ok=True)
-    todo = [(name, seed) for seed in range(args.seeds) for name in args.only]  # a seed at a time
     facts = machine(args.threads)
+    where = f"{facts.get('GPU', facts['CPU'])}, torch {facts['torch']}"
     about = {name: asdict(s) | {"network": str(CNN(s.widths, s.mirror))} for name, s in schedules.items()}
     about |= {AIRBENCH: speed_run.ABOUT} if AIRBENCH in names else {}
+    competitors = {name: {"looks": looks} for name in COMPETITORS}
+    settings = about | competitors
+    rows = {(row["name"], row["seed"]): row for row in former(args.output / f"{title}.json", settings)}
+    todo = [(name, seed) for seed in range(args.seeds) for name in args.only]  # a seed at a time
+    todo = [] if args.finished else [run for run in todo if run not in rows]
 
     def run(name: str, seed: int) -> dict:
         if name in schedules:
-            return ours(schedules[name], seed, device)
-        if name in COMPETITORS:
-            return theirs(COMPETITORS[name], seed, device, looks)
-        return speed_run.airbench_94(seed, device)
+            row = ours(schedules[name], seed, device)
+        elif name in COMPETITORS:
+            row = theirs(COMPETITORS[name], seed, device, looks)
+        else:
+            row = speed_run.airbench_94(seed, device)
+        return {"name": name, "seed": seed, "machine": where} | row
 
-    if device.type == "cuda" and not args.finished:  # the first run of its kind warms up and compiles: not counted
+    if device.type == "cuda" and todo:  # the first run of its kind warms up and compiles: not counted
         first = {name: run(name, -1)["seconds"] for name in args.only if name not in COMPETITORS}
         facts["first runs"] = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in first.items())
-    for name, seed in [] if args.finished else bar(len(todo), "Runs", "run", iterable=todo):
-        kept(args.runs / f"{name}-{seed}.json", about.get(name, {"looks": looks}), partial(run, name, seed))
-    rows = []
-    for file in sorted(args.runs.glob("*.json")):  # those of other sittings as well
-        name, seed = file.stem.rsplit("-", 1)
-        row = kept(file, about.get(name, {"looks": looks}), None)
-        rows += [{"name": name, "seed": int(seed)} | row] if row else []
-    results = {"machine": facts, "schedules": about, "rows": rows}
+    for name, seed in bar(len(todo), "Runs", "run", iterable=todo):
+        kept(args.runs / f"{name}-{seed}.json", settings[name], partial(run, name, seed))
+    for file in args.runs.glob("*-*.json"):
+        row = kept(file, settings.get(file.stem.rsplit("-", 1)[0]), None)
+        if row:
+            rows[row["name"], row["seed"]] = {key: value for key, value in row.items() if key != "setting"}
+    rows = [rows[key] for key in sorted(rows)]
+    results = {"sitting": facts, "schedules": about, "competitors": competitors, "rows": rows}
     save(args.output, title, results, report.markdown(results), report.plot)
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 from pathlib import Path
+from string import ascii_uppercase
 
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -50,15 +51,26 @@ def aim(about: dict, rows: list[dict]) -> str:
     return text + (": yes" if minutes <= about["minutes"] and accuracy >= about["accuracy"] else ": no")
 
 
+def machines(rows: list[dict]) -> dict[str, str]:
+    """Each machine that trained one of them, and the letter by which the table names it."""
+    return dict(zip(dict.fromkeys(row["machine"] for row in rows), ascii_uppercase))
+
+
 def markdown(results: dict) -> str:
-    lines = ["# Time to accuracy", "", *(f"- {key}: {value}" for key, value in results["machine"].items())]
+    letters = machines(results["rows"])
+
+    def where(rows: list[dict]) -> str:
+        return ", ".join(letters[name] for name in machines(rows))
+
+    lines = ["# Time to accuracy", "", *(f"- machine {letter}: {name}" for name, letter in letters.items())]
+    lines += [f"- last sitting, {key}: {value}" for key, value in results["sitting"].items()]
     lines += [
         "- means and their standard errors over the seeds; minutes are reference minutes (benchmarks/clock.py)",
         "",
     ]
     titles = ["schedule", "policy", "epochs", "seeds", "test accuracy", "minutes", "seconds, plain"]
-    titles += ["shifted images averaged in", "minutes with them", "GFLOP/s", "aim"]
-    lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
+    titles += ["shifted images averaged in", "minutes with them", "GFLOP/s", "machine", "aim"]
+    lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|"]
     for name, about in results["schedules"].items():
         rows = of(results, name)
         if not rows:
@@ -72,6 +84,7 @@ def markdown(results: dict) -> str:
             mean_and_error(accuracies_averaged, ".2%"),
             mean_and_error(minutes_averaged, ".2f"),
             f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
+            where(rows),
             aim(about, rows),
         ]
         lines.append(
@@ -79,8 +92,8 @@ def markdown(results: dict) -> str:
         )
     competitors = list(dict.fromkeys(row["name"] for row in results["rows"] if "looks" in row))
     if competitors:
-        lines += ["", "| competitor | seeds | minutes | test accuracy | seconds, plain | GFLOP/s |"]
-        lines += ["|---|--:|--:|--:|--:|--:|"]
+        lines += ["", "| competitor | seeds | minutes | test accuracy | seconds, plain | GFLOP/s | machine |"]
+        lines += ["|---|--:|--:|--:|--:|--:|---|"]
     for name in competitors:
         rows = of(results, name)
         for looks in zip(*(row["looks"] for row in rows)):
@@ -88,10 +101,13 @@ def markdown(results: dict) -> str:
             accuracy = mean_and_error([look["accuracy"] for look in looks], ".2%")
             seconds = mean_and_error([look["seconds"] for look in looks], ".0f")
             rate = f"{statistics.mean(row['rate'] for row in rows) / 1e9:.0f}"
-            lines.append(f"| {name} | {len(rows)} | {minutes} | {accuracy} | {seconds} | {rate} |")
-    lines += ["", "Every run, accuracy and reference minutes:", ""]
-    for name in results["schedules"]:
-        runs = [f"{r['accuracy']:.2%} in {r['reference_seconds'] / 60:.2f}" for r in of(results, name)]
+            lines.append(f"| {name} | {len(rows)} | {minutes} | {accuracy} | {seconds} | {rate} | {where(rows)} |")
+    lines += ["", "Every run, accuracy and reference minutes; shifted images are averaged in where that is the aim:"]
+    lines += [""]
+    for name, about in results["schedules"].items():
+        rows = of(results, name)
+        dots = zip(rows, points(rows, about["averaging"]))
+        runs = [f"{accuracy:.2%} in {minutes:.2f} ({where([row])})" for row, (minutes, accuracy) in dots]
         lines += [f"- {name}: {', '.join(runs)}"] if runs else []
     return "\n".join(lines) + "\n"
 
@@ -99,7 +115,8 @@ def markdown(results: dict) -> str:
 def plot(results: dict, path: Path) -> None:
     """Test accuracy against reference minutes: a mark a run of ours, hollow with averaging; a line a competitor."""
     figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    said, where = [], results["machine"].get("GPU", results["machine"]["CPU"])
+    said, where = [], list(machines(results["rows"]))
+    where = where[0] if len(where) == 1 else f"{len(where)} machines"
     for colour, marker, (name, about) in zip(COLOURS, MARKERS, results["schedules"].items()):
         rows = of(results, name)
         if not rows:

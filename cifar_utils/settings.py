@@ -45,7 +45,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
     "class": Profile("class", sample=None, epochs=9, sample_epochs=24),
-    "full": Profile("full", None, epochs=11, sample_epochs=60, batch_size=2000, widths=(64, 256, 256), mirror=False),
+    "full": Profile("full", None, epochs=14, sample_epochs=60, batch_size=2000, widths=(64, 256, 256), mirror=False),
 }
 
 

@@ -83,11 +83,11 @@ def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     import time_to_accuracy_report as report
 
     about = {"policy": "full", "config": {"epochs": 4}, "minutes": 5, "accuracy": 0.89, "averaging": False}
-    row = {"name": "class", "accuracy": 0.87, "seconds": 200.0, "reference_seconds": 240.0, "rate": 2e11}
-    row |= {"accuracy_shifted": 0.88, "shifted_seconds": 5.0, "shifted_reference_seconds": 6.0}
+    row = {"name": "class", "machine": "one", "accuracy": 0.87, "seconds": 200.0, "reference_seconds": 240.0}
+    row |= {"rate": 2e11, "accuracy_shifted": 0.88, "shifted_seconds": 5.0, "shifted_reference_seconds": 6.0}
     look = {"seconds": 100.0, "reference_seconds": 120.0, "accuracy": 0.5}
-    rows = [row, row | {"accuracy": 0.86}, {"name": "tutorial", "looks": [look], "rate": 2e11}]
-    results = {"machine": {"CPU": "one"}, "schedules": {"class": about, "fast": about}, "rows": rows}
+    rows = [row, row | {"accuracy": 0.86}, {"name": "tutorial", "machine": "one", "looks": [look], "rate": 2e11}]
+    results = {"sitting": {"CPU": "one"}, "schedules": {"class": about, "fast": about}, "rows": rows}
     results = json.loads(json.dumps(results))
     text = report.markdown(results)
     assert (
@@ -99,7 +99,7 @@ def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     late = results | {"schedules": {"class": about | {"accuracy": 0.88, "averaging": True, "minutes": 4.05}}}
     assert "| 88% in 4.05 (averaged): no |" in report.markdown(late)
     assert "| tutorial | 1 | 2.00 (one run) | 50.00% (one run) |" in text
-    assert "- class: 87.00% in 4.00, 86.00% in 4.00" in text and "fast" not in text
+    assert "- class: 87.00% in 4.00 (A), 86.00% in 4.00 (A)" in text and "fast" not in text
     report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert "ours, class: 86.5%; tutorial: 50.0% after 2.0 minutes" in picture.text["Description"]
@@ -127,10 +127,11 @@ def test_the_published_speed_run_is_timed_like_ours(tmp_path, monkeypatch):
     assert Path.cwd() == before and [is_training for _, is_training in asked] == [True, False]
     assert row["accuracy"] == 0.5 and row["accuracy_shifted"] == 0.7
     assert row["seconds"] > 0 and row["shifted_seconds"] >= 0
-    row |= {"name": "airbench", "seconds": 2.6, "shifted_seconds": 0.0, "shifted_reference_seconds": 0.0}
-    results = {"machine": {"CPU": "one", "GPU": "two"}, "schedules": {"airbench": speed_run.ABOUT}, "rows": [row]}
+    row |= {"name": "airbench", "machine": "a GPU"}
+    row |= {"seconds": 2.6, "shifted_seconds": 0.0, "shifted_reference_seconds": 0.0}
+    results = {"sitting": {"CPU": "one", "GPU": "two"}, "schedules": {"airbench": speed_run.ABOUT}, "rows": [row]}
     line = next(line for line in report.markdown(results).splitlines() if line.startswith("| airbench"))
-    assert "| 2.60 (one run) | 70.00% (one run) |" in line and line.endswith("| 94% (averaged) |")
+    assert "| 2.60 (one run) | 70.00% (one run) |" in line and line.endswith("| A | 94% (averaged) |")
     report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert "time. airbench: 50.0%; airbench, averaged: 70.0%." in picture.text["Description"]
@@ -214,12 +215,34 @@ def test_16_bit_numbers_are_compared_with_32(tmp_path, monkeypatch):
     assert (tmp_path / "bfloat16.png").exists()
 
 
-@pytest.mark.parametrize("device,bits_16,ending", [("cuda", True, "_gpu"), ("cpu", True, "_bfloat16"), ("cpu", 0, "")])
-def test_minutes_of_different_kinds_have_tables_of_their_own(device, bits_16, ending, monkeypatch):
-    import time_to_accuracy
+def test_runs_add_up_over_sittings_while_their_setting_stays(tmp_path, monkeypatch):
+    import time_to_accuracy as benchmark
 
-    monkeypatch.setattr(time_to_accuracy, "has_bfloat16", lambda _: bits_16)
-    assert time_to_accuracy.kind_of(torch.device(device)) == ending
+    def sitting(*arguments):
+        monkeypatch.setattr(sys, "argv", ["time_to_accuracy.py", "--output", str(tmp_path), *arguments])
+        benchmark.main()
+        return json.loads((tmp_path / "time_to_accuracy.json").read_text())["rows"]
+
+    trained = []
+    figures = {"accuracy": 0.9, "seconds": 9.0, "reference_seconds": 9.0, "rate": 2e11}
+    figures |= {"accuracy_shifted": 0.9, "shifted_seconds": 1.0, "shifted_reference_seconds": 1.0}
+    look = {"looks": [{"seconds": 1.0, "reference_seconds": 1.0, "accuracy": 0.5}], "rate": 2e11}
+    monkeypatch.setattr(benchmark.training, "best_device", lambda: CPU)
+    monkeypatch.setattr(benchmark, "ours", lambda about, seed, _: trained.append((about.accuracy, seed)) or figures)
+    monkeypatch.setattr(benchmark, "theirs", lambda *_: trained.append("theirs") or look)
+    monkeypatch.setattr(benchmark, "machine", lambda _: {"CPU": "one", "torch": "2", "date": "today"})
+    sitting("--only", "fast", "tutorial", "--seeds", "2", "--runs", str(tmp_path / "here"))
+    assert trained == [(0.9, 0), "theirs", (0.9, 1), "theirs"]
+    monkeypatch.setattr(benchmark, "machine", lambda _: {"CPU": "another", "torch": "2", "date": "tomorrow"})
+    rows = sitting("--only", "fast", "tutorial", "--seeds", "3", "--runs", str(tmp_path / "there"))
+    assert trained[4:] == [(0.9, 2), "theirs"] and len(rows) == 6
+    assert [row["machine"] for row in rows] == ["one, torch 2", "one, torch 2", "another, torch 2"] * 2
+    text = (tmp_path / "time_to_accuracy.md").read_text()
+    assert "- machine B: another, torch 2" in text and "| 200 | A, B | 90% in 3: yes |" in text
+    assert "- fast: 90.00% in 0.15 (A), 90.00% in 0.15 (A), 90.00% in 0.15 (B)" in text
+    changed = replace(benchmark.SCHEDULES["fast"], policy="none")
+    monkeypatch.setattr(benchmark, "SCHEDULES", {"fast": changed})
+    assert {row["name"] for row in sitting("--finished", "--runs", str(tmp_path / "empty"))} == {"tutorial"}
 
 
 def test_resnet_20_is_the_papers():
