@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 FILTER = 3  # its side
-LONGEST = 8  # pixels at once: each more costs a third of a digit, and saves less and less
+LONGEST = 8  # pixels at once: each more costs nearly half a digit, and saves less and less
 AT_ONCE = 750_000  # numbers of a layer's input or output: so few images at a time that the cache holds their values
 
 
