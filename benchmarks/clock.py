@@ -2,16 +2,35 @@
 
 The same two cores do more than twice as much in one hour as in another. So the clock measures, every few seconds and
 between two steps of what is timed, how many float32 operations a second a matrix product reaches, and counts time as
-if that rate were always 230 GFLOP/s. The measuring itself is left out. On a GPU, and elsewhere, both times are equal.
+if that rate were always 230 GFLOP/s. The measuring itself is left out, and the processes of a DataLoader stand still
+meanwhile: cores that the run itself keeps busy are no slow hour. On a GPU, and elsewhere, both times are equal.
 """
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
+import psutil
 import torch
 
 REFERENCE = 230e9  # operations a second, on the two cores for which the workshop's figures are stated
 SIDE, EVERY = 1024, 5.0  # of the matrices; seconds between measurements
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """All processes that this one has started stand still."""
+    helpers = psutil.Process().children(recursive=True)
+    for helper in helpers:
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            helper.suspend()
+    try:
+        yield
+    finally:
+        for helper in helpers:
+            with suppress(psutil.NoSuchProcess):
+                helper.resume()
 
 
 class Clock:
@@ -39,10 +58,11 @@ class Clock:
         if self._matrix is None:
             self.rates.append(REFERENCE)
             return
-        start = time.perf_counter()
-        for _ in range(3):
-            self._matrix @ self._matrix
-        self.rates.append(3 * 2 * SIDE**3 / (time.perf_counter() - start))
+        with without_helpers():
+            start = time.perf_counter()
+            for _ in range(3):
+                self._matrix @ self._matrix
+            self.rates.append(3 * 2 * SIDE**3 / (time.perf_counter() - start))
 
     def times(self) -> dict[str, float]:
         """Until now: seconds, reference_seconds and the mean rate."""

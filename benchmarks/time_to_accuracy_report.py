@@ -1,5 +1,6 @@
 """The table and the plot of time_to_accuracy.py, from its results."""
 
+import math
 import statistics
 from pathlib import Path
 from string import ascii_uppercase
@@ -9,6 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 STYLES = {"tutorial": ("#E69F00", "s", "--"), "ResNet-20": ("#009E73", "^", "-.")}
 MARKERS = "oDvPX*h"
+POLICIES = {"tutorial": "full", "ResNet-20": "flip_and_shift"}  # the augmentation that each competitor's recipe has
 COLOURS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999", "#F0E442"]
 
 
@@ -54,6 +56,33 @@ def aim(about: dict, rows: list[dict]) -> str:
 def machines(rows: list[dict]) -> dict[str, str]:
     """Each machine that trained one of them, and the letter by which the table names it."""
     return dict(zip(dict.fromkeys(row["machine"] for row in rows), ascii_uppercase))
+
+
+def leads(results: dict) -> list[str]:
+    """Lines of a table: by how much ours are ahead when a competitor is looked at.
+
+    Ours is the schedule with the competitor's augmentation, trained on the same machines, that was the last to end by
+    then.
+    """
+    lines = []
+    for competitor, policy in POLICIES.items():
+        theirs = of(results, competitor)
+        about = {key: a for key, a in results["schedules"].items() if a["policy"] == policy and not a.get("sample")}
+        all_ours = {key: rows for key in about if (rows := of(results, key)) and machines(rows).keys() == machines(theirs).keys()}
+        minutes = {key: statistics.mean(m for m, _ in points(rows, averaged=False)) for key, rows in all_ours.items()}
+        for looks in zip(*(row["looks"] for row in theirs)):
+            after = statistics.mean(look["reference_seconds"] for look in looks) / 60
+            ended = {key: value for key, value in minutes.items() if value <= after}
+            if not ended:
+                continue
+            name = max(ended, key=ended.get)
+            accuracies = [row["accuracy"] for row in all_ours[name]], [look["accuracy"] for look in looks]
+            ours, its = (statistics.mean(values) for values in accuracies)
+            errors = [statistics.stdev(values) / len(values) ** 0.5 for values in accuracies if len(values) > 1]
+            ahead = f"{100 * (ours - its):.1f} ± {100 * math.hypot(*errors):.1f}" if len(errors) == 2 else "too few runs"
+            cells = f"{competitor}, {its:.2%} in {after:.2f} | {name}, {ours:.2%} in {minutes[name]:.2f}"
+            lines.append(f"| {cells} | {policy} | {ahead} |")
+    return lines
 
 
 def markdown(results: dict) -> str:
@@ -102,6 +131,8 @@ def markdown(results: dict) -> str:
             seconds = mean_and_error([look["seconds"] for look in looks], ".0f")
             rate = f"{statistics.mean(row['rate'] for row in rows) / 1e9:.0f}"
             lines.append(f"| {name} | {len(rows)} | {minutes} | {accuracy} | {seconds} | {rate} | {where(rows)} |")
+    if ahead := leads(results):
+        lines += ["", "| competitor | ours by then | policy of both | points ahead |", "|---|---|---|--:|", *ahead]
     lines += ["", "Every run, accuracy and reference minutes; shifted images are averaged in where that is the aim:"]
     lines += [""]
     for name, about in results["schedules"].items():

@@ -1,7 +1,9 @@
 """What the benchmarks count with, and the competitors that they train."""
 
 import json
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -50,6 +52,35 @@ def test_the_clock_measures_seldom_and_leaves_that_out(monkeypatch):
     watch.skip()
     watch.tick(now=True)
     assert len(watch.rates) == 2 and watch.seconds < 1 and all(rate > 0 for rate in watch.rates)
+
+
+def test_a_runs_own_processes_stand_still_while_the_clock_measures(tmp_path):
+    from clock import without_helpers
+
+    def written() -> int:
+        return (tmp_path / "written").stat().st_size
+
+    def goes_on(before: int) -> None:
+        while written() == before:
+            time.sleep(0.01)
+
+    writes = "import time\nwhile True: print(1, flush=True); time.sleep(0.001)"
+    with (tmp_path / "written").open("w") as file:
+        helper = subprocess.Popen([sys.executable, "-c", writes], stdout=file)
+    try:
+        goes_on(0)
+        with without_helpers():
+            time.sleep(0.1)  # the signal needs a moment to reach it
+            still = written()
+            time.sleep(0.1)
+            assert written() == still
+        goes_on(still)
+        with pytest.raises(ZeroDivisionError), without_helpers():
+            1 / 0
+        goes_on(written())
+    finally:
+        helper.kill()
+        helper.wait()
 
 
 def test_a_stopped_training_is_no_result(monkeypatch):
@@ -103,6 +134,27 @@ def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert "ours, class: 86.5%; tutorial: 50.0% after 2.0 minutes" in picture.text["Description"]
+
+
+def test_leads_are_those_of_the_last_schedule_that_ended_by_then_on_the_same_machine():
+    import time_to_accuracy_report as report
+
+    def runs(name: str, minutes: float, accuracies: list[float], machine: str = "one") -> list[dict]:
+        row = {"name": name, "machine": machine, "reference_seconds": 60 * minutes}
+        return [row | {"accuracy": accuracy} for accuracy in accuracies]
+
+    looks = [[{"reference_seconds": 60.0 * m, "accuracy": a + m / 100} for m in (1, 2, 5)] for a in (0.50, 0.52)]
+    rows = [{"name": "tutorial", "machine": "one", "looks": look} for look in looks]
+    rows += runs("short", 1.5, [0.80, 0.84]) + runs("class", 4, [0.87, 0.86]) + runs("elsewhere", 4.5, [0.9, 0.9], "two")
+    rows += runs("late", 5.1, [0.9, 0.9]) + runs("sample", 4.5, [0.9, 0.9]) + runs("other", 4.5, [0.9, 0.9])
+    full = dict.fromkeys(["short", "class", "elsewhere", "late"], {"policy": "full", "sample": False})
+    others = {"sample": {"policy": "full", "sample": True}, "other": {"policy": "none"}}
+    assert report.leads({"schedules": full | others, "rows": rows}) == [
+        "| tutorial, 53.00% in 2.00 | short, 82.00% in 1.50 | full | 29.0 ± 2.2 |",
+        "| tutorial, 56.00% in 5.00 | class, 86.50% in 4.00 | full | 30.5 ± 1.1 |",
+    ]
+    few = [row for row in rows if row["name"] != "tutorial"] + rows[:1]
+    assert report.leads({"schedules": full | others, "rows": few})[1].endswith("| too few runs |")
 
 
 def test_the_published_speed_run_is_timed_like_ours(tmp_path, monkeypatch):
@@ -240,6 +292,10 @@ def test_runs_add_up_over_sittings_while_their_setting_stays(tmp_path, monkeypat
     text = (tmp_path / "time_to_accuracy.md").read_text()
     assert "- machine B: another, torch 2" in text and "| 200 | A, B | 90% in 3: yes |" in text
     assert "- fast: 90.00% in 0.15 (A), 90.00% in 0.15 (A), 90.00% in 0.15 (B)" in text
+    sitting("--only", "fast", "--seeds", "1", "--compile", "--runs", str(tmp_path / "there"))
+    compiled = json.loads((tmp_path / "time_to_accuracy_compiled.json").read_text())
+    assert len(compiled["rows"]) == 1 and compiled["schedules"]["fast"]["config"]["compile"], "beside the others"
+    assert len(sitting("--finished", "--runs", str(tmp_path / "there"))) == 6
     changed = replace(benchmark.SCHEDULES["fast"], policy="none")
     monkeypatch.setattr(benchmark, "SCHEDULES", {"fast": changed})
     assert {row["name"] for row in sitting("--finished", "--runs", str(tmp_path / "empty"))} == {"tutorial"}
