@@ -28,11 +28,18 @@ def command_line(text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def processor() -> str:
+    """The CPU's name with its family and model: where machines are rented, generations go by one name."""
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    lines = (line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in lines}
+    name = facts.get("model name", platform.processor())
+    return f"{name} (family {facts['cpu family']}, model {facts['model']})" if "cpu family" in facts else name
+
+
 def machine(threads: int, *packages: str) -> dict[str, str]:
     """CPU, GPU, the versions of torch and of the packages that are compared, date and command."""
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    models = [line.split(": ")[1] for line in cpuinfo.splitlines() if line.startswith("model name")]
-    facts = {"CPU": f"{models[0] if models else platform.processor()}, {threads} threads"}
+    facts = {"CPU": f"{processor()}, {threads} threads"}
     if torch.cuda.is_available():
         facts["GPU"] = torch.cuda.get_device_name()
     for package in ("torch", "torchvision", *packages):

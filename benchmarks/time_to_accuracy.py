@@ -76,8 +76,8 @@ IN_CLASS = training.Config(CLASS.epochs, CLASS.batch_size)
 WITH_THE_SAMPLE = training.Config(CLASS.sample_epochs, CLASS.sample_batch_size, **FEW_IMAGES)
 IN_FULL = training.Config(FULL.epochs, FULL.batch_size, **WITH_PATIENCE)
 SCHEDULES = {
-    "short": Schedule("full", replace(IN_CLASS, epochs=5, small_sides=((16, 0.2), (24, 0.7))), 2, 0.79),
-    "fast": Schedule("flip_and_shift", replace(IN_CLASS, epochs=5), 3, 0.90),
+    "short": Schedule("full", replace(IN_CLASS, epochs=7, small_sides=((16, 0.3), (24, 0.8))), 2, 0.79),
+    "fast": Schedule("flip_and_shift", replace(IN_CLASS, epochs=6), 3, 0.90),
     "class": Schedule("full", IN_CLASS, 5, 0.89),
     "five": Schedule("flip_and_shift", replace(IN_CLASS, epochs=12), 5, 0.92, averaging=True, widths=(64, 128, 256)),
     "sample": Schedule("full", WITH_THE_SAMPLE, 3, 0.76, sample=True),

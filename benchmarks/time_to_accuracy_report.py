@@ -68,7 +68,11 @@ def leads(results: dict) -> list[str]:
     for competitor, policy in POLICIES.items():
         theirs = of(results, competitor)
         about = {key: a for key, a in results["schedules"].items() if a["policy"] == policy and not a.get("sample")}
-        all_ours = {key: rows for key in about if (rows := of(results, key)) and machines(rows).keys() == machines(theirs).keys()}
+        all_ours = {
+            key: rows
+            for key in about
+            if (rows := of(results, key)) and machines(rows).keys() == machines(theirs).keys()
+        }
         minutes = {key: statistics.mean(m for m, _ in points(rows, averaged=False)) for key, rows in all_ours.items()}
         for looks in zip(*(row["looks"] for row in theirs)):
             after = statistics.mean(look["reference_seconds"] for look in looks) / 60
@@ -79,7 +83,9 @@ def leads(results: dict) -> list[str]:
             accuracies = [row["accuracy"] for row in all_ours[name]], [look["accuracy"] for look in looks]
             ours, its = (statistics.mean(values) for values in accuracies)
             errors = [statistics.stdev(values) / len(values) ** 0.5 for values in accuracies if len(values) > 1]
-            ahead = f"{100 * (ours - its):.1f} ± {100 * math.hypot(*errors):.1f}" if len(errors) == 2 else "too few runs"
+            ahead = (
+                f"{100 * (ours - its):.1f} ± {100 * math.hypot(*errors):.1f}" if len(errors) == 2 else "too few runs"
+            )
             cells = f"{competitor}, {its:.2%} in {after:.2f} | {name}, {ours:.2%} in {minutes[name]:.2f}"
             lines.append(f"| {cells} | {policy} | {ahead} |")
     return lines
