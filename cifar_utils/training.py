@@ -182,8 +182,8 @@ def training_steps(
             while state.epoch < config.epochs:
                 network.train()
                 done, end = (steps_before(epoch, n, config) for epoch in (state.epoch, state.epoch + 1))
-                for batch in batches(n, config, state.epoch, last_met.losses_before)[state.step :]:
-                    batch = batch.to(device)
+                of_epoch = batches(n, config, state.epoch, last_met.losses_before)[state.step :]
+                for batch in [batch.to(device) for batch in of_epoch]:  # all now: to copy to a GPU is to wait for it
                     parameters = draw(policy, config.seed, state.epoch, index[batch])
                     side = side_at(done + state.step, all_steps, config)
                     out = memory[: len(batch) * 3 * side**2].view(-1, 3, side, side)
