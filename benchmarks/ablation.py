@@ -34,8 +34,8 @@ from cifar_utils.predictions import predict
 from cifar_utils.progress import bar
 
 ROOT = Path(__file__).resolve().parent.parent
-FAST = SCHEDULES["fast"]
-FAST = replace(FAST, config=replace(FAST.config, epochs=5))  # with images skipped: as many steps as 3 epochs without
+# Of five epochs: with images skipped, these are as many steps as three epochs without.
+FAST = replace(SCHEDULES["fast"], config=replace(SCHEDULES["fast"].config, epochs=5))
 
 
 def trained_first_layer(network: CNN) -> None:
