@@ -1,14 +1,15 @@
-"""Images a second of data augmentation at 32x32: ours against what one would use instead, side by side.
+"""Images per second of data augmentation at 32x32: ours against what you would use instead, side by side.
 
     pip install --editable '.[bench]'            # kornia and albumentations; a missing one is a row "not installed"
     python benchmarks/augmentation.py            # leave the machine alone meanwhile
     python benchmarks/augmentation.py --quick    # does everything run?
 
-Every competitor gets uint8 images and returns normalised float32 batches under the same policy (`policy.FULL`: flip,
+Every competitor gets uint8 images and returns float32 batches in 0 to 1 under the same policy (`augment.FULL`: flip,
 rotation, shift, zoom, perspective, brightness, contrast, saturation), bilinear, with each image's own random numbers,
-drawing included. Competitors take turns within each round, so that a noisy moment hits all alike, and what counts is
-the ratio to ours in the same round. Also measured: augmentation's share of a training step, and what it changes that
-ours clamps colours to black and white once instead of after every adjustment.
+drawing included. (Normalization is the network's first layer.) Competitors take turns within each round, so that a
+noisy moment hits all alike, and what counts is the ratio to ours in the same round. Also measured: augmentation's share
+of a training step, and what it changes that ours clamps colors to black and white once instead of after every
+adjustment.
 
 Written to benchmarks/results: augmentation.json (every round), augmentation.md (the tables) and augmentation.png.
 """
@@ -28,16 +29,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as tv
 from tqdm import tqdm
 
-from cifar_utils.augment import augment, draw
-from cifar_utils.data import Normalisation, Split, load_training
-from cifar_utils.optimisers import optimiser
-from cifar_utils.policy import FULL, Policy
-from cifar_utils.training import Config, new_network
+from cifar_utils import data, speedrun
+from cifar_utils.augment import FULL, Policy, draw, to_float
+from cifar_utils.takehome import FusedTransform
 
 BATCHES = (256, 1024, 50_000)
 
-# The competitors. Each builder gets uint8 images, a batch size and the normalisation, and returns a function that
-# augments all of the images once and returns the last batch.
+# The competitors. Each builder gets uint8 images and a batch size, and returns a function that augments all of the
+# images once and returns the last batch.
 
 
 def last(batches: Iterable[Tensor]) -> Tensor:
@@ -45,22 +44,18 @@ def last(batches: Iterable[Tensor]) -> Tensor:
     return deque(batches, maxlen=1)[0]
 
 
-def ours(images: Tensor, batch: int, normalisation: Normalisation) -> Callable[[], Tensor]:
-    mean, std = normalisation.tensors(images.device)
+def ours(images: Tensor, batch: int) -> Callable[[], Tensor]:
     index = torch.arange(len(images), device=images.device).split(batch)
-    memory = torch.empty(min(batch, len(images)), 3, 32, 32, device=images.device)  # of a batch, as in training
+    return lambda: last(FULL(x, i) for x, i in zip(images.split(batch), index))
 
-    def run() -> Tensor:
-        return last(
-            augment(x, draw(FULL, 0, 0, i), FULL, mean, std, memory[: len(x)])
-            for x, i in zip(images.split(batch), index)
-        )
 
-    return run
+def take_home(images: Tensor, batch: int) -> Callable[[], Tensor]:
+    transform = FusedTransform(FULL)
+    return lambda: last(to_float(transform(x)) for x in images.split(batch))
 
 
 def kornia(compiled: bool) -> Callable:
-    def build(images: Tensor, batch: int, normalisation: Normalisation) -> Callable[[], Tensor]:
+    def build(images: Tensor, batch: int) -> Callable[[], Tensor]:
         from kornia import augmentation as K
 
         steps = torch.nn.Sequential(  # kornia's own AugmentationSequential takes as long
@@ -68,7 +63,6 @@ def kornia(compiled: bool) -> Callable:
             K.RandomAffine(FULL.degrees, FULL.translate, FULL.scale, resample="bilinear", align_corners=False, p=1.0),
             K.RandomPerspective(FULL.distortion_scale, resample="bilinear", align_corners=False, p=FULL.perspective_p),
             K.ColorJitter(FULL.brightness, FULL.contrast, FULL.saturation, 0.0, p=1.0),
-            K.Normalize(*normalisation.tensors(images.device)),
         )
         if images.is_cuda:
             for step in steps:  # its default draws on the CPU
@@ -113,34 +107,37 @@ class OneByOne(Dataset):
 
 
 def one_by_one(kind: str, workers: int) -> Callable:
-    def build(images: Tensor, batch: int, normalisation: Normalisation) -> Callable[[], Tensor]:
+    def build(images: Tensor, batch: int) -> Callable[[], Tensor]:
         size = min(batch, len(images) // max(1, workers))  # something to do for every worker
         loader = DataLoader(OneByOne(images, kind), size, num_workers=workers, persistent_workers=workers > 0)
-        return lambda: last(normalisation(x) for x in loader)
+        return lambda: last(to_float(x) for x in loader)
 
     return build
 
 
-BATCHED = {"ours": ours, "kornia": kornia(compiled=False), "kornia, torch.compile": kornia(compiled=True)}
+BATCHED = {
+    "ours": ours, "ours, FusedTransform": take_home, "kornia": kornia(compiled=False),
+    "kornia, torch.compile": kornia(compiled=True),
+}  # fmt: skip
 KINDS = ("torchvision PIL", "torchvision tensor", "albumentations")
 SINGLE = {f"{kind}, {workers} workers": one_by_one(kind, workers) for kind in KINDS for workers in (0, 2)}
 
 # Measuring
 
 
-def compare(split: Split, normalisation: Normalisation, batch: int, device: torch.device, args) -> list[dict]:
-    """One row a competitor."""
+def compare(train: data.Dataset, batch: int, device: torch.device, args) -> list[dict]:
+    """One row per competitor."""
     many = max(batch, args.images)
-    images = split.images.repeat(-(-many // len(split)), 1, 1, 1)[:many].to(device)
+    images = train.images.repeat(-(-many // len(train)), 1, 1, 1)[:many].to(device)
     runs, rows = {}, []
     for name, build in (BATCHED | SINGLE if device.type == "cpu" else BATCHED).items():
         part = images[: args.single_images] if name in SINGLE else images
         row = {"device": device.type, "batch": batch, "name": name, "images_a_round": len(part)}
         tqdm.write(f"{device.type}, batch {batch:,}: {name} warms up", file=sys.stderr)
         try:
-            run = build(part, batch, normalisation)
+            run = build(part, batch)
             out = last(run() for _ in range(2))
-            assert out.dtype == torch.float32 and out.shape[1:] == (3, 32, 32) and abs(out.mean()) < 1, "no images"
+            assert out.dtype == torch.float32 and out.shape[1:] == (3, 32, 32) and 0 < out.mean() < 1, "no images"
             runs[name] = run
         except ModuleNotFoundError as error:
             row["problem"] = f"not installed ({error.name})"
@@ -156,60 +153,58 @@ def compare(split: Split, normalisation: Normalisation, batch: int, device: torc
     return rows
 
 
-def share_of_a_step(split: Split, normalisation: Normalisation, device: torch.device, rounds: int) -> dict:
-    """Milliseconds of augmentation and of forward, backward and SGD step, and the former's share of both."""
-    config = Config(learning_rate=1e-3, batch_size=256)
-    network = new_network(split, normalisation).to(device).train()
-    sgd = optimiser(network, config)
-    images, labels = (x[: config.batch_size].to(device) for x in (split.images, split.labels))
-    batch = normalisation(images)
+def share_of_a_step(train: data.Dataset, device: torch.device, rounds: int) -> dict:
+    """Milliseconds of augmentation and of forward, backward and optimizer step, and the former's share of both."""
+    model = speedrun.network(train).to(device).train()
+    optimizer = speedrun.recipe(model, train)["optimizer"]
+    images, labels = (x[:256].to(device) for x in (train.images, train.labels))
+    batch = to_float(images)
 
     def step() -> None:
-        sgd.zero_grad()
-        F.cross_entropy(network(batch), labels, label_smoothing=config.label_smoothing).backward()
-        sgd.step()
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch), labels).backward()
+        optimizer.step()
 
-    runs = {"augmentation": ours(images, config.batch_size, normalisation), "step": step}
+    runs = {"augmentation": ours(images, len(images)), "step": step}
     take_turns(runs, 2, "training step, warming up", device)
     seconds = take_turns(runs, 5 * rounds, "training step", device)
     share = spread([a / (a + s) for a, s in zip(seconds["augmentation"], seconds["step"])])
     return {"device": device.type, "share": share, **{k: 1000 * statistics.median(s) for k, s in seconds.items()}}
 
 
-def clamping_once(split: Split) -> dict[str, float]:
-    """Absolute differences in grey levels to torchvision's ColorJitter: same factors, its random order, its clamps."""
+def clamping_once(train: data.Dataset) -> dict[str, float]:
+    """Absolute differences in gray levels to torchvision's ColorJitter: same factors, its random order, its clamps."""
     policy = Policy(brightness=FULL.brightness, contrast=FULL.contrast, saturation=FULL.saturation)
-    p = draw(policy, 0, 0, torch.arange(len(split)))
-    difference = augment(split.images, p, policy, torch.zeros(3), torch.ones(3))
+    p = draw(policy, 0, 0, torch.arange(len(train)))
+    difference = policy.apply(train.images, p)
     adjust = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)
     factors = torch.stack([p.brightness, p.contrast, p.saturation], 1).tolist()
     torch.manual_seed(0)
-    for i, image in enumerate(tqdm(split.images / 255, desc="clamping")):
+    for i, image in enumerate(tqdm(train.images / 255, desc="clamping")):
         for k in torch.randperm(3).tolist():
             image = adjust[k](image, factors[i][k])
         difference[i] = (difference[i] - image).abs() * 255
     above = (difference > 1).float().mean().item()
-    return {"images": len(split), "mean": difference.mean().item(), "max": difference.max().item(), "above 1": above}
+    return {"images": len(train), "mean": difference.mean().item(), "max": difference.max().item(), "above 1": above}
 
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--rounds", type=int, default=9, help="how often each competitor's turn comes (default: 9)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of each competitor (default: 9)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the main process (default: 2)")
     parser.add_argument("--quick", action="store_true", help="3 rounds of few images, no batch of 50,000")
     args = parser.parse_args()
     args.rounds = 3 if args.quick else max(2, args.rounds)
     args.images, args.single_images = (2048, 256) if args.quick else (8192, 2048)  # a round: batched, one by one
     torch.set_num_threads(args.threads)
-    split, _ = load_training(sample=True)
-    normalisation = Normalisation.of(split)
+    train, _ = data.split(data.cifar10(sample=True))
     devices = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
     results = {"machine": machine(args.threads, "kornia", "albumentations"), "rounds": args.rounds, "rows": []}
     for device in devices:
         for batch in BATCHES[:2] if args.quick else BATCHES:
-            results["rows"] += compare(split, normalisation, batch, device, args)
-    results["steps"] = [share_of_a_step(split, normalisation, device, args.rounds) for device in devices]
-    results["clamping"] = clamping_once(split)
+            results["rows"] += compare(train, batch, device, args)
+    results["steps"] = [share_of_a_step(train, device, args.rounds) for device in devices]
+    results["clamping"] = clamping_once(train)
     save(args.output, "augmentation", results, report.markdown(results), report.plot)
 
 

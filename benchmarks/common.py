@@ -51,11 +51,11 @@ def machine(threads: int, *packages: str) -> dict[str, str]:
 
 
 def stoppable(main: Callable[[], None]) -> None:
-    """Runs a benchmark that keeps its finished runs; what stops it is said in one line."""
+    """Runs a benchmark that keeps its finished runs; what stops it is reported in one line."""
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on where it was.")
+        sys.exit("Stopped. The same command resumes.")
     except DataError as error:
         sys.exit(str(error))
 
@@ -69,10 +69,10 @@ def save(folder: Path, name: str, results: dict, text: str, plot: Callable[[dict
     print(text)
 
 
-def kept(file: Path, setting: dict, run: Callable[[], dict] | None) -> dict | None:
+def cached_run(file: Path, setting: dict, run: Callable[[], dict] | None) -> dict | None:
     """The figures of one run: from its file, if they were made with this setting, else by running it now.
 
-    So a benchmark of hours can be stopped and gone on with, and rows of a former setting never stand in its table.
+    So a benchmark of hours can be stopped and resumed, and rows of other settings never get into its table.
 
     Args:
         file: JSON; the row, with "setting" and the "date" of the run.

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 STYLES = {"tutorial": ("#E69F00", "s", "--"), "ResNet-20": ("#009E73", "^", "-.")}
 MARKERS = "oDvPX*h"
 POLICIES = {"tutorial": "full", "ResNet-20": "flip_and_shift"}  # each recipe's; ResNet-20's shifts go further
-COLOURS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999", "#F0E442"]
+COLORS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999", "#F0E442"]
 
 
 def standard_error(values: list[float]) -> float:
@@ -32,28 +32,28 @@ def duration(values: list[float]) -> str:
     return mean_and_error(values, ".0f" if statistics.mean(values) >= 20 else ".2f")
 
 
-def of(results: dict, name: str) -> list[dict]:
+def rows_for(results: dict, name: str) -> list[dict]:
     return [row for row in results["rows"] if row["name"] == name]
 
 
-def whose(about: dict) -> str:
+def owner(about: dict) -> str:
     return "" if about.get("published") else "ours, "
 
 
-def points(rows: list[dict], averaged: bool) -> list[tuple[float, float]]:
-    """Reference minutes and accuracy of each run, with the looks at shifted images or without them."""
-    if averaged:
+def points(rows: list[dict], tta: bool) -> list[tuple[float, float]]:
+    """Reference minutes and accuracy of each run, with test-time augmentation or without."""
+    if tta:
         return [((r["reference_seconds"] + r["shifted_reference_seconds"]) / 60, r["accuracy_shifted"]) for r in rows]
     return [(r["reference_seconds"] / 60, r["accuracy"]) for r in rows]
 
 
-def aim(about: dict, rows: list[dict]) -> str:
-    """What the means of a schedule are meant to reach, and whether they do."""
+def target(about: dict, rows: list[dict]) -> str:
+    """What the means of a recipe are meant to reach, and whether they do."""
     text = f"{about['accuracy']:.0%}" + (f" in {about['minutes']:g}" if "minutes" in about else "")
-    text += " (averaged)" if about["averaging"] else ""
-    if "minutes" not in about:  # the published run is a yardstick, not an aim
+    text += " (with test-time augmentation)" if about["tta"] else ""
+    if "minutes" not in about:  # the published run is a yardstick, not a target
         return text
-    minutes, accuracy = map(statistics.mean, zip(*points(rows, about["averaging"])))
+    minutes, accuracy = map(statistics.mean, zip(*points(rows, about["tta"])))
     return text + (": yes" if minutes <= about["minutes"] and accuracy >= about["accuracy"] else ": no")
 
 
@@ -63,18 +63,18 @@ def machines(rows: list[dict]) -> dict[str, str]:
 
 
 def leads(results: dict) -> list[str]:
-    """Lines of a table: by how much ours are ahead when a competitor is looked at.
+    """Lines of a table: by how much ours are ahead when a competitor is evaluated.
 
-    Ours is the schedule with the competitor's kind of augmentation, trained on the same machines, that was the last to
+    Ours is the recipe with the competitor's kind of augmentation, trained on the same machines, that was the last to
     end by then.
     """
     lines = []
     for competitor, policy in POLICIES.items():
-        theirs = of(results, competitor)
+        theirs = rows_for(results, competitor)
         where = machines(theirs).keys()
         same = [key for key, a in results["schedules"].items() if a["policy"] == policy and not a.get("sample")]
-        ours = {key: rows for key in same if (rows := of(results, key)) and machines(rows).keys() == where}
-        minutes = {key: statistics.mean(m for m, _ in points(rows, averaged=False)) for key, rows in ours.items()}
+        ours = {key: rows for key in same if (rows := rows_for(results, key)) and machines(rows).keys() == where}
+        minutes = {key: statistics.mean(m for m, _ in points(rows, tta=False)) for key, rows in ours.items()}
         for looks in zip(*(row["looks"] for row in theirs)):
             after = statistics.mean(look["reference_seconds"] for look in looks) / 60
             ended = {key: value for key, value in minutes.items() if value <= after}
@@ -98,39 +98,37 @@ def markdown(results: dict) -> str:
         return ", ".join(letters[name] for name in machines(rows))
 
     lines = ["# Time to accuracy", "", *(f"- machine {letter}: {name}" for name, letter in letters.items())]
-    lines += [f"- last sitting, {key}: {value}" for key, value in results["sitting"].items()]
+    lines += [f"- last session, {key}: {value}" for key, value in results["session"].items()]
     lines += [
         "- means and their standard errors over the seeds; minutes are reference minutes (benchmarks/clock.py)",
         "",
     ]
-    titles = ["schedule", "policy", "epochs", "seeds", "test accuracy", "minutes", "seconds, plain"]
-    titles += ["shifted images averaged in", "minutes with them", "GFLOP/s", "machine", "aim"]
+    titles = ["recipe", "policy", "epochs", "seeds", "test accuracy", "minutes", "seconds, plain"]
+    titles += ["with test-time augmentation", "minutes with it", "GFLOP/s", "machine", "target"]
     lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|"]
     for name, about in results["schedules"].items():
-        rows = of(results, name)
+        rows = rows_for(results, name)
         if not rows:
             continue
-        minutes, accuracies = zip(*points(rows, averaged=False))
-        minutes_averaged, accuracies_averaged = zip(*points(rows, averaged=True))
+        minutes, accuracies = zip(*points(rows, tta=False))
+        minutes_tta, accuracies_tta = zip(*points(rows, tta=True))
         cells = [
             mean_and_error(accuracies, ".2%"),
             mean_and_error(minutes, ".2f"),
             duration([r["seconds"] for r in rows]),
-            mean_and_error(accuracies_averaged, ".2%"),
-            mean_and_error(minutes_averaged, ".2f"),
+            mean_and_error(accuracies_tta, ".2%"),
+            mean_and_error(minutes_tta, ".2f"),
             f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
             where(rows),
-            aim(about, rows),
+            target(about, rows),
         ]
-        lines.append(
-            f"| {name} | {about['policy']} | {about['config']['epochs']} | {len(rows)} | {' | '.join(cells)} |"
-        )
+        lines.append(f"| {name} | {about['policy']} | {about['epochs']} | {len(rows)} | {' | '.join(cells)} |")
     competitors = list(dict.fromkeys(row["name"] for row in results["rows"] if "looks" in row))
     if competitors:
         lines += ["", "| competitor | seeds | minutes | test accuracy | seconds, plain | GFLOP/s | machine |"]
         lines += ["|---|--:|--:|--:|--:|--:|---|"]
     for name in competitors:
-        rows = of(results, name)
+        rows = rows_for(results, name)
         for looks in zip(*(row["looks"] for row in rows)):
             minutes = mean_and_error([look["reference_seconds"] / 60 for look in looks], ".2f")
             accuracy = mean_and_error([look["accuracy"] for look in looks], ".2%")
@@ -139,38 +137,39 @@ def markdown(results: dict) -> str:
             lines.append(f"| {name} | {len(rows)} | {minutes} | {accuracy} | {seconds} | {rate} | {where(rows)} |")
     if ahead := leads(results):
         lines += ["", "| competitor | ours by then | policy | points ahead |", "|---|---|---|--:|", *ahead]
-    lines += ["", "Every run, accuracy and reference minutes; shifted images are averaged in where that is the aim:"]
+    lines += ["", "Every run, accuracy and reference minutes; with test-time augmentation where that is the target:"]
     lines += [""]
     for name, about in results["schedules"].items():
-        rows = of(results, name)
-        dots = zip(rows, points(rows, about["averaging"]))
+        rows = rows_for(results, name)
+        dots = zip(rows, points(rows, about["tta"]))
         runs = [f"{accuracy:.2%} in {minutes:.2f} ({where([row])})" for row, (minutes, accuracy) in dots]
         lines += [f"- {name}: {', '.join(runs)}"] if runs else []
     return "\n".join(lines) + "\n"
 
 
 def plot(results: dict, path: Path) -> None:
-    """Test accuracy against reference minutes: a mark a run of ours, hollow with averaging; a line a competitor."""
+    """Test accuracy against reference minutes: marks per run (hollow: test-time augmentation), competitors as lines."""
     figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    said, where = [], list(machines(results["rows"]))
+    described, where = [], list(machines(results["rows"]))
     where = where[0] if len(where) == 1 else f"{len(where)} machines"
-    for colour, marker, (name, about) in zip(COLOURS, MARKERS, results["schedules"].items()):
-        rows = of(results, name)
+    for color, marker, (name, about) in zip(COLORS, MARKERS, results["schedules"].items()):
+        rows = rows_for(results, name)
         if not rows:
             continue
-        for averaged in [False] + [True] * about["averaging"]:
-            title, style = f"{whose(about)}{name}", "none" if averaged else "full"
-            label = f"{title}, averaged" if averaged else f"{title} ({about['policy']})"
-            dots = points(rows, averaged)
-            axis.plot(*zip(*dots), marker, color=colour, fillstyle=style, label=label)
-            said.append(f"{title}{', averaged' * averaged}: {statistics.mean(accuracy for _, accuracy in dots):.1%}")
-    for name, (colour, marker, line) in STYLES.items():
-        rows = of(results, name)
+        for tta in [False] + [True] * about["tta"]:
+            title, style = f"{owner(about)}{name}", "none" if tta else "full"
+            label = f"{title}, test-time augmentation" if tta else f"{title} ({about['policy']})"
+            dots = points(rows, tta)
+            axis.plot(*zip(*dots), marker, color=color, fillstyle=style, label=label)
+            mean = statistics.mean(accuracy for _, accuracy in dots)
+            described.append(f"{title}{', test-time augmentation' * tta}: {mean:.1%}")
+    for name, (color, marker, line) in STYLES.items():
+        rows = rows_for(results, name)
         if rows:
             looks = [[(k["reference_seconds"] / 60, k["accuracy"]) for k in row["looks"]] for row in rows]
             means = [[statistics.mean(values) for values in zip(*at)] for at in zip(*looks)]
-            axis.plot(*zip(*means), color=colour, marker=marker, linestyle=line, label=name)
-            said += [f"{name}: {accuracy:.1%} after {minutes:.1f} minutes" for minutes, accuracy in means]
+            axis.plot(*zip(*means), color=color, marker=marker, linestyle=line, label=name)
+            described += [f"{name}: {accuracy:.1%} after {minutes:.1f} minutes" for minutes, accuracy in means]
     axis.set(xscale="log", xlabel="reference minutes", ylabel="test accuracy", title=f"Accuracy against time, {where}")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -178,5 +177,5 @@ def plot(results: dict, path: Path) -> None:
     axis.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 2):g}%")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
-    figure.savefig(path, dpi=120, metadata={"Description": f"Accuracy against time. {'; '.join(said)}."})
+    figure.savefig(path, dpi=120, metadata={"Description": f"Accuracy against time. {'; '.join(described)}."})
     plt.close(figure)

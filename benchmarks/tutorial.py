@@ -13,12 +13,13 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
 from cifar_utils import settings
-from cifar_utils.policy import FULL
+from cifar_utils.augment import FULL
+from cifar_utils.models import Normalize
 
-NORMALISE = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5,) * 3, (0.5,) * 3)]
+TO_TENSOR = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
 
 
-def train(network: nn.Module, transform, batch_size: int, optimiser, device: torch.device) -> Iterator[nn.Module]:
+def train(network: nn.Module, transform, batch_size: int, optimizer, device: torch.device) -> Iterator[nn.Module]:
     images = CIFAR10(settings.data_directory(), train=True, transform=transform)
     loader = DataLoader(images, batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     network.to(device)
@@ -26,9 +27,9 @@ def train(network: nn.Module, transform, batch_size: int, optimiser, device: tor
         for x, labels in loader:
             network.train()
             loss = F.cross_entropy(network(x.to(device)), labels.to(device))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             yield network
 
 
@@ -42,8 +43,8 @@ def tutorial(seed: int, device: torch.device) -> Iterator[nn.Module]:
     for width in (32, 64, 128):
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         channels = width
-    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, 10))
-    transform = v2.Compose([FULL.to_torchvision(), *NORMALISE])
+    network = nn.Sequential(Normalize(), *layers, nn.Flatten(), nn.Linear(128 * 4 * 4, 10))
+    transform = v2.Compose([FULL.to_torchvision(), *TO_TENSOR])
     return train(network, transform, 64, torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9), device)
 
 
@@ -76,13 +77,13 @@ def resnet_20(seed: int, device: torch.device) -> Iterator[nn.Module]:
     torch.manual_seed(seed)
     widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
     network = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
+        Normalize(), nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
         *[Residual(a, b) for a, b in zip(widths, widths[1:])],
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
     )  # fmt: skip
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    transform = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), *NORMALISE])
+    transform = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), *TO_TENSOR])
     sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     return train(network, transform, 128, sgd, device)

@@ -1,24 +1,31 @@
-"""Helpers of the CIFAR-10 workshop. One subject a file; read them in this order:
+"""Helpers of the CIFAR-10 workshop. The center, one subject per file; read it in this order:
 
-data        CIFAR-10 as uint8 tensors; the 90/10 split       (download: how the files get onto the disk)
-policy      what augmentation may do to an image
-augment     its random parameters, and their application to a batch
-model       the convolutional network
-optimisers  SGD and Muon, and the learning rate's schedule
-selection   which images an epoch trains on
-training    the training loop    (configuration: its numbers; progress: the bar; memory, compiling: what saves time)
-runs        a run's folder: its lock, its state, resuming (checkpoint: the files)
-predictions what a network says of a split, as a table and as a file
-evaluation  accuracies with intervals, confusion matrix, recall, precision, F1
-calibration reliability and temperature
-comparison  two runs on the same images
-robustness  accuracy on images changed by fixed amounts
-saliency    where the network looks
-plots       figures from plain arrays                      (evaluation_plots: those of an evaluation)
-report      an evaluation as text and as files
-preview     what a policy does to images, to look at       (gallery: the images behind a confusion)
-widgets     skins over preview, training and gallery for notebooks
-__main__    the whole pipeline without a notebook: python -m cifar_utils
+data        images, labels and classes in memory; the 90/10 split   (download: how the files get onto the disk)
+augment     what may happen to a training image                     (warp: the batch engine under it)
+models      a plain convolutional network, and Normalize
+train       the training loop                                       (checks: what it refuses before the first step)
+runs        a run's folder: lock, save, load, resume                (checkpoint: the files; settings: where they lie)
+plots       figures of data and training                            (progress: the bar)
+__main__    everything without a notebook: python -m cifar_utils
+takehome    a policy for projects of your own
+
+Wings: `evaluation` (what a network's predictions are worth), `speedrun` (a fast network and its tricks, each a part
+that plugs into the center), `widgets` (for notebooks). The most used names can be imported from here.
 """
 
-__version__ = "0.1.0"
+import importlib
+
+__version__ = "0.2.0"
+
+_HOMES = {
+    "data": "Dataset", "augment": "Policy PRESETS", "models": "Normalize SmallCNN", "train": "fit steps",
+    "runs": "load", "evaluation": "Predictions predict classify compare report class_activation_map",
+}  # fmt: skip
+
+
+def __getattr__(name: str):
+    """Imports a name's module when the name is first used: torch takes seconds, and help texts do without."""
+    for home, names in _HOMES.items():
+        if name in names.split():
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

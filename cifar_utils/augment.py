@@ -1,56 +1,267 @@
-"""Data augmentation of a whole batch at once: one geometric warp and one colour map an image.
+"""Data augmentation: what may happen to a training image, each image's random parameters, and how other transforms
+join in.
 
-The usual pipeline treats one image after the other: flip, then rotate, then distort, then brightness, ... . Here
-
-* flip, affine and perspective are 3x3 matrices in homogeneous coordinates, so their composition is one 3x3 matrix
-  an image (a homography), and the image is resampled once instead of three times;
-* brightness, contrast and saturation are affine maps of the colour vector, so their composition, together with the
-  normalisation that follows, is one 3x4 matrix an image.
-
-Read it top down: `draw` (what happens to which image), the matrices, `augment` (make it happen).
+A `Policy` has the parameter names, meanings and distributions of torchvision.transforms.v2's RandomHorizontalFlip,
+RandomAffine, RandomPerspective and ColorJitter. Its random parameters are a pure function of (seed, epoch, image):
+batch size, order, the number of processes and the point of a restart change nothing.
 """
 
+import inspect
+import json
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torchvision.transforms import v2
 
-from cifar_utils.policy import Policy
+from cifar_utils import warp
 
-GREY = (0.2989, 0.5870, 0.1140)  # luma weights of ITU-R BT.601, as rounded by torchvision
-CHUNK = 256  # images warped at a time on a CPU: their temporaries (12 KiB an image each) stay in the cache
+RANGES = {  # the legal range of every number in a Policy, ends included
+    "flip_p": (0, 1), "degrees": (0, 180), "translate": (0, 1), "scale": (0.05, 4), "shear": (0, 60),
+    "distortion_scale": (0, 1), "perspective_p": (0, 1), "brightness": (0, 2), "contrast": (0, 2),
+    "saturation": (0, 2), "fill": (0, 255),
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """What happens to each of N images: the numbers behind one homography and one colour matrix each.
+def _is_number(x) -> bool:
+    """Neither NaN nor infinite nor an int beyond every float."""
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
+
+
+@dataclass(frozen=True, repr=False)
+class Policy:
+    """What may happen to an image. The default changes nothing.
 
     Attributes:
-        flip: [N] bool.
-        angle: [N] degrees, clockwise on the screen.
-        translate: [N, 2] pixels (x, y), whole numbers.
-        scale: [N] zoom factor.
-        shear: [N] degrees.
-        corners: [N, 4, 2] pixels (x, y) by which the top left, top right, bottom right and bottom left corner
-            move inwards, whole numbers; 0 where there is no perspective.
-        brightness, contrast, saturation: [N] factors.
+        flip_p: probability of a horizontal flip, 0 to 1.
+        degrees: rotation, drawn from [-degrees, degrees], 0 to 180.
+        translate: largest shift (x, y) as a fraction of the image's side, each 0 to 1. Shifts are whole pixels.
+        scale: smallest and largest zoom factor, each from 0.05 to 4.
+        shear: shear along x in degrees, drawn from [-shear, shear], 0 to 60.
+        distortion_scale: perspective; corners move inwards by up to this fraction of half the side, 0 to 1.
+        perspective_p: probability of the perspective, 0 to 1.
+        brightness, contrast, saturation: the factor is drawn from [max(0, 1 - x), 1 + x], x from 0 to 2.
+        fill: gray level of the pixels that come from outside the image, 0 to 255.
+        interpolation: "bilinear" or "nearest".
+
+    Raises:
+        ValueError: a field is out of its range; the message names the field, the value and the range.
     """
 
-    flip: Tensor
-    angle: Tensor
-    translate: Tensor
-    scale: Tensor
-    shear: Tensor
-    corners: Tensor
-    brightness: Tensor
-    contrast: Tensor
-    saturation: Tensor
+    flip_p: float = 0.0
+    degrees: float = 0.0
+    translate: tuple[float, float] = (0.0, 0.0)
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    distortion_scale: float = 0.0
+    perspective_p: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    fill: int = 0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            pair = name in ("translate", "scale")
+            numbers = tuple(value) if pair and isinstance(value, (tuple, list)) else (value,)
+            legal = (_is_number(x) and low <= x <= high and (name != "fill" or x == int(x)) for x in numbers)
+            if len(numbers) != (2 if pair else 1) or not all(legal):
+                what = "two numbers" if pair else "a whole number" if name == "fill" else "a number"
+                raise ValueError(f"Policy.{name} is {value!r}; it must be {what} from {low:g} to {high:g}")
+            # One type and one zero per field, so that equal policies have equal JSON: 10 and 10.0 are one rotation.
+            numbers = tuple((int if name == "fill" else float)(x) + 0 for x in numbers)  # -0.0 + 0 is 0.0
+            object.__setattr__(self, name, numbers if pair else numbers[0])
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"Policy.scale is {self.scale!r}; the first number must not exceed the second")
+        if self.interpolation not in ("bilinear", "nearest"):
+            raise ValueError(f"Policy.interpolation is {self.interpolation!r}; it must be 'bilinear' or 'nearest'")
+
+    def __repr__(self) -> str:
+        changed = (f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default)
+        return f"Policy({', '.join(changed)})"
+
+    def __call__(self, images: Tensor, index: Tensor | None = None, epoch: int = 0, seed: int = 0, size=None) -> Tensor:
+        """Augments a batch; each image's result depends on (seed, epoch, its index) alone, to the last bit.
+
+        Args:
+            images: [N, 3, H, W], uint8 or float in 0 to 1.
+            index: [N] int64, each image's position in the data set; by default 0 to N - 1.
+            epoch: from 0.
+            seed: 0 to 2**64 - 1.
+            size: of the result, a number or (height, width); by default the images' own.
+
+        Returns:
+            [N, 3, height, width] float32 in 0 to 1.
+        """
+        images = checked_batch(images)
+        index = torch.arange(len(images)) if index is None else torch.as_tensor(index)
+        if len(index) != len(images):
+            raise ValueError(f"{len(images)} images and {len(index)} positions were given; each image needs its own")
+        if index.dtype != torch.int64 or not all(isinstance(n, int) and 0 <= n < 2**64 for n in (epoch, seed)):
+            found = f"{index.dtype}, epoch {epoch!r} and seed {seed!r}"
+            raise ValueError(f"index must be torch.int64, epoch and seed whole numbers of at least 0, not {found}")
+        p = draw(self, seed, epoch, index.to(images.device), images.shape[-2:])
+        return self.apply(images, p, size)
+
+    def at_step(self, images: Tensor, step: "Step", size=None) -> Tensor:
+        """What `apply_transform` calls: `__call__` with the index, epoch and seed of a training step."""
+        return self(images, step.index, step.epoch, step.seed, size)
+
+    def apply(self, images: Tensor, p: warp.Parameters, size=None) -> Tensor:
+        """`warp.apply` with parameters that were drawn from this policy; leaves out what it cannot do."""
+        parts = {"geometric": self.is_geometric, "color": self.changes_color}
+        return warp.apply(images, p, size=size, interpolation=self.interpolation, fill=self.fill, **parts)
+
+    @property
+    def is_geometric(self) -> bool:
+        """Whether pixels can move."""
+        return (
+            max(self.flip_p, self.degrees, self.shear, *self.translate) > 0
+            or self.scale != (1.0, 1.0)
+            or (self.distortion_scale > 0 and self.perspective_p > 0)
+        )
+
+    @property
+    def changes_color(self) -> bool:
+        """Whether colors can change."""
+        return max(self.brightness, self.contrast, self.saturation) > 0
+
+    def scaled(self, strength: float) -> "Policy":
+        """The same policy with every range `strength` times as wide (0: none of them), cut off at the legal ranges.
+
+        Probabilities, fill and interpolation stay: flipping more than half of the images is not a stronger flip.
+        """
+        if not (_is_number(strength) and strength >= 0):
+            raise ValueError(f"strength is {strength!r}; it must be a number of at least 0")
+        if strength == 1:
+            return self  # 1 + (scale - 1) would round
+
+        def grow(name: str) -> float:
+            return min(round(getattr(self, name) * strength, 9), RANGES[name][1])  # 0.6, not 0.6000000000000001
+
+        low, high = RANGES["scale"]
+        return replace(
+            self,
+            translate=tuple(min(round(t * strength, 9), 1.0) for t in self.translate),
+            scale=tuple(min(max(round(1 + (s - 1) * strength, 9), low), high) for s in self.scale),
+            **{n: grow(n) for n in ("degrees", "shear", "distortion_scale", "brightness", "contrast", "saturation")},
+        )
+
+    def to_json(self) -> str:
+        """The policy as JSON text, every field by name."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Policy":
+        """The policy that `to_json` wrote. Raises ValueError: not JSON, an unknown or repeated field, a wrong value."""
+        try:
+            pairs = json.loads(text, object_pairs_hook=tuple)
+            if not isinstance(pairs, tuple):
+                raise ValueError("not a policy: a JSON object is expected")
+            names = [name for name, _ in pairs]
+            unknown = sorted(set(names) - {f.name for f in fields(cls)})
+            if unknown or len(set(names)) < len(names):
+                problem = f"unknown field {', '.join(unknown)}" if unknown else "a field appears twice"
+                raise ValueError(f"not a policy: {problem}")
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in pairs})
+        except RecursionError:
+            raise ValueError("not a policy: the JSON is nested too deeply") from None
+
+    def to_torchvision(self) -> v2.Compose:
+        """The equivalent torchvision transforms, for PIL images or uint8 tensors, one image at a time.
+
+        They draw from the same distributions, with torch's global generator instead of (seed, epoch, index), and
+        resample once per transform instead of once in all.
+        """
+
+        def ready(value):
+            return v2.InterpolationMode(value) if isinstance(value, str) else value
+
+        steps = self.torchvision_steps()
+        return v2.Compose([getattr(v2, name)(**{k: ready(v) for k, v in args.items()}) for name, args in steps])
+
+    def torchvision_steps(self) -> list[tuple[str, dict]]:
+        """Names and options of torchvision's transforms."""
+        borders = {"interpolation": self.interpolation, "fill": self.fill}
+        steps = []
+        if self.flip_p > 0:
+            steps.append(("RandomHorizontalFlip", {"p": self.flip_p}))
+        if self.degrees > 0 or max(self.translate) > 0 or self.scale != (1.0, 1.0) or self.shear > 0:
+            options = {"degrees": self.degrees, "translate": self.translate, "scale": self.scale}
+            steps.append(("RandomAffine", options | {"shear": self.shear or None} | borders))
+        if self.distortion_scale > 0 and self.perspective_p > 0:
+            options = {"distortion_scale": self.distortion_scale, "p": self.perspective_p}
+            steps.append(("RandomPerspective", options | borders))
+        if self.changes_color:
+            options = {name: getattr(self, name) for name in ("brightness", "contrast", "saturation")}
+            steps.append(("ColorJitter", options))
+        return steps or [("Identity", {})]
 
 
-def philox(seed: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Tensor]:
+FULL = Policy(
+    flip_p=0.5, degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), distortion_scale=0.2, perspective_p=0.5,
+    brightness=0.2, contrast=0.2, saturation=0.2,
+)  # fmt: skip
+PRESETS = {
+    "none": Policy(),
+    "flip_and_shift": Policy(flip_p=0.5, translate=(0.0625, 0.0625)),  # two pixels of 32
+    "light": FULL.scaled(0.5),
+    "full": FULL,
+    "strong": FULL.scaled(2),
+}
+
+
+# Random parameters
+
+
+def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int | tuple[int, int] = 32) -> warp.Parameters:
+    """Draws each image's parameters as a pure function of (seed, epoch, index).
+
+    Mirror images take turns: at a probability of one half, an image is seen in both ways in every two epochs, where by
+    pure chance it would be seen twice in the same way as often as not (alternating flip, K. Jordan's airbench, 2024).
+
+    Args:
+        policy: what may happen.
+        seed: 0 to 2**64 - 1.
+        epoch: from 0.
+        index: [N] int64, each image's position in the data set.
+        size: (height, width) of the images in pixels, or one number for both.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    u = _uniform(seed, epoch, index, 18)
+    turn = u[:, 0]
+    if epoch % 2:  # what the epoch before did not have; as likely to be below any number as its own is
+        turn = 1 - 2.0**-24 - _uniform(seed, epoch - 1, index, 1)[:, 0]
+
+    def between(column: Tensor, low: float, high: float) -> Tensor:
+        return low + (high - low) * column
+
+    def factor(column: Tensor, x: float) -> Tensor:
+        return between(column, max(0.0, 1 - x), 1 + x)
+
+    shifts = [between(u[:, 2 + i], -t * n, t * n) for i, (t, n) in enumerate(zip(policy.translate, (width, height)))]
+    deepest = torch.tensor([int(policy.distortion_scale * (n // 2)) for n in (width, height)], device=index.device)
+    corners = (u[:, 7:15].view(-1, 4, 2) * (deepest + 1)).floor()
+    return warp.Parameters(
+        flip=turn < policy.flip_p,
+        angle=between(u[:, 1], -policy.degrees, policy.degrees),
+        translate=torch.stack(shifts, 1).round(),
+        scale=between(u[:, 4], *policy.scale),
+        shear=between(u[:, 5], -policy.shear, policy.shear),
+        corners=corners * (u[:, 6] < policy.perspective_p)[:, None, None],
+        brightness=factor(u[:, 15], policy.brightness),
+        contrast=factor(u[:, 16], policy.contrast),
+        saturation=factor(u[:, 17], policy.saturation),
+    )
+
+
+def _philox(seed: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Tensor]:
     """Philox-4x32-10, the counter-based generator behind torch's CUDA and JAX's random numbers.
 
     A counter-based generator has no state: random numbers are a hash of a key (here the seed) and a counter (here
@@ -77,206 +288,143 @@ def philox(seed: int, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Te
     return [c0, c1, c2, c3]
 
 
-def uniform(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
+def _uniform(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
     """[N, count] float32 random numbers in [0, 1), a pure function of (seed, epoch, index); index is [N] int64."""
     block = torch.arange(math.ceil(count / 4), device=index.device)
     zero = torch.zeros_like(block)
-    words = philox(seed, (index[:, None], zero + epoch, block, zero))
+    words = _philox(seed, (index[:, None], zero + epoch, block, zero))
     return (torch.stack(words, -1).flatten(1)[:, :count] >> 8).float() * 2.0**-24  # the upper 24 bits: exact
 
 
-def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int = 32) -> Parameters:
-    """Draws each image's parameters as a pure function of (seed, epoch, index).
+# Other transforms
 
-    Batch size, order, the number of processes and the point of a restart change nothing: image 7 of epoch 3 is
-    augmented the same way always (on another device: up to float32 rounding).
 
-    Mirror images take turns: at a probability of one half, an image is met in both ways in every two epochs, where by
-    pure chance it would be met twice in the same way as often as not (alternating flip, of K. Jordan's airbench, 2024).
+class Step(NamedTuple):
+    """What a transform may depend on besides the images.
 
-    Args:
-        policy: what may happen.
-        seed: 0 to 2**64 - 1.
+    Attributes:
+        seed: of the training.
         epoch: from 0.
-        index: [N] int64, each image's position in the data set.
-        size: side of the square images in pixels.
+        index: [N] int64, the images' positions in the data set.
+        progress: fraction of all training steps that are done, 0 to 1.
     """
-    u = uniform(seed, epoch, index, 18)
-    turn = u[:, 0]
-    if epoch % 2:  # what the epoch before had not; as likely to be below any number as its own is
-        turn = 1 - 2.0**-24 - uniform(seed, epoch - 1, index, 1)[:, 0]
 
-    def between(column: Tensor, low: float, high: float) -> Tensor:
-        return low + (high - low) * column
-
-    def factor(column: Tensor, x: float) -> Tensor:
-        return between(column, max(0.0, 1 - x), 1 + x)
-
-    shift = torch.stack([between(u[:, 2 + i], -t * size, t * size) for i, t in enumerate(policy.translate)], 1)
-    deepest = int(policy.distortion_scale * (size // 2))
-    corners = (u[:, 7:15] * (deepest + 1)).floor().view(-1, 4, 2)
-    return Parameters(
-        flip=turn < policy.flip_p,
-        angle=between(u[:, 1], -policy.degrees, policy.degrees),
-        translate=shift.round(),
-        scale=between(u[:, 4], *policy.scale),
-        shear=between(u[:, 5], -policy.shear, policy.shear),
-        corners=corners * (u[:, 6] < policy.perspective_p)[:, None, None],
-        brightness=factor(u[:, 15], policy.brightness),
-        contrast=factor(u[:, 16], policy.contrast),
-        saturation=factor(u[:, 17], policy.saturation),
-    )
+    seed: int
+    epoch: int
+    index: Tensor
+    progress: float
 
 
-def _matrix(*entries) -> Tensor:
-    """[N, 3, 3] from nine [N] tensors or numbers, row by row."""
-    like = next(e for e in entries if isinstance(e, Tensor))
-    return torch.stack([e if isinstance(e, Tensor) else torch.full_like(like, e) for e in entries], -1).view(-1, 3, 3)
-
-
-def affine_matrix(p: Parameters, size: int = 32) -> Tensor:
-    """[N, 3, 3] map from output to input coordinates of rotation, shear, zoom and shift about the image's centre.
-
-    Coordinates are those of `torch.nn.functional.grid_sample` with align_corners=False: -1 and 1 are the outer
-    edges of the image, so that pixel i of `size` has its centre at (2 i + 1) / size - 1.
-    """
-    angle, shear = torch.deg2rad(p.angle), torch.deg2rad(p.shear)
-    cos, sin, tan = angle.cos(), angle.sin(), shear.tan()
-    # The forward map is zoom * rotation * shear, then the shift; this is its inverse.
-    a, b = (cos - sin * tan) / p.scale, (sin + cos * tan) / p.scale
-    c, d = -sin / p.scale, cos / p.scale
-    tx, ty = p.translate[:, 0] * (2 / size), p.translate[:, 1] * (2 / size)
-    return _matrix(a, b, -(a * tx + b * ty), c, d, -(c * tx + d * ty), 0.0, 0.0, 1.0)
-
-
-def perspective_matrix(p: Parameters, size: int = 32) -> Tensor:
-    """[N, 3, 3] map from output to input coordinates of the perspective that moves the corners inwards.
-
-    The map of the unit square onto a quadrilateral has a closed form (P. Heckbert, "Fundamentals of Texture Mapping
-    and Image Warping", 1989, section 2.2.3), and a homography is inverted, up to a factor, by its adjugate, so that
-    no corner position ends in NaN. The factor is chosen so that the depth (the third coordinate) is 1 at the image's
-    centre. As in torchvision, corners are whole pixels from 0 to size - 1 while pixel centres lie at i + 0.5.
-    """
-    last = 2 - 2 / size  # from corner 0 to corner size - 1
-    sign_x, sign_y = (1, -1, -1, 1), (1, 1, -1, -1)
-    x = [p.corners[:, i, 0] * (2 / size * sign_x[i]) + (-1 if sign_x[i] == 1 else last - 1) for i in range(4)]
-    y = [p.corners[:, i, 1] * (2 / size * sign_y[i]) + (-1 if sign_y[i] == 1 else last - 1) for i in range(4)]
-    dx1, dx2, dx3 = x[1] - x[2], x[3] - x[2], x[0] - x[1] + x[2] - x[3]
-    dy1, dy2, dy3 = y[1] - y[2], y[3] - y[2], y[0] - y[1] + y[2] - y[3]
-    # The unit square's corners go to (x, y): [[a, b, c], [d, e, f], [g, h, i]], Heckbert's times the determinant i.
-    g, h, i = dx3 * dy2 - dx2 * dy3, dx1 * dy3 - dx3 * dy1, dx1 * dy2 - dx2 * dy1
-    a, b, c = i * (x[1] - x[0]) + g * x[1], i * (x[3] - x[0]) + h * x[3], i * x[0]
-    d, e, f = i * (y[1] - y[0]) + g * y[1], i * (y[3] - y[0]) + h * y[3], i * y[0]
-    unit_x = e * i - f * h, c * h - b * i, b * f - c * e
-    unit_y = f * g - d * i, a * i - c * g, c * d - a * f
-    depth = d * h - e * g, b * g - a * h, a * e - b * d
-    rows = *(last * u - w for u, w in zip(unit_x, depth)), *(last * v - w for v, w in zip(unit_y, depth)), *depth
-    centre = torch.where(depth[2] == 0, 1.0, depth[2])  # 0: three corners in line, or the horizon just there
-    matrix = _matrix(*rows) / centre[:, None, None]
-    moved = p.corners.flatten(1).any(1)[:, None, None]
-    return torch.where(moved, matrix, torch.eye(3, device=matrix.device))  # no rounding where there is no perspective
-
-
-def homography(p: Parameters, size: int = 32) -> Tensor:
-    """[N, 3, 3] map from output to input coordinates of flip, then affine, then perspective."""
-    flip = torch.where(p.flip, -1.0, 1.0)
-    back = affine_matrix(p, size) @ perspective_matrix(p, size)  # undo the last transform first
-    return torch.cat([back[:, :1] * flip[:, None, None], back[:, 1:]], 1)
-
-
-@lru_cache(maxsize=4)
-def pixel_centres(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[3, S * S] homogeneous coordinates (x, y, 1) of the pixels, row by row, in `grid_sample`'s convention."""
-    with torch.inference_mode(False):  # the next caller may want gradients
-        centre = torch.arange(1 - size, size, 2, device=device, dtype=dtype) / size
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
-        return torch.stack([x.flatten(), y.flatten(), torch.ones_like(x.flatten())])
-
-
-def warp(images: Tensor, inverse: Tensor, interpolation: str = "bilinear", size: int | None = None) -> Tensor:
-    """Resamples each image at the places its homography says, zeros where these lie outside.
+def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """Applies whatever is given as `fit(transform=...)` to one training batch.
 
     Args:
-        images: [N, C, S, S] float.
-        inverse: [N, 3, 3] map from output to input coordinates, in `grid_sample`'s convention (align_corners=False).
-        interpolation: "bilinear" or "nearest".
-        size: side T of the results in pixels; as the images' own if None.
-
-    Returns:
-        [N, C, T, T] float.
-    """
-    n, size = len(images), size or images.shape[-1]
-    pixels = pixel_centres(size, images.dtype, images.device)
-    source = (inverse.to(images.dtype).reshape(n * 3, 3) @ pixels).view(n, 3, size, size)
-    # What a deep perspective puts behind the horizon (a depth of 0 or less) is outside the image.
-    depth = source[:, 2:].clamp_min_(1e-6)
-    grid = source[:, :2].div_(depth).permute(0, 2, 3, 1)
-    return F.grid_sample(images, grid, mode=interpolation, padding_mode="zeros", align_corners=False)
-
-
-def colour_matrix(p: Parameters) -> tuple[Tensor, Tensor]:
-    """The colour map of brightness b, contrast c and saturation s as x -> matrix x + grey_gain m.
-
-    For a pixel x (red, green, blue), g the GREY weights and m the mean of g.x over the image:
-    saturation blends with the pixel's grey, s x + (1 - s) (g.x) 1; contrast with the image's mean grey,
-    c x + (1 - c) m 1; brightness multiplies, b x. The weights sum to 1 (but for 0.0001), so saturation leaves every
-    grey as it is and contrast leaves m as it is. Hence the three commute, up to brightness scaling m, and in any order
-
-        x  ->  b c (s I + (1 - s) 1 g^T) x  +  b (1 - c) m 1
-
-    torchvision clamps to [0, 1] after each of the three, here once at the end: the results differ only where an
-    intermediate value leaves [0, 1] (benchmarks/augmentation.py measures how much).
-
-    Returns:
-        matrix [N, 3, 3] and grey_gain [N].
-    """
-    s, bc = p.saturation, p.brightness * p.contrast
-    blend = [bc * (1 - s) * weight for weight in GREY]
-    rows = [blend[column] + bc * s if row == column else blend[column] for row in range(3) for column in range(3)]
-    return _matrix(*rows), p.brightness * (1 - p.contrast)
-
-
-def augment(
-    images: Tensor, p: Parameters, policy: Policy, mean: Tensor, std: Tensor, out: Tensor | None = None
-) -> Tensor:
-    """Applies the parameters that `draw` drew from the policy: warp, colours, normalisation.
-
-    Smaller (or larger) pictures cost no pass of their own: where `out` has another side, the warp that resamples the
-    images anyway does so at its pixels.
-
-    Args:
+        transform: None, or one of these, or a list of them:
+            a Policy, or any object with `at_step(images, step) -> images`;
+            a torchvision transform, which is applied image by image (with random numbers of its own for each), but
+            MixUp and CutMix, which take the batch and its labels;
+            any other callable, which takes the batch: images -> images, or (images, labels) -> (images, labels).
         images: [N, 3, S, S] uint8.
-        p: parameters of the N images.
-        policy: the policy that they were drawn from; what it cannot do is skipped.
-        mean, std: [3] float32, of training images in 0 to 1.
-        out: [N, 3, T, T] float32 to write into; a batch's memory, used again, saves a tenth of the time. By default
-            T is S.
+        labels: [N] int64.
+        step: see there.
 
     Returns:
-        [N, 3, T, T] float32: (augmented image in 0 to 1 - mean) / std.
+        Images [N, 3, T, T] float32 in 0 to 1, and labels: [N] int64, or [N, classes] float from MixUp and CutMix.
+
+    Raises:
+        ValueError: a transform cannot take these images, or returns something else than a batch of as many.
     """
-    gain, black, white = 1 / (255 * std), -mean / std, (1 - mean) / std
-    out = torch.empty(images.shape, device=images.device) if out is None else out
-    size, warps = out.shape[-1], policy.warps or out.shape[-1] != images.shape[-1]
-    inverse = homography(p, images.shape[-1]) if warps else None
-    if policy.recolours:
-        colours, grey_gain = colour_matrix(p)
-        colours, grey_gain = colours * gain[:, None], grey_gain[:, None] * gain
-    chunk = CHUNK if images.device.type == "cpu" else max(1, len(images))
-    for start in range(0, len(images), chunk):
-        part = slice(start, start + chunk)
-        x = images[part].float()
-        if warps:
-            x = warp(x - policy.fill if policy.fill else x, inverse[part], policy.interpolation, size)
-            x = x.add_(policy.fill) if policy.fill else x
-        if policy.recolours:
-            x = x.flatten(2)
-            mean_grey = sum(weight * channel for weight, channel in zip(GREY, x.mean(2).unbind(1)))
-            offset = grey_gain[part] * mean_grey[:, None] + black
-            # Three passes in place, faster than baddbmm and clamp: these first write the offset to every pixel, and
-            # are not vectorised where the bounds are tensors.
-            y = torch.bmm(colours[part], x, out=out[part].flatten(2)).add_(offset[..., None])
-            torch.minimum(torch.maximum(y, black[:, None], out=y), white[:, None], out=y)  # clamp to [0, 1]
-        else:
-            torch.addcmul(black[:, None, None], x, gain[:, None, None], out=out[part])
-    return out
+    count = len(images)
+    for part in flatten(transform):
+        try:
+            if hasattr(part, "at_step"):
+                images = part.at_step(images, step)
+            elif _mixes(part):
+                images, labels = part(to_float(images), labels)
+            elif _takes_labels(part):
+                images, labels = part(images, labels)
+            elif _is_torchvision(part):
+                images = torch.stack([part(image) for image in images])
+            else:
+                images = part(images)
+        except Exception as error:  # a transform of the participant's own may raise anything
+            hint = "; leave it out, images are tensors already" if type(part).__name__.endswith("ToTensor") else ""
+            where = f"the transform {describe(part)} fails on a batch {_said(images)}"
+            raise ValueError(f"{where}: {error}{hint}") from error
+        if not _is_batch(images) or len(images) != count:
+            wanted = f"[{count}, 3, S, S] of uint8 or float"
+            raise ValueError(f"the transform {describe(part)} returns {_said(images)} instead of {wanted}")
+        if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != count:
+            raise ValueError(f"the transform {describe(part)} returns {_said(labels)} instead of {count} labels")
+    return to_float(images), labels
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8, or float in 0 to 1 -> float32 in 0 to 1."""
+    return images / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def flatten(transform) -> list:
+    """A transform or a (nested) list, Compose or Sequential of them as one list; errors say what is not a transform."""
+    if transform is None:
+        return []
+    is_compose = type(transform).__name__ == "Compose" and _is_torchvision(transform)
+    if isinstance(transform, (list, tuple)) or type(transform) is torch.nn.Sequential or is_compose:
+        return [part for item in getattr(transform, "transforms", transform) for part in flatten(item)]
+    if not (callable(transform) or hasattr(transform, "at_step")):
+        hint = f"; PRESETS[{transform!r}] is the policy" if isinstance(transform, str) and transform in PRESETS else ""
+        raise ValueError(f"transform is {transform!r}, which is no Policy, torchvision transform or function{hint}")
+    return [transform]
+
+
+def describe(transform) -> str:
+    """A transform in words, the same in every process: a repr without addresses, or a function's name."""
+    if isinstance(transform, (list, tuple)):
+        return f"[{', '.join(map(describe, transform))}]"
+    if inspect.isroutine(transform):
+        return transform.__qualname__
+    text = " ".join(repr(transform).split())
+    return type(transform).__name__ if " at 0x" in text else text
+
+
+def _mixes(part) -> bool:
+    """Whether it is MixUp or CutMix, or a choice of these."""
+    inner = getattr(part, "transforms", None)
+    if _is_torchvision(part) and isinstance(inner, (list, tuple, torch.nn.ModuleList)):
+        return any(map(_mixes, inner))
+    return isinstance(part, (v2.MixUp, v2.CutMix))
+
+
+def _is_torchvision(part) -> bool:
+    return any(c.__module__.startswith("torchvision.transforms") for c in type(part).__mro__)
+
+
+def _takes_labels(part: Callable) -> bool:
+    """Whether a function of the participant's own has two arguments without a default."""
+    if _is_torchvision(part):
+        return False
+    try:
+        parameters = inspect.signature(part.forward if isinstance(part, torch.nn.Module) else part).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters) == 2
+
+
+def checked_batch(images: Tensor) -> Tensor:
+    if not _is_batch(images):
+        raise ValueError(f"augmentation takes [N, 3, H, W] of uint8, or of floats from 0 to 1, not {_said(images)}")
+    if images.is_floating_point() and images.device.type == "cpu" and images.numel():
+        low, high = (x.item() for x in images.detach().aminmax())
+        if not (low >= -0.5 and high <= 1.5):  # some transforms leave 0 to 1 by a little
+            raise ValueError(f"augmentation takes float images from 0 to 1, and these go from {low:.3g} to {high:.3g}")
+    return images
+
+
+def _is_batch(images) -> bool:
+    color = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3
+    return color and (images.dtype == torch.uint8 or images.is_floating_point())
+
+
+def _said(images) -> str:
+    return f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"

@@ -1,113 +1,116 @@
-"""Checkpoints that cannot be half written, silently damaged or made to run code.
+"""Checkpoint files that cannot be half written, silently damaged or made to run code.
 
 A checkpoint is one ordinary safetensors file: named tensors, and in its header JSON text and a SHA-256 sum over all of
-it (names, shapes, dtypes, numbers, text), since safetensors itself has none. Any program can read it:
+it (names, shapes, dtypes, values, text), since safetensors itself has none. Any program can read its tensors:
 safetensors.torch.load_file(path).
 
-`save` replaces a file as a whole and keeps the one before it as a former generation. `load` refuses what is not exactly
-what `save` wrote, with one exception, CheckpointError, and `load_newest` then falls back on the former generation.
+`save` replaces a file as a whole and keeps the one before it as a backup, NAME.previous.safetensors. `load` refuses
+what is not exactly what `save` wrote, with one exception, CheckpointError, and `load_newest` then falls back on the
+backup.
 """
 
 import hashlib
 import json
 import os
+import stat
+import tempfile
+from collections import Counter, OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
-FORMAT = "cifar_utils 1"
-LARGEST = 2**30  # bytes; a file beyond that is no checkpoint of this workshop and is not read
+FORMAT = "cifar_utils 2"
+MAX_BYTES = 4 * 2**30
 
 
 class CheckpointError(Exception):
     """A checkpoint cannot be written or used; the message names the file, what is wrong and what to do."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a file holds: named tensors on the CPU, and all else as JSON-like data."""
-
-    tensors: dict[str, Tensor]
-    meta: dict
+def previous(path: Path) -> Path:
+    """Where the backup of this file is kept."""
+    return path.with_suffix(".previous" + path.suffix)
 
 
-def former(path: Path) -> Path:
-    """Where the generation before this file is kept."""
-    return path.with_suffix(".former" + path.suffix)
+def write(path: Path, content: bytes, backup: bool = False) -> None:
+    """Replaces a file, as a whole and durably, or leaves it as it is; never writes through a link.
 
-
-def save(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
-    """Replaces the file, as a whole and durably, or leaves it as it is.
-
-    The new file is written beside the old one, flushed to the disk, read back and compared; only then is the old one
-    renamed to `former(path)` and the new one to `path`, and the folder flushed, too. Whenever the process or the
-    machine stops, at least one whole generation is there.
-
-    Args:
-        path: the file; its folder is made if missing.
-        tensors: names to dense tensors.
-        meta: what JSON can hold. NaN and infinity are refused.
+    The new file is written beside the old one under a name of its own, flushed to the disk, read back and compared;
+    only then is the old one renamed to `previous(path)` (with `backup`) and the new one to `path`, and the folder
+    flushed, too. Whenever the process or the machine stops, at least one whole file is there.
 
     Raises:
         CheckpointError: the disk is full, the folder read-only, or the disk returns other bytes than were written.
     """
-    whole = encode(tensors, meta)
-    new = path.with_name(path.name + ".tmp")
+    new = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(new, "wb") as f:
-            f.write(whole)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        new = Path(name)
+        with open(descriptor, "wb") as f:
+            f.write(content)
             f.flush()
             _to_disk(f.fileno())
-        if new.read_bytes() != whole:
+        if new.read_bytes() != content:
             raise OSError("the disk does not return what was written")
-        if _is_whole(path):  # a damaged file must not push out a whole former generation
-            os.replace(path, former(path))
+        os.chmod(new, 0o666 & ~_umask())  # mkstemp's own mode would hide a run from the teacher
+        if backup:
+            os.replace(path, previous(path))
         os.replace(new, path)
         _flush_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path} cannot be saved ({error.strerror or error}). Free some space on the disk, or choose a folder that "
             "you can write to; what was saved before is still there."
         ) from None
+    finally:
+        if new:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
 
 
-def load(path: Path) -> Checkpoint:
+def save(path: Path, state: dict) -> None:
+    """Writes a nested state: tensors, and all else as JSON; see `pack` for what it may hold.
+
+    Raises:
+        CheckpointError: see `write`; or the state holds something that cannot be saved, or more than 4 GiB.
+    """
+    write(path, encode(path, state), backup=_is_whole(path))  # a damaged file must not push out a whole backup
+
+
+def load(path: Path) -> dict:
     """Reads what `save` wrote, and refuses everything else. Nothing in the file is ever executed.
 
     Raises:
-        CheckpointError: missing, unreadable, damaged, from another program, or with numbers that are not finite.
+        CheckpointError: missing, unreadable, damaged, or from another program.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise CheckpointError(f"{path} is larger than any checkpoint of this workshop. Choose another file.")
-        whole = path.read_bytes()
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
+            what = "larger than any checkpoint" if stat.S_ISREG(about.st_mode) else "no ordinary file"
+            raise CheckpointError(f"{path} is {what} of this workshop. Choose another file.")
+        with path.open("rb") as f:
+            content = f.read(9)  # the header's length and its first byte: other large files are not read as a whole
+            state = _decode(content + f.read()) if content.endswith(b"{") else None
     except FileNotFoundError:
         message = f"There is no checkpoint {path}. Train first: notebook 03, or 'python -m cifar_utils train'."
         raise CheckpointError(message) from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}). Mend that, or train again.") from None
-    checkpoint = _decode(whole)
-    if checkpoint is None:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}). Fix that, or train again.") from None
+    if state is None:
         raise CheckpointError(
             f"{path} is cut off, damaged, or no checkpoint of this version of the workshop; nothing of it was used. "
-            "Delete it and train again."
+            "Train again in another folder."
         )
-    broken = [name for name, t in checkpoint.tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-    if broken:
-        raise CheckpointError(f"{path} has NaN or infinite numbers in {broken[0]}. Delete it and train again.")
-    return checkpoint
+    return state
 
 
-def load_newest(path: Path) -> Checkpoint:
-    """The checkpoint, or the generation before it, with a loud word, where the newest one cannot be used.
+def load_newest(path: Path) -> dict:
+    """The checkpoint, or its backup, with a warning, where the newest cannot be used.
 
     Raises:
         CheckpointError: of the newest, when neither can be used.
@@ -116,55 +119,84 @@ def load_newest(path: Path) -> Checkpoint:
         return load(path)
     except CheckpointError as error:
         try:
-            checkpoint = load(former(path))
+            state = load(previous(path))
         except CheckpointError:
             raise error from None
-        print(f"WARNING: {error}\nGoing on from the save before it, {former(path).name}.", flush=True)
-        return checkpoint
+        print(f"WARNING: {error}\nUsing the save before it, {previous(path).name}.", flush=True)
+        return state
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a checkpoint to load, the former generation counted."""
-    return path.exists() or former(path).exists()
+    """Whether there is a checkpoint to load, its backup counted."""
+    return path.exists() or previous(path).exists()
 
 
-def check_fit(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Compares names, shapes and dtypes with those of a network (or optimiser) before that is touched.
+def pack(value, tensors: dict[str, Tensor], name: str = "state"):
+    """A nested value as JSON-like data; its tensors go into `tensors`, under their path as name.
 
-    Raises:
-        CheckpointError: naming the first difference.
+    It may hold dicts, lists, tuples, Counters, tensors, arrays, numbers, text, booleans and None: all that the state
+    of PyTorch's optimizers, schedulers and modules consists of. Raises TypeError, naming the place of anything else.
     """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else {"float": str(float(value))}
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (Tensor, np.ndarray)):
+        while name in tensors:  # {"a": {"b": ...}, "a.b": ...}
+            name += "'"
+        tensors[name] = torch.as_tensor(value).detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, (dict, OrderedDict, Counter)):
+        kind = "Counter" if isinstance(value, Counter) else "dict"
+        return {kind: [[pack(k, tensors, name), pack(v, tensors, f"{name}.{k}")] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        packed = [pack(v, tensors, f"{name}.{i}") for i, v in enumerate(value)]
+        return packed if isinstance(value, list) else {"tuple": packed}
+    raise TypeError(f"{name} is a {type(value).__name__}, which a checkpoint cannot hold")
 
-    def refuse(what: str) -> None:
-        raise CheckpointError(f"{path} does not fit this network: {what}. Use the network that it was saved from.")
 
-    for name in sorted(expected.keys() - tensors.keys()):
-        refuse(f"{name} is missing")
-    for name in sorted(tensors.keys() - expected.keys()):
-        refuse(f"{name} is not a part of it")
-    for name, tensor in expected.items():
-        if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
-            found, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (tensors[name], tensor))
-            refuse(f"{name} is {found} instead of {wanted}")
+def unpack(value, tensors: dict[str, Tensor]):
+    """What `pack` packed."""
+    if isinstance(value, list):
+        return [unpack(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "float":
+        return float(content)
+    if kind == "tuple":
+        return tuple(unpack(v, tensors) for v in content)
+    pairs = {unpack(k, tensors): unpack(v, tensors) for k, v in content}
+    return Counter(pairs) if kind == "Counter" else pairs
 
 
-def encode(tensors: dict[str, Tensor], meta: dict) -> bytes:
+def encode(path: Path, state: dict) -> bytes:
     """The bytes of a checkpoint file."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps(meta, allow_nan=False)
-    header = {"format": FORMAT, "meta": text, "sha256": _checksum(plain, text)}
-    return safetensors_save(plain, metadata=header)
+    tensors: dict[str, Tensor] = {}
+    try:
+        text = json.dumps(pack(state, tensors), allow_nan=False)
+        content = safetensors_save(tensors, {"format": FORMAT, "state": text, "sha256": _checksum(tensors, text)})
+    except Exception as error:  # safetensors has exceptions of its own for dtypes that it does not know
+        raise CheckpointError(f"{path} cannot be saved: {error}.") from None
+    if len(content) > MAX_BYTES:
+        raise CheckpointError(f"{path} cannot be saved: it would take {len(content) / 2**30:.1f} GiB, more than 4.")
+    return content
 
 
-def _decode(whole: bytes) -> Checkpoint | None:
+def _decode(content: bytes) -> dict | None:
     """What `encode` made these bytes from, or None if it did not."""
     try:
-        length = int.from_bytes(whole[:8], "little")
-        header = json.loads(whole[8 : 8 + length])["__metadata__"]
-        tensors = safetensors_load(whole)
-        if header["format"] != FORMAT or header["sha256"] != _checksum(tensors, header["meta"]):
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])["__metadata__"]
+        tensors = safetensors_load(content)  # refuses shapes that do not fit the file's size
+        if header["format"] != FORMAT or header["sha256"] != _checksum(tensors, header["state"]):
             return None
-        return Checkpoint(tensors, json.loads(header["meta"]))
+        state = unpack(json.loads(header["state"]), tensors)
+        return state if isinstance(state, dict) else None
     except Exception:  # whatever a parser stumbles over in bytes that may be anything
         return None
 
@@ -185,6 +217,12 @@ def _is_whole(path: Path) -> bool:
     return False
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _to_disk(descriptor: int) -> None:
     """fsync; macOS hands that to the drive's cache only, and F_FULLFSYNC to the drive itself."""
     try:
@@ -196,8 +234,8 @@ def _to_disk(descriptor: int) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Makes the renames durable. Windows has no such call, and needs none."""
-    if os.name == "posix":
+    """Makes the renames durable, where the system can: Windows cannot, nor can some network folders."""
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,172 +1,239 @@
-"""CIFAR-10 as uint8 tensors: the full set or the sample that ships here, in training, validation and test splits.
+"""Images as uint8 tensors: CIFAR-10, the sample that ships with the workshop, or a folder of your own.
 
-60,000 images are 180 MB, so they are held in memory whole. There is no DataLoader and there are no worker processes
-(which fail in notebooks on Windows and macOS): a batch is `split.images[index]`.
+A whole data set is in memory, so a batch is `dataset.images[positions]`, without worker processes.
 """
 
 import hashlib
+import io
 import json
-from dataclasses import dataclass
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets import CIFAR10
 
 from cifar_utils import download, settings
-from cifar_utils.download import DataError
+from cifar_utils.files import ArrayUnpickler, DataError, find_images, read_checked, read_image, square
+from cifar_utils.progress import bar
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SAMPLE = Path(__file__).parent / "sample"
 
 
-@dataclass(frozen=True)
-class Split:
-    """One split of the data set.
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Labeled images. A data set checks itself when made; its ValueError says what is wrong and what to do.
+    Labels in another order than the images and blue-green-red channels cannot be recognized: look at some images."""
 
-    Attributes:
-        name: "training", "validation" or "test".
-        images: [N, 3, 32, 32] uint8, red, green, blue.
-        labels: [N] int64, positions in CLASSES.
-        index: [N] int64, each image's position in CIFAR-10's own training or test set.
-        is_sample: whether this is the shipped sample instead of the full set.
-    """
+    images: Tensor  # [N, 3, S, S] uint8, red, green, blue; S from 16 to 256
+    labels: Tensor  # [N] int64, positions in `classes`
+    classes: tuple[str, ...]  # 2 to 1,000 different names
+    index: Tensor | None = None  # [N] int64, each image's own position in its source; None for 0 to N - 1
+    split: str = "training"  # or "validation" or "test"
+    source: str = "images"  # "CIFAR-10", "SAMPLE", or the name of a folder
+    seed: int | None = None  # of the `split` that made this data set
+    held_out: Tensor | None = None  # [N] bool, the images that the source reserves for validation, see `split`
 
-    name: str
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-    is_sample: bool
+    size = property(lambda self: self.images.shape[-1], doc="Height and width of the images in pixels.")
+    is_sample = property(lambda self: self.source == "SAMPLE")
+
+    def __post_init__(self) -> None:
+        if self.index is None and isinstance(self.labels, Tensor):
+            object.__setattr__(self, "index", torch.arange(self.labels.numel()))
+        if problem := _class_problem(self.classes) or _problem(self):
+            raise ValueError(problem)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __str__(self) -> str:
-        """For figure titles and tables: says how many images, and that it is the sample if it is."""
-        return f"{'SAMPLE, ' if self.is_sample else ''}{len(self):,} {self.name} images"
+    def __repr__(self) -> str:
+        """For figure titles and tables: how many images of which source, and whether they are the sample."""
+        prefix = {"CIFAR-10": "", "SAMPLE": "SAMPLE, "}.get(self.source, f"{self.source}: ")
+        return f"{prefix}{len(self):,} {self.split} image{'s' if len(self) > 1 else ''}"
 
-    def select(self, positions: Tensor, name: str | None = None) -> "Split":
-        """The images at these positions of the split, in this order."""
-        return Split(
-            name or self.name, self.images[positions], self.labels[positions], self.index[positions], self.is_sample
-        )
+    def select(self, positions: Tensor | list[int], split: str | None = None) -> "Dataset":
+        """The images at these positions (or where this [N] bool mask is True), in this order."""
+        chosen, names = torch.as_tensor(positions), ("images", "labels", "index", "held_out")
+        try:
+            values = {name: value[chosen] for name in names if (value := getattr(self, name)) is not None}
+        except IndexError:
+            what = f"whole numbers from 0 to {len(self) - 1}, or a mask of {len(self)} bools"
+            raise ValueError(f"positions must be {what}") from None
+        return replace(self, **values, split=split or self.split)
 
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation of each colour channel, of images scaled to 0 to 1."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @classmethod
-    def of(cls, split: Split) -> "Normalisation":
-        """Measures a split; only ever the training split, for anything else would leak into training.
-
-        The sums over uint8 values are exact integers, so every machine gets the same constants.
-        """
-        if split.name != "training":
-            raise ValueError(f"normalisation constants come from the training split only, not from {split.name}")
-        values = torch.arange(256, dtype=torch.float64)
-        histogram = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in split.images.unbind(1)]).double()
-        mean = histogram @ values / histogram.sum(1)
-        variance = histogram @ values**2 / histogram.sum(1) - mean**2
-        return cls(tuple((mean / 255).tolist()), tuple((variance.sqrt() / 255).tolist()))
-
-    def tensors(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation as two [3] float32 tensors."""
-        return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """[N, 3, H, W] uint8 -> float32: (image in 0 to 1 - mean) / std. No augmentation."""
-        mean, std = self.tensors(images.device)
-        return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+    def fingerprint(self) -> str:
+        """SHA-256 of pixels and labels."""
+        sha = hashlib.sha256(self.images.contiguous().numpy())
+        sha.update(self.labels.contiguous().numpy())
+        return sha.hexdigest()
 
 
-def load_training(data_dir: str | Path | None = None, sample: bool | None = None, seed: int = 0) -> tuple[Split, Split]:
-    """The training and the validation split: CIFAR-10's training set, divided 90/10.
+def _problem(d: Dataset) -> str:
+    """What is wrong with the tensors and what to do about it, or an empty string."""
+    for name, dtype, dimensions, cure in (
+        ("images", torch.uint8, 4, "images in 0 to 1 become bytes by (255 * images).round().to(torch.uint8)"),
+        ("labels", torch.int64, 1, "class numbers are converted by torch.as_tensor(labels).long()"),
+        ("index", torch.int64, 1, "positions are converted by torch.as_tensor(index).long()"),
+        ("held_out", torch.bool, 1, "zeros and ones are converted by torch.as_tensor(held_out).bool()"),
+    ):
+        value = getattr(d, name)
+        if value is None and name == "held_out":
+            continue
+        wanted, found = f"{dtype} with {dimensions} dimensions on cpu", f"a {type(value).__name__}"
+        if isinstance(value, Tensor):
+            found = f"{value.dtype} with {value.ndim} dimensions on {value.device.type}"
+        if found != wanted:
+            return f"{name} must be a tensor, {wanted}, not {found}; {cure}"
+        if not 0 < len(value) == len(d):
+            return f"there must be images and as many {name}, not {len(d):,} images and {len(value):,} {name}"
+    _, channels, height, width = d.images.shape
+    low, high = d.labels.min().item(), d.labels.max().item()
+    faults = {
+        "images must be [N, 3, S, S], not [N, S, S, 3]; use images.permute(0, 3, 1, 2)": width == 3 != channels,
+        f"images must have 3 channels, not {channels}; repeat gray by images.expand(-1, 3, -1, -1)": channels != 3,
+        f"images must be square, not {height} x {width} pixels; crop each by data.square": height != width,
+        f"images must be 16 to 256 pixels wide, not {width}; resize each by data.square": not 16 <= width <= 256,
+        f"labels must be 0 to {len(d.classes) - 1}, not {low} to {high}": low < 0 or high >= len(d.classes),
+        "index must be each image's own position, not repeated or negative": (
+            len(d.index.unique()) < len(d) or d.index.min() < 0
+        ),
+        f"split must be training, validation or test, not {d.split}": d.split not in ("training", "validation", "test"),
+    }
+    return next((problem for problem, is_there in faults.items() if is_there), "")
+
+
+def _class_problem(classes: tuple[str, ...]) -> str:
+    if not isinstance(classes, tuple) or not all(isinstance(n, str) and n.strip() and n.isprintable() for n in classes):
+        return "classes must be a tuple of printable names"
+    if not 2 <= len(classes) <= 1000:
+        return f"there must be 2 to 1,000 classes, not {len(classes):,}"
+    folded = sorted((name.casefold(), name) for name in classes)
+    twins = [f"{a!r} and {b!r}" for (fold, a), (other, b) in zip(folded, folded[1:]) if fold == other]
+    return f"the classes {twins[0]} are the same but for upper and lower case; rename one" if twins else ""
+
+
+def cifar10(train: bool = True, sample: bool | None = None, directory: str | Path | None = None) -> Dataset:
+    """CIFAR-10's training set, to be divided by `split`, or its test set, on which no choice may depend.
 
     Args:
-        data_dir: where CIFAR-10 is or is to be downloaded to; if None, the environment variable CIFAR10_DIR, and
-            without that the folder data/ beside the notebooks.
-        sample: True takes the shipped sample of 4,000 images, False insists on the full set, None takes the full
-            set where it is there or can be downloaded in reasonable time and else the sample, and says so.
-        seed: of the split, see `split_indices`.
+        sample: True for the sample of 4,000 and 1,000 images that ships with the workshop, False for the full set,
+            None for the full set if it is there or can be downloaded, otherwise for the sample, and a line says so.
+        directory: the data directory; if None, CIFAR10_DIR, and without that the folder data/ beside the notebooks.
 
     Raises:
-        DataError: with sample=False, when the full set cannot be had.
+        DataError: the full set cannot be had with sample=False, or the sample is damaged.
     """
-    whole = _load(True, data_dir, sample)
-    training, validation = split_indices(whole.labels, seed)
-    return whole.select(training, "training"), whole.select(validation, "validation")
+    name, directory = "training" if train else "test", Path(directory or settings.data_directory()).expanduser()
+    try:
+        if not sample:
+            return Dataset(*_full(directory, train), CIFAR10_CLASSES, split=name, source="CIFAR-10")
+    except DataError as error:
+        if sample is False:
+            raise
+        print(f"{error}\nContinuing with the sample that ships with the workshop; figures and tables say SAMPLE.")
+    sheet = SAMPLE / ("train.webp" if train else "test.webp")
+    try:
+        entry = json.loads((SAMPLE / "index.json").read_text())[sheet.stem]
+        pixels = read_image(sheet).unfold(1, 32, 32).unfold(2, 32, 32).permute(1, 2, 3, 4, 0).reshape(-1, 32, 32, 3)
+        if hashlib.sha256(pixels.numpy()).hexdigest() != entry["sha256"]:
+            raise DataError("The pixels are not those of CIFAR-10.")
+    except (OSError, ValueError, KeyError, DataError):
+        raise DataError(f"The sample {sheet} is damaged. Install the workshop again.") from None
+    images, labels, index = pixels.permute(0, 3, 1, 2).contiguous(), torch.tensor(entry["label"]), entry["index"]
+    return Dataset(images, labels, CIFAR10_CLASSES, torch.tensor(index), name, "SAMPLE")
 
 
-def load_test(data_dir: str | Path | None = None, sample: bool | None = None) -> Split:
-    """The test split. It is for the very end: no choice of model, epoch or policy may depend on it.
+def _full(directory: Path, train: bool) -> tuple[Tensor, Tensor]:
+    download.ensure(directory)
+    images, labels = [], []
+    for name, md5 in download.MD5.items():  # all are checked, so that training and test images are there, or neither
+        path = download.folder(directory) / name
+        content = read_checked(path, md5)
+        if name.startswith("data_batch" if train else "test_batch"):
+            try:
+                batch = ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+                images.append(torch.from_numpy(batch["data"].reshape(-1, 3, 32, 32)))
+                labels.append(torch.tensor(batch["labels"], dtype=torch.int64))
+            except Exception as error:  # unpickling raises whatever a file leads it to
+                raise DataError(f"{path} holds no images ({error}). Delete the folder {path.parent}.") from None
+    return torch.cat(images), torch.cat(labels)
 
-    Arguments and errors as of `load_training`; the sample has 1,000 test images.
-    """
-    return _load(False, data_dir, sample)
 
-
-def split_indices(labels: Tensor, seed: int, validation_fraction: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Divides positions into training and validation, with the same share of every class in both (stratified).
+def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Divides a training set into training and validation, with the same fraction of every class (stratified).
 
     Args:
-        labels: [N] int64.
+        dataset: if it has `held_out` images, those are the validation images; fraction and seed are not used.
+        fraction: of every class, rounded; at least one image goes into validation, and one remains for training.
         seed: same seed, same split, on every machine: NumPy freezes RandomState's stream for good (NEP 19).
-        validation_fraction: of every class, rounded to whole images.
 
-    Returns:
-        Two sorted int64 tensors that together hold every position once.
+    Raises:
+        ValueError: not a training set, a class of a single image, or a fraction or seed out of range.
     """
-    rng = np.random.RandomState(seed)
-    is_validation = np.zeros(len(labels), dtype=bool)
-    for label in range(len(CLASSES)):
-        members = np.flatnonzero(labels.numpy() == label)
-        is_validation[rng.permutation(members)[: round(len(members) * validation_fraction)]] = True
-    return torch.from_numpy(np.flatnonzero(~is_validation)), torch.from_numpy(np.flatnonzero(is_validation))
+    if dataset.split != "training":
+        raise ValueError(f"only training images are split, not {dataset}")
+    mask = dataset.held_out
+    if mask is None:
+        if (
+            not isinstance(fraction, float)
+            or not 0 < fraction < 1
+            or not isinstance(seed, int)
+            or not 0 <= seed < 2**32
+        ):
+            raise ValueError(
+                f"fraction must be within 0 to 1, and seed an int from 0 to 2**32 - 1, not {fraction}, {seed}"
+            )
+        mask, random = torch.zeros(len(dataset), dtype=torch.bool), np.random.RandomState(seed)
+        for label in dataset.labels.unique().tolist():
+            members = np.flatnonzero(dataset.labels.numpy() == label)
+            if len(members) == 1:
+                name = dataset.classes[label]
+                raise ValueError(f"the class {name} has a single image, but training and validation need one each")
+            count = min(max(round(len(members) * fraction), 1), len(members) - 1)
+            mask[random.permutation(members)[:count]] = True
+    whole = replace(dataset, seed=seed if dataset.held_out is None else None, held_out=None)
+    return whole.select(~mask), whole.select(mask, "validation")
 
 
-def _load(train: bool, data_dir: str | Path | None, sample: bool | None) -> Split:
-    if not sample:
-        directory = Path(data_dir).expanduser() if data_dir else settings.data_directory()
-        problem = _problem(directory)
-        if not problem:
-            full = CIFAR10(directory, train=train)
-            images = torch.from_numpy(full.data).permute(0, 3, 1, 2).contiguous()
-            return _split(train, images, full.targets, range(len(images)), is_sample=False)
-        if sample is False:
-            raise DataError(problem)
-        print(f"{problem}\nGoing on with the sample that ships with the workshop; figures and tables say SAMPLE.")
-    name = "train" if train else "test"
-    entry = json.loads((SAMPLE / "index.json").read_text())[name]
-    try:
-        with Image.open(SAMPLE / f"{name}.webp") as image:
-            sheet = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"The sample {SAMPLE / name}.webp is damaged ({error}). Install the workshop again.") from None
-    rows, columns = sheet.shape[0] // 32, sheet.shape[1] // 32
-    pixels = np.ascontiguousarray(sheet.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)).reshape(-1, 32, 32, 3)
-    if hashlib.sha256(pixels.tobytes()).hexdigest() != entry["sha256"]:
-        raise DataError(f"The sample {SAMPLE / name}.webp is damaged. Install the workshop again.")
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    return _split(train, images, entry["label"], entry["index"], is_sample=True)
+def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset:
+    """Your own images, cropped and resized by `square`, from a folder with one sub-folder of images per class.
 
+    Sub-folders train/ and val/ or test/, each with the folders of the classes, are the splits if they are there.
+    Hidden files and those that are no images are left out, and one line names them.
 
-def _split(train: bool, images: Tensor, labels, index, is_sample: bool) -> Split:
-    return Split("training" if train else "test", images, torch.tensor(labels), torch.tensor(index), is_sample)
+    Args:
+        size: height and width of the images, 16 to 256.
+        train: True for the training images (with those of val/ as `held_out`), False for those of test/.
 
-
-@cache  # one try a process: a notebook loads two splits and should not wait for a dead server twice
-def _problem(directory: Path) -> str:
-    """Why the full set cannot be had, in a sentence or two; empty when it is there, whole and checked."""
-    try:
-        download.ensure(directory)
-        download.check(directory)
-    except DataError as error:
-        return str(error)
-    return ""
+    Raises:
+        DataError: names the file or folder that is missing, damaged or out of place, or the memory needed.
+    """
+    root = Path(path).expanduser().absolute()
+    if not isinstance(size, int) or not 16 <= size <= 256:
+        raise ValueError(f"size must be a whole number of pixels from 16 to 256, not {size}")
+    images_of, left_out = find_images(root)
+    classes = tuple(name for part, name in images_of if part == "train")
+    if problem := _class_problem(classes):
+        raise DataError(f"{root}: {problem}.")
+    files = [(f, classes.index(n), p) for (p, n), fs in images_of.items() if train == (p != "test") for f in fs]
+    if not files:
+        raise DataError(f"{root} has no folder test/ with test images beside a folder train/.")
+    needed, free = len(files) * 3 * size**2 / 1e9, psutil.virtual_memory().available / 1e9
+    if needed > free:
+        what = f"{len(files):,} images of {size} x {size} pixels need {needed:,.1f} GB of memory, {free:,.1f} are free"
+        raise DataError(f"{root}: {what}. Take a smaller size or fewer images.")
+    if left_out:
+        names = ", ".join(str(entry.relative_to(root)) for entry in left_out[:9]) + ", ..." * (len(left_out) > 9)
+        print(f"{root.name}: {len(left_out)} hidden files or files that are no images were left out: {names}")
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    with ThreadPoolExecutor(4) as pool, bar(len(files), f"Reading {root.name}", " images", delay=2) as progress:
+        for i, image in enumerate(pool.map(lambda file: square(read_image(file[0]), size), files)):
+            images[i] = image
+            progress.update()
+    labels, held_out = (torch.tensor(values) for values in zip(*((label, part == "val") for _, label, part in files)))
+    source = root.name if root.name not in ("", "CIFAR-10", "SAMPLE") else f"folder {root.name}"
+    held_out = held_out if held_out.any() else None
+    return Dataset(images, labels, classes, None, "training" if train else "test", source, held_out=held_out)

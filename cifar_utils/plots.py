@@ -1,9 +1,10 @@
-"""Figures from plain arrays. Every figure carries its text alternative, made from the numbers that it shows.
+"""Figures from plain arrays. Every figure carries its text alternative, made from the values that it shows.
 
-Colours: the Okabe-Ito palette and viridis or cividis, which colour-blind readers and black-and-white printers can
-tell apart; series also differ by marker or line style.
+Colors: the Okabe-Ito palette and cividis, which color-blind readers and black-and-white printers can tell apart;
+series also differ by marker or line style.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cifar_utils import checkpoint
+from cifar_utils.evaluation.metrics import best_and_worst
+
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 FONT = {"font.size": 11, "axes.titlesize": 12}
 
 
 def new_figure(rows: int = 1, columns: int = 1, **options):
+    """A figure with its axes, for `show` and `save`; options are those of `plt.subplots`."""
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(rows, columns, layout="constrained", **options)
     plt.close(figure)  # shown once, by `show`, and not a second time at the end of the notebook's cell
@@ -34,43 +39,44 @@ def show(figure: Figure) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Saves a figure as PNG, its text alternative in the file's Description."""
+    """Saves a figure as PNG, its text alternative in the file's Description; see `checkpoint.write`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, metadata={"Description": figure.alt_text})
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120, metadata={"Description": figure.alt_text})
+    checkpoint.write(path, png.getvalue())
 
 
-def to_pixels(images, mean=None, std=None) -> np.ndarray:
-    """[N, 3, H, W] uint8, or float32 normalised with mean and std, -> [N, H, W, 3] uint8 for display."""
+def to_pixels(images) -> np.ndarray:
+    """[N, 3, H, W] uint8, or float in 0 to 1, -> [N, H, W, 3] uint8 for display."""
     x = np.asarray(images)
     if x.dtype != np.uint8:
-        x = x * np.reshape(std, (3, 1, 1)) + np.reshape(mean, (3, 1, 1))
-        x = (x * 255).round().clip(0, 255).astype(np.uint8)
+        x = (x.astype(np.float32) * 255).round().clip(0, 255).astype(np.uint8)
     return x.transpose(0, 2, 3, 1)
 
 
-def mosaic(images, mean=None, std=None, columns: int = 8, rows: int = 4, gap: int = 2) -> np.ndarray:
-    """[3, H, W] uint8: the first rows x columns images on a white ground, for TensorBoard and previews."""
-    x = to_pixels(images, mean, std)[: rows * columns]
-    side = x.shape[1] + gap
-    sheet = np.full((-(-len(x) // columns) * side + gap, columns * side + gap, 3), 255, np.uint8)
+def grid(images, columns: int = 8, rows: int = 4, gap: int = 2) -> np.ndarray:
+    """[height, width, 3] uint8: the first rows x columns images on a white ground. images: see `to_pixels`."""
+    x = to_pixels(images)[: rows * columns]
+    height, width = x.shape[1] + gap, x.shape[2] + gap
+    sheet = np.full((-(-len(x) // columns) * height + gap, columns * width + gap, 3), 255, np.uint8)
     for i, image in enumerate(x):
-        top, left = i // columns * side + gap, i % columns * side + gap
+        top, left = i // columns * height + gap, i % columns * width + gap
         sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return sheet.transpose(2, 0, 1)
+    return sheet
 
 
-def picture(pixels: np.ndarray, title: str) -> Figure:
-    """One picture under its title. pixels: [H, W, 3] uint8."""
+def one_image(pixels: np.ndarray, title: str) -> Figure:
+    """One image under its title. pixels: [H, W, 3] uint8."""
     figure, axis = new_figure(figsize=(7, 7 * pixels.shape[0] / pixels.shape[1] + 0.4))
     axis.imshow(pixels, interpolation="nearest")
     axis.set_axis_off()
-    axis.set_title(title)
-    figure.alt_text = f"{title}: a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels."
+    axis.set_title(literal(title))
+    figure.alt_text = f"{title}: an image of {pixels.shape[1]} x {pixels.shape[0]} pixels."
     return figure
 
 
 def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Figure:
-    """Images under their captions. images: [N, 3, H, W] uint8."""
+    """Images under their captions. images: [N, 3, H, W], see `to_pixels`."""
     pixels = to_pixels(images)
     rows = -(-len(pixels) // columns)
     lines = [caption.splitlines() for caption in captions]
@@ -81,8 +87,8 @@ def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Fi
         axis.set_axis_off()
     for axis, image, caption in zip(axes.flat, pixels, captions):
         axis.imshow(image, interpolation="nearest")
-        axis.set_title(caption, fontsize=9)
-    figure.suptitle(title)
+        axis.set_title(literal(caption), fontsize=9)
+    figure.suptitle(literal(title))
     figure.alt_text = (
         f"{title}: a grid of {len(pixels)} images, row by row: {', '.join(' '.join(c.split()) for c in captions)}."
     )
@@ -108,10 +114,10 @@ def augmentation_preview(originals, draws, captions: list[str], title: str) -> F
             axes[row, column].set(xticks=[], yticks=[])
             axes[row, column].spines[:].set_visible(column == 0)
             axes[row, column].spines[:].set(color=ORANGE, linewidth=2.5)
-        axes[row, 0].set_ylabel(caption, rotation=0, ha="right", va="center")
+        axes[row, 0].set_ylabel(literal(caption), rotation=0, ha="right", va="center")
     axes[0, 0].set_title("original", fontsize=10)
     axes[0, 1].set_title(f"{count} draw{'s' * (count > 1)}", fontsize=10, loc="left")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     figure.alt_text = (
         f"{title}. {len(originals)} rows ({', '.join(captions)}): the original image on the left in a frame, "
         f"then {count} randomly augmented version{'s' * (count > 1)} of it."
@@ -120,20 +126,25 @@ def augmentation_preview(originals, draws, captions: list[str], title: str) -> F
 
 
 def class_counts(counts: dict[str, np.ndarray], classes, title: str) -> Figure:
-    """Bars: images of each class in each split. counts: split name -> [10]."""
+    """Bars: images of each class in each split. counts: split name -> [classes]."""
     figure, axis = new_figure(figsize=(10, 3.4))
     width = 0.8 / len(counts)
-    for i, ((name, values), colour) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREEN))):
+    for i, ((name, values), color) in enumerate(zip(counts.items(), (BLUE, ORANGE, GREEN))):
         bars = axis.bar(
-            np.arange(len(classes)) + (i - (len(counts) - 1) / 2) * width, values, width, label=name, color=colour
+            np.arange(len(classes)) + (i - (len(counts) - 1) / 2) * width, values, width, label=name, color=color
         )
-        axis.bar_label(bars, fontsize=8)
-    axis.set(ylabel="images", xticks=range(len(classes)), xticklabels=classes)
-    axis.set_title(title, loc="left")
+        if len(counts) * len(classes) <= 30:
+            axis.bar_label(bars, fontsize=8)
+    axis.set(ylabel="images", xticks=[])
+    if len(classes) <= 100:
+        names, crowded = [literal(name, 20) for name in classes], sum(map(len, classes)) > 90
+        size, turn = min(11, 480 / len(classes)), 90 if crowded else 0
+        axis.set_xticks(range(len(classes)), names, fontsize=size, rotation=turn)
+    axis.set_title(literal(title), loc="left")
     axis.margins(x=0.01, y=0.12)
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(counts), frameon=False)
     parts = [f"{name}: " + ", ".join(f"{c} {v}" for c, v in zip(classes, values)) for name, values in counts.items()]
-    figure.alt_text = f"{title}. Bar chart of images a class. {'. '.join(parts)}."
+    figure.alt_text = f"{title}. Bar chart of images per class. {'. '.join(parts)}."
     return figure
 
 
@@ -141,7 +152,7 @@ def curve(values: list[float], title: str, xlabel: str, ylabel: str) -> Figure:
     """One line: values against their position."""
     figure, axis = new_figure(figsize=(7, 3))
     axis.plot(values, color=BLUE)
-    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axis.set(title=literal(title), xlabel=literal(xlabel), ylabel=literal(ylabel))
     axis.grid(alpha=0.3)
     figure.alt_text = (
         f"{title}. Line plot of {ylabel} against {xlabel}, {len(values)} values: it starts at {values[0]:.3g}, its "
@@ -151,19 +162,19 @@ def curve(values: list[float], title: str, xlabel: str, ylabel: str) -> Figure:
 
 
 def accuracy_against_time(histories: dict[str, list[dict]], title: str) -> Figure:
-    """Validation accuracy after each epoch against seconds of training, a line a run. histories: see `train`."""
+    """Validation accuracy after each epoch against seconds of training, one line per run. histories: see `fit`."""
     figure, axis = new_figure(figsize=(7, 3.4))
-    said = []
-    for (name, history), colour, marker, line in zip(histories.items(), (BLUE, ORANGE, GREEN), "os^", ("--", "-", ":")):
+    points = []
+    for (name, history), color, marker, line in zip(histories.items(), (BLUE, ORANGE, GREEN), "os^", ("--", "-", ":")):
         seconds, accuracy = ([row[key] for row in history] for key in ("seconds", "validation_accuracy"))
-        axis.plot(seconds, accuracy, line, marker=marker, color=colour, label=name)
-        said.append(f"{name} {accuracy[-1]:.1%} after {len(history)} epochs in {seconds[-1]:.0f} seconds")
-    axis.set(title=title, xlabel="seconds of training", ylabel="validation accuracy", xlim=(0, None))
+        axis.plot(seconds, accuracy, line, marker=marker, color=color, label=literal(name))
+        points.append(f"{name} {accuracy[-1]:.1%} after {len(history)} epochs in {seconds[-1]:.0f} seconds")
+    axis.set(title=literal(title), xlabel="seconds of training", ylabel="validation accuracy", xlim=(0, None))
     axis.yaxis.set_major_formatter(percent)
     axis.grid(alpha=0.3)
     axis.legend()
     figure.alt_text = (
-        f"{title}. Line plot of validation accuracy against seconds of training. At the end: {'; '.join(said)}."
+        f"{title}. Line plot of validation accuracy against seconds of training. At the end: {'; '.join(points)}."
     )
     return figure
 
@@ -180,9 +191,9 @@ def training_curves(history: list[dict], title: str) -> Figure:
     epochs = [row["epoch"] for row in history]
     best = min(history, key=lambda row: row["validation_loss"])
     for axis, name in zip(axes, ("loss", "accuracy")):
-        for split, colour, marker, line in (("training", BLUE, "o", "--"), ("validation", ORANGE, "s", "-")):
+        for split, color, marker, line in (("training", BLUE, "o", "--"), ("validation", ORANGE, "s", "-")):
             values = [row[f"{split}_{name}"] for row in history]
-            axis.plot(epochs, values, line, color=colour, marker=marker, markersize=4, label=split)
+            axis.plot(epochs, values, line, color=color, marker=marker, markersize=4, label=split)
         axis.axvline(best["epoch"], color="0.5", linestyle=":", label=f"best epoch ({best['epoch']})")
         axis.set(xlabel="epoch", ylabel=name, xlim=(0.5, epochs[-1] + 0.5))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -190,7 +201,7 @@ def training_curves(history: list[dict], title: str) -> Figure:
     axes[0].set_ylabel("loss (cross-entropy, nats)")
     axes[1].yaxis.set_major_formatter(percent)
     axes[0].legend()
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     first, last = history[0], history[-1]
     figure.alt_text = (
         f"{title}. Two line plots over {len(history)} epoch{'s' * (len(history) > 1)}. "
@@ -200,3 +211,52 @@ def training_curves(history: list[dict], title: str) -> Figure:
         f"{last['validation_accuracy']:.1%}. The best epoch by validation loss is epoch {best['epoch']}."
     )
     return figure
+
+
+def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "") -> Figure:
+    """The confusion matrix: colors and percentages by row, the counts beneath; of many classes the colors alone.
+
+    Args:
+        matrix: [C, C] counts, rows are true classes; up to 100 classes have their names at the axes.
+        classes: C names.
+        title: of the figure.
+        summary: the matrix in words, for the text alternative.
+    """
+    count, total = len(classes), matrix.sum(1, keepdims=True)
+    fraction = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
+    few, named = count <= 20, count <= 100
+    # Inches per class: room for two lines of text, for a name at the axis, or for neither.
+    cell = (0.55 if count <= 10 else 0.48) if few else max(7 / count, 0.125 if named else 0.0125)
+    width = max(5, 2 + cell * count) + (not few)  # beside the color bar
+    figure, axis = new_figure(figsize=(width, max(4.9, 1.9 + cell * count)))
+    image = axis.imshow(fraction, cmap="cividis", vmin=0, vmax=1)
+    if few:
+        shown = np.where(total > 0, np.vectorize("{:.0%}".format)(fraction), "n/a")
+        for (true, predicted), value in np.ndenumerate(fraction):
+            text = f"{shown[true, predicted]}\n{matrix[true, predicted]}"
+            size = 9 if count <= 10 else 7.5
+            axis.text(predicted, true, text, ha="center", va="center", fontsize=size, color=ink(value))
+    else:
+        figure.colorbar(image, shrink=0.5, format=percent, label="fraction of the true class")
+    axis.set(title=literal(title), xlabel="predicted class", ylabel="true class")
+    if named:
+        names, size = [literal(name, 20) for name in classes], min(11, 72 * cell * 0.75)
+        turn = {"rotation": 40, "ha": "right"} if few else {"rotation": 90}
+        axis.set_xticks(range(count), names, fontsize=size, **turn)
+        axis.set_yticks(range(count), names, fontsize=size)
+    order = range(count) if few else best_and_worst(np.where(total, fraction, np.nan).diagonal())
+    recall = ", ".join(f"{classes[i]} {fraction[i, i]:.0%}" if total[i] else f"{classes[i]} n/a" for i in order)
+    which = "" if few else f" of {count} classes, the best and the worst of them"
+    words = f"{title}. Confusion matrix, fraction of each true class on the diagonal{which}: {recall}. {summary}"
+    figure.alt_text = words.strip()
+    return figure
+
+
+def ink(fraction: float) -> str:
+    """The color of text on cividis at this fraction: black from where cividis is equally far from both."""
+    return "black" if fraction > 0.47 else "white"
+
+
+def literal(text: str, longest: int = 200) -> str:
+    """Text for a figure that matplotlib draws as it is ($ would begin a formula), cut off where it is too long."""
+    return (text if len(text) <= longest else text[: longest - 1] + "…").replace("$", r"\$")

@@ -24,18 +24,11 @@ class _Lines:
 def bar(total: int, title: str, unit: str, **options) -> tqdm:
     """A tqdm bar on standard output (JupyterLab paints standard error red).
 
-    In a terminal and in a notebook the bar is redrawn in place, in a log file a line is added every 30 seconds.
-    It is text, not a widget, so that saved notebooks and their HTML pages show where it ended.
+    In a terminal and in a notebook the bar is redrawn in place; a log file gets one line every 30 seconds.
+    It is text, not a widget, so that saved notebooks and their web pages show where it ended.
     """
     columns = shutil.get_terminal_size((110, 24)).columns if sys.stdout.isatty() else 110  # a wrapped line stays behind
     redraws = sys.stdout.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
-    return tqdm(
-        total=total,
-        desc=title,
-        unit=unit,
-        file=sys.stdout if redraws else _Lines(sys.stdout),
-        mininterval=0.2 if redraws else 30,
-        miniters=1,
-        ncols=min(columns, 110),
-        **options,
-    )
+    file, pause = (sys.stdout, 0.2) if redraws else (_Lines(sys.stdout), 30)
+    size = {"mininterval": pause, "miniters": 1, "ncols": min(columns, 110)}
+    return tqdm(total=total, desc=title, unit=unit, file=file, **size, **options)

@@ -4,7 +4,7 @@ CIFAR_PROFILE    smoke (seconds, for tests), class (the default: minutes on a la
 CIFAR10_DIR      the data directory; default: data/ in the project's folder
 CIFAR10_MIRROR   another address of cifar-10-python.tar.gz (read by download.py)
 CIFAR_RUNS       where runs are saved; default: runs/ in the project's folder
-CIFAR_HEADLESS   set where notebooks run without a person: no server is started for anybody to look at
+CIFAR_HEADLESS   set where notebooks run unattended: no server is started to be looked at
 """
 
 import os
@@ -18,34 +18,21 @@ class Profile:
 
     Attributes:
         name: smoke, class or full.
-        sample: True uses the shipped sample, None the full data set where it can be had (see data.load_training).
-        epochs: of training on the full set.
-        sample_epochs: of training on the sample, which has a twelfth of the images.
-        batch_size, sample_batch_size: likewise.
-        widths: of the network's three blocks, see model.CNN.
-        mirror: whether mirror images are the same to it, see there. With the time to learn from both, it gets a little
-            better without, since all its filters are its own then.
+        sample: True uses the shipped sample, None the full data set where it can be had (see data.cifar10).
+        epochs: of the plain training on the full set.
+        sample_epochs: of the plain training on the sample, which has a twelfth of the images.
     """
 
     name: str
     sample: bool | None
     epochs: int
     sample_epochs: int
-    batch_size: int = 500
-    sample_batch_size: int = 250
-    widths: tuple[int, int, int] = (64, 128, 128)
-    mirror: bool = True
-
-    @property
-    def network(self) -> dict:
-        """The options of model.CNN."""
-        return {"widths": self.widths, "mirror": self.mirror}
 
 
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
-    "class": Profile("class", sample=None, epochs=9, sample_epochs=24),
-    "full": Profile("full", None, epochs=14, sample_epochs=60, batch_size=2000, widths=(64, 256, 256), mirror=False),
+    "class": Profile("class", sample=None, epochs=5, sample_epochs=24),
+    "full": Profile("full", sample=None, epochs=60, sample_epochs=120),
 }
 
 
@@ -72,12 +59,12 @@ def runs_directory() -> Path:
 
 
 def policy_file() -> Path:
-    """Where notebook 01 leaves the augmentation policy from which notebook 03 trains."""
+    """Where notebook 01 leaves the augmentation policy that notebook 03 trains with."""
     return runs_directory() / "policy.json"
 
 
 def headless() -> bool:
-    """Whether nobody is looking, as in tests and in tools/run_notebooks.py."""
+    """Whether the notebook runs unattended, as in tests and in tools/run_notebooks.py."""
     return bool(os.environ.get("CIFAR_HEADLESS"))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torchvision.datasets import CIFAR10
+import torch
 
 from cifar_utils import data, download
 
@@ -27,10 +27,10 @@ def full_data() -> Path:
     return directory
 
 
-@pytest.fixture(autouse=True)
-def forget_problems():
-    """Every test tries anew whether the data can be had."""
-    data._problem.cache_clear()
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """On a busy machine two threads would wait for each other a thousand times longer than such small tensors take."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +43,12 @@ def stop_button():
 
 @dataclass(frozen=True)
 class Imitation:
-    """A data set of 20 images a file that torchvision takes for CIFAR-10.
+    """A data set of 20 images per file that this package takes for CIFAR-10.
 
     Attributes:
         files: name -> content, in CIFAR-10's own format.
         archive: the .tar.gz of them.
-        patch: Python source that gives torchvision's CIFAR10 the MD5 sums of this one, for other processes.
+        patch: Python source that makes another process expect the MD5 sums of this data set.
     """
 
     files: dict[str, bytes]
@@ -64,31 +64,23 @@ class Imitation:
 
 @pytest.fixture
 def imitation(monkeypatch) -> Imitation:
-    """An imitation of CIFAR-10, which this process and the download's child take for the real one."""
+    """An imitation of CIFAR-10, which this process takes for the real one."""
     rng = np.random.default_rng(0)
-    batches = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
-    content = {
-        name: {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [*range(10)] * 2} for name in batches
-    }
-    files = {
-        name: pickle.dumps(value) for name, value in (content | {"batches.meta": {"label_names": data.CLASSES}}).items()
-    }
+    files = {"batches.meta": pickle.dumps({"label_names": data.CIFAR10_CLASSES})}
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [*range(10)] * 2}
+        files[name] = pickle.dumps(batch, protocol=4)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, value in files.items():
-            member = tarfile.TarInfo(f"{CIFAR10.base_folder}/{name}")
+        for name, value in {"readme.html": b"not needed", **files}.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(value)
             tar.addfile(member, io.BytesIO(value))
-    md5 = {name: hashlib.md5(value).hexdigest() for name, value in files.items()}
-    changes = {
-        "train_list": [[name, md5[name]] for name in batches[:-1]],
-        "test_list": [["test_batch", md5["test_batch"]]],
-        "meta": {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]},
-        "tgz_md5": hashlib.md5(buffer.getvalue()).hexdigest(),
+    sums = {
+        "MD5": {name: hashlib.md5(value).hexdigest() for name, value in files.items()},
+        "ARCHIVE_MD5": hashlib.md5(buffer.getvalue()).hexdigest(),
     }
-    patch = "from torchvision.datasets import CIFAR10\n"
-    for name, value in changes.items():
-        monkeypatch.setattr(CIFAR10, name, value)
-        patch += f"CIFAR10.{name} = {value!r}\n"
-    monkeypatch.setattr(download, "_CHILD", patch + download._CHILD)
-    return Imitation(files, buffer.getvalue(), patch)
+    for name, value in sums.items():
+        monkeypatch.setattr(download, name, value)
+    patch = "".join(f"download.{name} = {value!r}\n" for name, value in sums.items())
+    return Imitation(files, buffer.getvalue(), f"from cifar_utils import download\n{patch}")

@@ -2,14 +2,14 @@
 
 import os
 import signal
+from functools import cache
 from pathlib import Path
 
+import tiny
 import torch
-from tiny import train_tiny
 
 from cifar_utils import checkpoint
-
-STEPS = {"epochs": 2, "images": 127, "skip": 0.2}  # two epochs of three steps; the second leaves out 25 images
+from cifar_utils.data import Dataset
 
 
 class Boundaries:
@@ -28,14 +28,14 @@ class Boundaries:
 
         return wrapper
 
-    def open(self, path, mode):
-        file, reached = self.real["open"](path, mode), self.reached
-        write = file.write
+    def open(self, file, mode):
+        opened, reached = self.real["open"](file, mode), self.reached
+        write = opened.write
 
         def in_two_halves(content):
             reached("before write")
             write(content[: len(content) // 2])
-            file.flush()
+            opened.flush()
             reached("half written")
             write(content[len(content) // 2 :])
             reached("after write")
@@ -45,10 +45,10 @@ class Boundaries:
                 return self
 
             def __exit__(self, *_):
-                file.close()
+                opened.close()
 
             write = staticmethod(in_two_halves)
-            flush, fileno = file.flush, file.fileno
+            flush, fileno = opened.flush, opened.fileno
 
         return Slow()
 
@@ -65,18 +65,35 @@ class Boundaries:
         os.replace, os.fsync = self.real["replace"], self.real["fsync"]
 
 
-def naive_save(path: Path, tensors, meta) -> None:
+def naive_write(path: Path, content: bytes, backup: bool = False) -> None:
     """What `torch.save(x, path)` does to an existing file. The negative control: it must fail the tests."""
-    whole = checkpoint.encode(tensors, meta)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with checkpoint.open(path, "wb") as f:
-        f.write(whole)
+        f.write(content)
 
 
-def run(folder: Path, kill_at: int = 0, log: Path | None = None, naive: bool = False) -> None:
-    """The run, in this process, killed with SIGKILL at the so-manieth boundary; 0 only counts them in the log."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)  # torch seeds each process differently; a resumed run gets the saved generator all the same
+@cache
+def images() -> dict[str, dict]:
+    """What `run` trains on, for other processes: to read the sample anew takes longer than to train on this."""
+    parts = [tiny.tiny(96), tiny.tiny(32, "validation")]
+    return {part.split: vars(part) | {name: getattr(part, name).numpy() for name in ARRAYS} for part in parts}
+
+
+ARRAYS = ("images", "labels", "index")
+
+
+def run(
+    images: dict[str, dict],
+    folder: Path,
+    way: str = "plainly",
+    kill_at: int = 0,
+    log: Path | None = None,
+    naive: bool = False,
+) -> None:
+    """The run, in this process, killed with SIGKILL at the boundary of this number; 0 only counts them in the log."""
+    tiny._sample = {
+        split: Dataset(**part | {name: torch.from_numpy(part[name]) for name in ARRAYS})
+        for split, part in images.items()
+    }.__getitem__
     count = 0
 
     def reached(name):
@@ -89,6 +106,6 @@ def run(folder: Path, kill_at: int = 0, log: Path | None = None, naive: bool = F
             os.kill(os.getpid(), signal.SIGKILL)
 
     if naive:
-        checkpoint.save = naive_save
+        checkpoint.write = naive_write
     with Boundaries(reached):
-        train_tiny(folder, **STEPS)
+        tiny.train_tiny(folder, **tiny.WAYS[way]())

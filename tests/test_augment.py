@@ -1,11 +1,6 @@
-"""The augmentation: its random numbers, and its warp and colours against torchvision's, one transform at a time.
-
-Where the two differ on purpose, a test states the difference: fill at the border, pixels behind a perspective's
-horizon, and clamps between colour transforms.
-"""
+"""The augmentation's random parameters, and what a policy makes of a batch: the same for an image in any batch."""
 
 from dataclasses import fields, replace
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -14,71 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
-from strategies import policies
-from torch.nn import functional as F
+from strategies import WIDE, noise, policies
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as tv
-from torchvision.transforms.v2.functional._geometry import _get_inverse_affine_matrix, _get_perspective_coeffs
 
-from cifar_utils.augment import Parameters, augment, draw, homography, perspective_matrix, philox, uniform, warp
-from cifar_utils.data import Normalisation, load_test
-from cifar_utils.policy import FULL, PRESETS, Policy
+from cifar_utils import data, warp
+from cifar_utils.augment import PRESETS, Policy, Step, _philox, _uniform, draw
+from cifar_utils.warp import Parameters
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"))
-DEVICES = ["cpu", GPU]
-BLACK_TO_WHITE = torch.zeros(3), torch.ones(3)  # a normalisation that leaves images in 0 to 1
-GREY_LEVELS = torch.zeros(3), torch.full((3,), 1 / 255)  # one that leaves them in 0 to 255, exactly
-WIDE = Policy(  # can do everything, far beyond any preset
-    flip_p=0.5,
-    degrees=180,
-    translate=(0.5, 0.3),
-    scale=(0.4, 2.5),
-    shear=45,
-    distortion_scale=0.4,
-    perspective_p=0.7,
-    brightness=0.5,
-    contrast=1.5,
-    saturation=1.0,
-)
-MOVES = replace(WIDE, brightness=0, contrast=0, saturation=0)  # only the warp: nothing rounds or clamps colours
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine two threads would wait for each other a thousand times longer than these tensors take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+FULL = PRESETS["full"]
+SHAPES = [(32, 32), (48, 96)]  # height and width
 
 
 @pytest.fixture(scope="module")
 def images():
-    """200 photographs, and before them a black, a white and a noisy image."""
-    noise = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    flat = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 32, 32)
-    return torch.cat([flat, noise, load_test(sample=True).images[:200]])
-
-
-def still(n: int = 1, **changes) -> Parameters:
-    """Parameters of n images that change nothing but what is named."""
-    nothing = draw(Policy(), 0, 0, torch.arange(n))
-    changes = {k: torch.as_tensor(v).to(getattr(nothing, k)).expand_as(getattr(nothing, k)) for k, v in changes.items()}
-    return replace(nothing, **changes)
-
-
-def only(p: Parameters, *names: str) -> Parameters:
-    """Of these parameters those that are named; the others change nothing."""
-    return still(len(p.flip), **{name: getattr(p, name) for name in names})
-
-
-def endpoints(corners: torch.Tensor) -> list[list[int]]:
-    """Parameters.corners of one image as torchvision's endpoints."""
-    signs = torch.tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-    return (torch.tensor(STARTPOINTS) + signs * corners.long()).tolist()
-
-
-STARTPOINTS = [[0, 0], [31, 0], [31, 31], [0, 31]]
+    """200 photographs."""
+    return data.cifar10(train=False, sample=True).images[:200]
 
 
 # Random numbers
@@ -92,22 +38,22 @@ STARTPOINTS = [[0, 0], [31, 0], [31, 31], [0, 31]]
         ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
     ],
 )
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", ["cpu", GPU])
 def test_philox_gives_the_known_answers(counter, key, words, device):
     counter, key, words = ([int(word, 16) for word in text.split()] for text in (counter, key, words))
-    answer = philox(key[0] | key[1] << 32, tuple(torch.tensor([word], device=device) for word in counter))
-    assert [word.item() for word in answer] == words
+    result = _philox(key[0] | key[1] << 32, tuple(torch.tensor([word], device=device) for word in counter))
+    assert [word.item() for word in result] == words
 
 
 def test_uniform_takes_the_upper_24_bits_of_each_word():
     words = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    assert uniform(0, 0, torch.tensor([0]), 4)[0].tolist() == [(word >> 8) / 2**24 for word in words]
+    assert _uniform(0, 0, torch.tensor([0]), 4)[0].tolist() == [(word >> 8) / 2**24 for word in words]
 
 
 def test_uniform_counts_images_epochs_and_blocks():
     counter = [torch.tensor([word]) for word in (5, 3, 2, 0)]  # image 5, epoch 3, numbers 8 to 11
-    expected = [(word.item() >> 8) / 2**24 for word in philox(7, counter)]
-    assert uniform(7, 3, torch.tensor([4, 5]), 12)[1, 8:].tolist() == expected
+    expected = [(word.item() >> 8) / 2**24 for word in _philox(7, counter)]
+    assert _uniform(7, 3, torch.tensor([4, 5]), 12)[1, 8:].tolist() == expected
 
 
 def rows(p: Parameters) -> torch.Tensor:
@@ -141,26 +87,40 @@ def test_another_seed_or_epoch_or_image_is_another_draw(other):
 def test_draws_are_uncorrelated_between_numbers_images_epochs_and_seeds():
     n = 20000
     index = torch.arange(n + 1)
-    u = uniform(0, 0, index, 18)
-    neighbours = torch.cat([u[:-1], u[1:], uniform(0, 1, index, 18)[:-1], uniform(1, 0, index, 18)[:-1]], 1)
-    off_diagonal = torch.corrcoef(neighbours.T) - torch.eye(72)
+    u = _uniform(0, 0, index, 18)
+    neighbors = torch.cat([u[:-1], u[1:], _uniform(0, 1, index, 18)[:-1], _uniform(1, 0, index, 18)[:-1]], 1)
+    off_diagonal = torch.corrcoef(neighbors.T) - torch.eye(72)
     assert off_diagonal.abs().max() < 5 / n**0.5  # five standard errors
     happens = draw(WIDE, 0, 0, index).corners.flatten(1).any(1, keepdim=True)
     drawn = torch.cat([rows(draw(replace(WIDE, perspective_p=1), 0, 0, index)), happens], 1)
     assert (torch.corrcoef(drawn.T) - torch.eye(18)).abs().max() < 5 / n**0.5, "no number serves twice"
 
 
-@pytest.fixture(scope="module")
-def theirs():
-    """What torchvision's own transforms draw: name -> 4,000 numbers."""
+@pytest.fixture(scope="module", params=SHAPES, ids=str)
+def drawn(request):
+    """name -> 20,000 numbers of ours, and name -> 4,000 numbers that torchvision's own transforms draw."""
+    shape = request.param
+    return our_draws(*shape), torchvisions_draws(*shape)
+
+
+def our_draws(height: int, width: int) -> dict:
+    p = draw(replace(WIDE, perspective_p=1), 0, 0, torch.arange(20000), (height, width))
+    columns = {f.name: getattr(p, f.name).flatten(1).float() for f in fields(p) if getattr(p, f.name).ndim > 1}
+    many = {f"{name} {i}": column for name in columns for i, column in enumerate(columns[name].unbind(1))}
+    single = {f.name: getattr(p, f.name).float() for f in fields(p) if f.name not in columns}
+    return {name: column.numpy() for name, column in {**many, **single}.items()}
+
+
+def torchvisions_draws(height: int, width: int) -> dict:
     torch.manual_seed(0)
-    n, flat_inputs = 4000, [torch.zeros(3, 32, 32)]
+    n, flat_inputs = 4000, [torch.zeros(3, height, width)]
     affine = v2.RandomAffine(WIDE.degrees, WIDE.translate, WIDE.scale, WIDE.shear)
     jitter = v2.ColorJitter(WIDE.brightness, WIDE.contrast, WIDE.saturation)
     affine = [affine.make_params(flat_inputs) for _ in range(n)]
     jitter = [jitter.make_params(flat_inputs) for _ in range(n)]
-    ends = torch.tensor([v2.RandomPerspective.get_params(32, 32, WIDE.distortion_scale)[1] for _ in range(n)])
-    inwards = (ends - torch.tensor(STARTPOINTS)).abs().flatten(1)
+    ends = torch.tensor([v2.RandomPerspective.get_params(width, height, WIDE.distortion_scale)[1] for _ in range(n)])
+    starts = torch.tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]])
+    inwards = (ends - starts).abs().flatten(1)
     flip, pixels = v2.RandomHorizontalFlip(WIDE.flip_p), torch.tensor([[[0, 1]]])
     return {
         **{name: [p[name] for p in affine] for name in ("angle", "scale")},
@@ -172,22 +132,15 @@ def theirs():
     }
 
 
-@pytest.fixture(scope="module")
-def ours():
-    p = draw(replace(WIDE, perspective_p=1), 0, 0, torch.arange(20000))
-    columns = {f.name: getattr(p, f.name).flatten(1).float() for f in fields(p) if getattr(p, f.name).ndim > 1}
-    many = {f"{name} {i}": column for name in columns for i, column in enumerate(columns[name].unbind(1))}
-    single = {f.name: getattr(p, f.name).float() for f in fields(p) if f.name not in columns}
-    return {name: column.numpy() for name, column in {**many, **single}.items()}
-
-
 @pytest.mark.parametrize("name", ["angle", "scale", "shear", "brightness", "contrast", "saturation"])
-def test_continuous_draws_are_distributed_as_torchvisions(ours, theirs, name):
+def test_continuous_draws_are_distributed_as_torchvisions(drawn, name):
+    ours, theirs = drawn
     assert stats.ks_2samp(ours[name], theirs[name]).pvalue > 0.001
 
 
 @pytest.mark.parametrize("name", ["flip", "translate 0", "translate 1", *(f"corners {i}" for i in range(8))])
-def test_whole_numbers_are_distributed_as_torchvisions(ours, theirs, name):
+def test_whole_numbers_are_distributed_as_torchvisions(drawn, name):
+    ours, theirs = drawn
     assert (ours[name] == ours[name].round()).all()
     values = np.union1d(ours[name], theirs[name])
     table = [[np.equal(sample, value).sum() for value in values] for sample in (ours[name], theirs[name])]
@@ -209,354 +162,158 @@ def test_mirror_images_take_turns():
         assert stats.binomtest((flips[one] == flips[other]).sum().item(), 20000).pvalue > 0.001
 
 
-@pytest.mark.parametrize("size", [32, 35, 8])
+@pytest.mark.parametrize("size", [32, 35, 8, (48, 96)], ids=str)
 def test_draws_are_in_range_at_any_size(size):
     p = draw(WIDE, 0, 0, torch.arange(20000), size)
-    deepest = int(WIDE.distortion_scale * (size // 2))
-    assert p.corners.unique().tolist() == list(range(deepest + 1))
-    assert torch.equal(p.translate.abs().amax(0), (size * torch.tensor(WIDE.translate) - 1e-3).round())
+    height, width = (size, size) if isinstance(size, int) else size
+    for i, pixels in enumerate((width, height)):
+        deepest = int(WIDE.distortion_scale * (pixels // 2))
+        assert p.corners[..., i].unique().tolist() == list(range(deepest + 1))
+        assert p.translate[:, i].abs().max() == round(pixels * WIDE.translate[i] - 1e-3)
     for value, low, high in [(p.angle, -180, 180), (p.scale, 0.4, 2.5), (p.brightness, 0.5, 1.5), (p.contrast, 0, 2.5)]:
         assert value.min() >= low and value.max() <= high
 
 
-# The warp
+# A policy and a batch
 
 
-AFFINE_CASES = {
-    "rotation": dict(angle=[[30.0], [-77.0], [180.0]]),
-    "translation": dict(translate=[[3, 0], [0, -5], [-31, 31]]),
-    "scale": dict(scale=[[0.7], [1.3], [3.9]]),
-    "shear": dict(shear=[[20.0], [-44.0], [60.0]]),
-    "all": dict(angle=[[10.0], [-170.0]], translate=[[4, -3], [1, 7]], scale=[[0.8], [1.7]], shear=[[12.0], [-50.0]]),
-}
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
-@pytest.mark.parametrize("case", AFFINE_CASES)
-def test_affine_equals_torchvisions(images, case, interpolation):
-    """On all pixels, the border included, since torchvision's fill=None is our fill of 0."""
-    policy, n = replace(WIDE, interpolation=interpolation), len(images)
-    for values in zip(*AFFINE_CASES[case].values()):
-        p = still(n, **dict(zip(AFFINE_CASES[case], values)))
-        result = augment(images, p, policy, *BLACK_TO_WHITE)
-        expected = tv.affine(
-            images.float() / 255,
-            angle=p.angle[0].item(),
-            translate=p.translate[0].tolist(),
-            scale=p.scale[0].item(),
-            shear=[p.shear[0].item(), 0.0],
-            interpolation=v2.InterpolationMode(interpolation),
-        )
-        assert_same_pixels(result, expected, interpolation)
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
-@pytest.mark.parametrize(
-    "corners",
-    [
-        [[3, 0], [0, 0], [0, 0], [0, 0]],
-        [[0, 0], [2, 5], [0, 0], [0, 0]],
-        [[0, 0], [0, 0], [6, 1], [0, 0]],
-        [[0, 0], [0, 0], [0, 0], [4, 6]],
-        [[1, 2], [3, 4], [5, 6], [7, 0]],
-    ],
+@given(
+    policy=policies(),
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from([(32, 32), (16, 24), (1, 7), (33, 9)]),
+    size=st.sampled_from([None, 16, (9, 20)]),
 )
-def test_perspective_equals_torchvisions(images, corners, interpolation):
-    p = still(len(images), corners=corners)
-    result = augment(images, p, replace(WIDE, interpolation=interpolation), *BLACK_TO_WHITE)
-    mode = v2.InterpolationMode(interpolation)
-    expected = tv.perspective(images.float() / 255, STARTPOINTS, endpoints(p.corners[0]), mode)
-    assert_same_pixels(result, expected, interpolation)
-
-
-def assert_same_pixels(result, expected, interpolation):
-    if interpolation == "nearest":  # a source half way between two pixels may be rounded either way
-        assert ((result - expected).abs() > 1e-6).float().mean() < 0.002
-    else:
-        torch.testing.assert_close(result, expected, atol=2e-4, rtol=0)
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
-def test_flip_and_whole_pixel_shift_are_exact(images, interpolation):
-    policy, n = replace(MOVES, interpolation=interpolation), len(images)
-    flipped = augment(images, still(n, flip=True), policy, *GREY_LEVELS)
-    assert torch.equal(flipped, images.flip(3).float())
-    shifted = augment(images, still(n, translate=[2, -5]), replace(policy, fill=9), *GREY_LEVELS)
-    expected = torch.nn.functional.pad(images[:, :, 5:, :30].float(), (2, 0, 0, 5), value=9)
-    assert torch.equal(shifted, expected)
-
-
-def source(p: Parameters, i: int) -> np.ndarray:
-    """[2, 32, 32]: where each pixel of image i comes from, in float64, one torchvision transform after the other.
-
-    Coordinates are torchvision's: pixel (column, row) has its centre at (column + 0.5, row + 0.5).
-    """
-    x, y = np.meshgrid(np.arange(32) + 0.5, np.arange(32) + 0.5)
-    c = _get_perspective_coeffs(STARTPOINTS, endpoints(p.corners[i]))
-    depth = c[6] * x + c[7] * y + 1
-    x, y = (c[0] * x + c[1] * y + c[2]) / depth, (c[3] * x + c[4] * y + c[5]) / depth
-    shear, shift = [p.shear[i].item(), 0.0], p.translate[i].tolist()
-    m = _get_inverse_affine_matrix([16.0, 16.0], p.angle[i].item(), shift, p.scale[i].item(), shear)
-    x, y = m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]
-    return np.stack([32 - x if p.flip[i] else x, y])
-
-
-def test_one_warp_is_flip_then_affine_then_perspective():
-    """Bilinear interpolation of an image that holds its own coordinates gives each pixel's source, exactly."""
-    n = 100
-    p = draw(WIDE, 1, 0, torch.arange(n))
-    own = torch.from_numpy(np.stack(np.meshgrid(np.arange(32) + 0.5, np.arange(32) + 0.5))).float()
-    result = warp(own.expand(n, 2, 32, 32), homography(p)).numpy()
-    expected = np.stack([source(p, i) for i in range(n)])
-    inside = (np.abs(expected - 16) < 15.4).all(1)
-    assert inside.mean() > 0.3
-    assert np.abs(result - expected).max(1)[inside].max() < 1e-3  # of a pixel
-
-
-def waves(x, y):
-    """A smooth image, known between its pixels too: three channels of 0 to 255."""
-    return np.stack([127.5 + 120 * np.sin(k[0] * x + k[1] * y) for k in ((0.4, 0.1), (-0.1, 0.35), (0.25, -0.25))])
-
-
-def test_one_resampling_is_closer_to_the_truth_than_three():
-    image = torch.from_numpy(waves(*np.meshgrid(np.arange(32) + 0.5, np.arange(32) + 0.5))).float()
-    p = draw(replace(FULL, perspective_p=1), 0, 0, torch.arange(50))
-    once = warp(image.expand(50, 3, 32, 32), homography(p))
-    errors = []
-    for i in range(50):
-        step = tv.horizontal_flip(image) if p.flip[i] else image
-        options = dict(interpolation=v2.InterpolationMode.BILINEAR)
-        step = tv.affine(step, p.angle[i].item(), p.translate[i].tolist(), p.scale[i].item(), [0.0, 0.0], **options)
-        step = tv.perspective(step, STARTPOINTS, endpoints(p.corners[i]), **options)
-        x, y = source(p, i)
-        inside = np.maximum(np.abs(x - 16), np.abs(y - 16)) < 10  # far from the border, where two warps fill twice
-        truth = waves(x, y)
-        errors.append([np.abs(result.numpy() - truth)[:, inside].mean() for result in (once[i], step)])
-        assert np.abs(once[i].numpy() - truth)[:, inside].max() < 120 * 0.17 / 8 * 1.05  # amplitude k^2 / 8
-    ours, theirs = np.mean(errors, 0)
-    assert ours < 0.7 * theirs
-
-
-@pytest.mark.parametrize("fill", [0, 128, 255])
-def test_outside_is_fill(images, fill):
-    policy = replace(MOVES, fill=fill)
-    assert (augment(images, still(len(images), translate=[32, 0]), policy, *GREY_LEVELS) == fill).all()
-
-
-@pytest.mark.parametrize("fill", [0, 128, 255])
-def test_border_blends_with_the_fill_and_torchvisions_does_so_twice(fill):
-    """Of a white image's border pixel, a share m of which is image, ours is m + (1 - m) fill.
-
-    torchvision first pads with zeros, which makes it m, and then blends again: m m + (1 - m) fill, too dark.
-    """
-    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
-    p, level = still(angle=30.0), fill / 255
-    share = augment(white, p, WIDE, *BLACK_TO_WHITE)
-    assert ((share > 0.2) & (share < 0.8)).sum() > 50
-    result = augment(white, p, replace(WIDE, fill=fill), *BLACK_TO_WHITE)
-    torch.testing.assert_close(result, share + (1 - share) * level, atol=1e-5, rtol=0)
-    options = dict(angle=30.0, translate=[0, 0], scale=1.0, shear=[0.0, 0.0])
-    theirs = tv.affine(white / 255, **options, interpolation=v2.InterpolationMode.BILINEAR, fill=level)
-    torch.testing.assert_close(theirs, share * share + (1 - share) * level, atol=1e-5, rtol=0)
-
-
-def test_behind_the_horizon_is_fill_where_torchvision_may_paint_a_second_image(images):
-    """A deep perspective's vanishing line can cross the image. Before it both are the same; behind it, where the
-    depth is 0 or less (it is 1 at the image's centre), ours is outside and torchvision's may be the image again."""
-    p = draw(Policy(distortion_scale=0.9, perspective_p=1), 0, 0, torch.arange(len(images)))
-    matrix = perspective_matrix(p)
-    result = warp(images / 255, matrix)
-    centre = torch.arange(-31, 32, 2) / 32
-    pixels = torch.stack([centre.repeat(32), centre.repeat_interleave(32), torch.ones(1024)])
-    depth = (matrix[:, 2] @ pixels).view(-1, 32, 32)
-    crossed = (depth <= 0).flatten(1).any(1).nonzero().flatten().tolist()
-    assert len(crossed) > 50
-    second_image = 0
-    for i in crossed:
-        expected = tv.perspective(images[i] / 255, STARTPOINTS, endpoints(p.corners[i]))
-        before, behind = depth[i] > 0.05, depth[i] <= 0
-        torch.testing.assert_close(result[i][:, before], expected[:, before], atol=1e-3, rtol=0)
-        assert not result[i][:, behind].any()
-        second_image += expected[:, behind].count_nonzero().item()
-    assert second_image > 1000
-
-
-def test_no_horizon_below_a_distortion_scale_of_one_half():
-    """So in none of the presets: the depth is smallest at a corner of the image, with corners moved to extremes."""
-    extremes = torch.cartesian_prod(*[torch.tensor([0.0, 4.0, 7.0])] * 8).view(-1, 4, 2)  # int(0.4999 * 16) = 7
-    p = still(len(extremes), corners=extremes)
-    edges = torch.tensor([[-1.0, 1.0, 1.0, -1.0], [-1.0, -1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    assert (perspective_matrix(p)[:, 2] @ edges).min() > 0.03
-    assert max(preset.distortion_scale for preset in PRESETS.values()) < 0.5
-
-
-@pytest.mark.parametrize(
-    "corners",
-    [
-        [[16, 0], [15, 0], [0, 0], [0, 0]],  # top left right of top right: the outline crosses itself
-        [[16, 16], [16, 16], [16, 16], [16, 16]],  # turned by 180 degrees, one pixel wide
-        [[15, 0], [16, 0], [0, 0], [0, 0]],  # two corners in one place
-        [[10, 10], [11, 0], [0, 0], [0, 11]],  # three corners in line
-    ],
-)
-def test_impossible_corners_do_no_harm(images, corners):
-    result = augment(images, still(len(images), corners=corners), WIDE, *BLACK_TO_WHITE)
-    assert torch.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
-
-
-# Colours
-
-
-ADJUST = {"brightness": tv.adjust_brightness, "contrast": tv.adjust_contrast, "saturation": tv.adjust_saturation}
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.3, 0.9, 1.0, 1.6, 3.0])
-@pytest.mark.parametrize("name", ADJUST)
-def test_one_adjustment_equals_torchvisions(images, name, factor):
-    """With its clamp, which is the last thing that happens in either."""
-    result = augment(images, still(len(images), **{name: factor}), WIDE, *BLACK_TO_WHITE)
-    torch.testing.assert_close(result, ADJUST[name](images / 255, factor), atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("order", list(permutations(ADJUST)), ids="-".join)
-def test_all_adjustments_equal_torchvisions_in_any_order_without_clamps(images, order):
-    soft = images // 4 + 80  # so that nothing leaves black to white on the way
-    p = only(draw(WIDE, 0, 0, torch.arange(len(images))), *order)
-    p = replace(p, contrast=p.contrast.clamp(0.6, 1.4), brightness=p.brightness.clamp(0.7, 1.3))
-    p = replace(p, saturation=p.saturation.clamp(0.6, 1.4))
-    expected = clamped_sequence(soft, p, order)
-    assert 0.01 < expected.min() and expected.max() < 0.99, "no clamp"
-    torch.testing.assert_close(augment(soft, p, WIDE, *BLACK_TO_WHITE), expected, atol=3e-5, rtol=0)
-
-
-def clamped_sequence(images, p: Parameters, order) -> torch.Tensor:
-    """torchvision's adjustments one after the other, each image with its own factors."""
-    result = []
-    for i, image in enumerate(images / 255):
-        for name in order:
-            image = ADJUST[name](image, getattr(p, name)[i].item())
-        result.append(image)
-    return torch.stack(result)
-
-
-@pytest.mark.parametrize("order", list(permutations(ADJUST)), ids="-".join)
-def test_clamping_once_changes_photographs_by_less_than_a_fifth_of_a_grey_level(images, order):
-    photographs = images[3:]
-    p = only(draw(FULL, 0, 0, torch.arange(len(photographs))), *order)
-    difference = (augment(photographs, p, FULL, *BLACK_TO_WHITE) - clamped_sequence(photographs, p, order)) * 255
-    assert difference.abs().mean() < 0.2
-    assert (difference.abs() > 1).float().mean() < 0.03
-
-
-def test_contrast_takes_the_mean_of_the_warped_image(images):
-    """Of what the network gets to see, with the fill, as in torchvision where ColorJitter comes last."""
-    p = still(len(images), translate=[12, 0], contrast=0.4)
-    shifted = tv.affine(images / 255, angle=0.0, translate=[12, 0], scale=1.0, shear=[0.0, 0.0])
-    result = augment(images, p, WIDE, *BLACK_TO_WHITE)
-    torch.testing.assert_close(result, tv.adjust_contrast(shifted, 0.4), atol=1e-5, rtol=0)
-
-
-# All together
-
-
-def test_nothing_is_nothing(images):
-    normalisation = Normalisation((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
-    for policy in (Policy(), WIDE):  # nothing allowed, nothing drawn
-        result = augment(images, still(len(images)), policy, *normalisation.tensors())
-        torch.testing.assert_close(result, normalisation(images), atol=1e-5, rtol=0)
-    for policy in (Policy(), MOVES):
-        assert torch.equal(augment(images, still(len(images)), policy, *GREY_LEVELS), images.float())
-
-
-@pytest.mark.parametrize("side", [16, 20, 24, 28, 48])
-@pytest.mark.parametrize("policy", [Policy(), WIDE])
-def test_another_side_is_torchs_bilinear_interpolation(images, side, policy):
-    out = torch.empty(len(images), 3, side, side)
-    result = augment(images, still(len(images)), policy, *BLACK_TO_WHITE, out)
-    assert result is out
-    expected = F.interpolate(images / 255, (side, side), mode="bilinear", align_corners=False)
-    inside = slice(1, -1) if side > 32 else slice(None)  # beyond the outermost centres, a warp blends with the outside
-    torch.testing.assert_close(result[..., inside, inside], expected[..., inside, inside], atol=1e-4, rtol=0)
-
-
-def test_a_small_picture_shows_what_the_large_one_shows(images):
-    p = still(len(images), flip=True, translate=[4, -6], brightness=0.7, saturation=0.5)
-    small = augment(images, p, WIDE, *BLACK_TO_WHITE, torch.empty(len(images), 3, 16, 16))
-    large = augment(images, p, WIDE, *BLACK_TO_WHITE)
-    torch.testing.assert_close(small, F.avg_pool2d(large, 2), atol=1e-4, rtol=0)
-
-
-def test_flip_twice_is_nothing(images):
-    p = still(len(images), flip=True)
-    once = augment(images, p, Policy(flip_p=1), *GREY_LEVELS).to(torch.uint8)
-    assert not torch.equal(once, images)
-    assert torch.equal(augment(once, p, Policy(flip_p=1), *GREY_LEVELS), images.float())
-
-
-@given(policy=policies(), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**32 - 1))
 @settings(deadline=None)
-def test_every_legal_policy_gives_an_image(images, policy, seed, epoch):
-    batch = images[:6]
-    before, (mean, std) = batch.clone(), Normalisation((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)).tensors()
-    p = draw(policy, seed, epoch, torch.arange(len(batch)))
-    result = augment(batch, p, policy, mean, std)
-    assert (result.shape, result.dtype) == (batch.shape, torch.float32)
-    assert torch.isfinite(result).all()
-    pixels = result * std[:, None, None] + mean[:, None, None]
-    assert pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
+def test_every_legal_policy_gives_images(policy, seed, epoch, shape, size):
+    batch = torch.cat([torch.zeros_like(noise(1, *shape)), torch.full_like(noise(1, *shape), 255), noise(3, *shape)])
+    before, index = batch.clone(), torch.tensor([7, 0, 2**32 - 1, 123, 45])
+    result = policy(batch, index, epoch, seed, size)
+    assert result.dtype == torch.float32
+    assert result.shape == (5, 3, *({None: shape, 16: (16, 16)}.get(size, size)))
+    assert result.min() >= 0 and result.max() <= 1, "NaN is neither"
     assert torch.equal(batch, before), "the input stays as it is"
-    again = augment(batch, draw(policy, seed, epoch, torch.arange(len(batch))), policy, mean, std)
-    assert torch.equal(result, again)
+    assert torch.equal(policy(batch, index, epoch, seed, size), result)
 
 
-@pytest.mark.parametrize("policy", [FULL, WIDE, PRESETS["flip_and_shift"], Policy(contrast=1)], ids=repr)
-def test_neither_chunks_nor_the_batch_change_an_image(images, policy, monkeypatch):
+def test_a_policy_that_changes_nothing_is_exact(images):
+    for policy in (Policy(), Policy(fill=77, interpolation="nearest"), Policy(distortion_scale=0.5)):
+        assert torch.equal(policy(images), images / 255)
+        assert torch.equal(policy(images / 255), images / 255)
+
+
+def test_what_a_policy_leaves_out_changes_nothing_but_rounding(images):
     index = torch.arange(len(images))
-
-    def run(positions):
-        return augment(images[positions], draw(policy, 0, 0, index[positions]), policy, *BLACK_TO_WHITE)
-
-    whole = run(index)
-    mixed = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(run(mixed), whole[mixed], atol=2e-5, rtol=0)
-    torch.testing.assert_close(torch.cat([run(part) for part in index.split(50)]), whole, atol=2e-5, rtol=0)
-    for chunk in (1, 7, 1000):
-        monkeypatch.setattr("cifar_utils.augment.CHUNK", chunk)
-        torch.testing.assert_close(run(index), whole, atol=2e-5, rtol=0)
+    for policy in (replace(FULL, brightness=0, contrast=0, saturation=0), Policy(contrast=0.5), Policy(degrees=10)):
+        everything = warp.apply(images, draw(policy, 5, 2, index))
+        torch.testing.assert_close(policy(images, index, epoch=2, seed=5), everything, atol=1e-5, rtol=0)
 
 
-def test_an_empty_batch_stays_empty(images):
-    assert augment(images[:0], draw(FULL, 0, 0, torch.arange(0)), FULL, *BLACK_TO_WHITE).shape == (0, 3, 32, 32)
+def test_the_index_is_the_position_in_the_batch_by_default(images):
+    assert torch.equal(FULL(images), FULL(images, torch.arange(len(images)), epoch=0, seed=0))
 
 
-@pytest.mark.parametrize("size", [8, 33, 64])
-def test_other_sizes(images, size):
-    batch = v2.functional.resize(images, [size, size])
-    p = still(len(batch), angle=20.0, translate=[2, 1])
-    expected = tv.affine(batch / 255, 20.0, [2, 1], 1.0, [0.0, 0.0], interpolation=v2.InterpolationMode.BILINEAR)
-    torch.testing.assert_close(augment(batch, p, WIDE, *BLACK_TO_WHITE), expected, atol=2e-4, rtol=0)
+def test_at_step_takes_seed_epoch_and_index_from_the_step(images):
+    index = torch.arange(len(images)).flip(0)
+    step = Step(seed=3, epoch=4, index=index, progress=0.5)
+    assert torch.equal(FULL.at_step(images, step), FULL(images, index, epoch=4, seed=3))
+    assert torch.equal(FULL.at_step(images, step, size=24), FULL(images, index, epoch=4, seed=3, size=24))
+
+
+EXACT = PRESETS | {"wide": WIDE, "wide, nearest": replace(WIDE, interpolation="nearest", fill=77)}
+
+
+@pytest.mark.parametrize("shape, count", [((32, 32), 16), ((64, 64), 7), ((224, 224), 3), ((48, 96), 7)], ids=str)
+@pytest.mark.parametrize("name", EXACT)
+def test_an_image_is_the_same_to_the_bit_in_any_batch_chunk_and_number_of_threads(name, shape, count, monkeypatch):
+    policy, batch, index = EXACT[name], noise(count, *shape), torch.arange(count) * 3 + 11
+    alone = torch.cat([policy(batch[i : i + 1], index[i : i + 1], epoch=5, seed=3) for i in range(count)])
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for threads, sizes in ((1, range(1, count + 1)), (2, (1, 2, count))):
+            torch.set_num_threads(threads)
+            for size in sizes:
+                monkeypatch.setattr(warp, "CHUNK_ELEMENTS", [800_000, 1, 7 * alone[0].numel()][size % 3])
+                for part in torch.randperm(count, generator=generator).split(size):
+                    assert torch.equal(policy(batch[part], index[part], epoch=5, seed=3), alone[part]), (threads, size)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("size", [24, (40, 20)], ids=str)
+@pytest.mark.parametrize("name", EXACT)
+def test_so_it_is_at_another_size(name, size):
+    policy, batch, index = EXACT[name], noise(20, 48, 96), torch.arange(20)
+    alone = torch.cat([policy(batch[i : i + 1], index[i : i + 1], size=size) for i in range(20)])
+    assert torch.equal(policy(batch, index, size=size), alone)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_image_is_the_same_to_the_bit_in_any_memory_layout(name):
+    policy, batch = EXACT[name], noise(20, 48, 96)
+    result = policy(batch)
+    assert torch.equal(policy(batch.to(memory_format=torch.channels_last)), result)
+    assert torch.equal(policy(batch.mT.contiguous().mT), result)
+    assert torch.equal(policy((batch / 255).double()), result)
+
+
+def test_parameters_are_the_same_to_the_bit_in_any_batch_and_number_of_threads():
+    """In batches so large that torch gives each thread a part, and that end anywhere within a vector of the CPU."""
+    count = 40_000
+    whole = warp.homography(draw(WIDE, 1, 3, torch.arange(count)), (32, 32))
+    parts = torch.randperm(count, generator=torch.Generator().manual_seed(0)).split([*range(1, 60), 35_000, 3_230])
+    try:
+        torch.set_num_threads(2)
+        for part in parts:
+            assert torch.equal(warp.homography(draw(WIDE, 1, 3, part), (32, 32)), whole[part])
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    "batch, problem",
+    [
+        (noise(2)[:, :1], r"of uint8, or of floats from 0 to 1, not \[2, 1, 32, 32\] of torch.uint8"),
+        (noise(2)[0], r"not \[3, 32, 32\] of torch.uint8"),
+        (noise(2).permute(0, 2, 3, 1), r"not \[2, 32, 32, 3\]"),
+        (noise(2).numpy(), "not a ndarray"),
+        (noise(2).int(), r"not \[2, 3, 32, 32\] of torch.int32"),
+        (noise(2).float(), "from 0 to 1, and these go from 0 to 255"),
+        ((noise(2) / 255 - 0.5) / 0.25, "from 0 to 1, and these go from -2 to 2"),
+        (torch.full((2, 3, 8, 8), torch.nan), "from 0 to 1, and these go from nan to nan"),
+    ],
+    ids=["gray", "one image", "NHWC", "NumPy", "int32", "0 to 255", "normalized", "NaN"],
+)
+def test_images_that_it_cannot_augment_are_refused(batch, problem):
+    with pytest.raises(ValueError, match=problem):
+        FULL(batch)
+
+
+@pytest.mark.parametrize("policy", [FULL, Policy(contrast=1)], ids=repr)
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_an_index_of_another_length_is_refused(policy, count):
+    with pytest.raises(ValueError, match=f"4 images and {count} positions"):
+        policy(noise(4), torch.arange(count))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tensor", "PIL"])
 def test_the_average_of_many_draws_is_that_of_to_torchvision(images, kind):
     """Of 24x24 pixels in the middle: at the border torchvision fills twice."""
-    image, n, transform = images[5], 3000, v2.Compose([FULL.to_torchvision(), v2.PILToTensor()])
+    image, n, transform = images[2], 3000, v2.Compose([FULL.to_torchvision(), v2.PILToTensor()])
     one = Image.fromarray(image.permute(1, 2, 0).numpy()) if kind == "PIL" else image
     torch.manual_seed(0)
     theirs = torch.stack([transform(one) for _ in range(n)]).float()
-    ours = augment(image.expand(n, 3, 32, 32), draw(FULL, 0, 0, torch.arange(n)), FULL, *GREY_LEVELS)
+    ours = FULL(image.expand(n, 3, 32, 32)) * 255
     for statistic in (torch.mean, torch.std):
         difference = (statistic(ours, 0) - statistic(theirs, 0))[:, 4:28, 4:28]
-        assert difference.abs().mean() < 2 and difference.abs().max() < 8  # grey levels
+        assert difference.abs().mean() < 2 and difference.abs().max() < 8  # gray levels
 
 
 @pytest.mark.parametrize("device", [GPU])
 @pytest.mark.parametrize("policy", [FULL, WIDE, Policy()], ids=repr)
 def test_another_device_gives_the_same_up_to_rounding(images, policy, device):
     index = torch.arange(len(images))
-    here, there = draw(policy, 0, 3, index), draw(policy, 0, 3, index.to(device))
-    torch.testing.assert_close(rows(there).cpu(), rows(here))
-    mean, std = BLACK_TO_WHITE
-    result = augment(images.to(device), there, policy, mean.to(device), std.to(device))
-    torch.testing.assert_close(result.cpu(), augment(images, here, policy, mean, std), atol=1e-3, rtol=0)
+    torch.testing.assert_close(rows(draw(policy, 0, 3, index.to(device))).cpu(), rows(draw(policy, 0, 3, index)))
+    result = policy(images.to(device), index, epoch=3)
+    torch.testing.assert_close(result.cpu(), policy(images, index, epoch=3), atol=1e-3, rtol=0)

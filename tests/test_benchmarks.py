@@ -1,4 +1,4 @@
-"""What the benchmarks count with, and the competitors that they train."""
+"""How the benchmarks measure, and the competitors that they train."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from tiny import tiny
 
-from cifar_utils import model
-from cifar_utils.model import CNN, MirrorConv2d
-from cifar_utils.selection import steps_before
-from cifar_utils.training import Config
-from cifar_utils.winograd import convolution as fast_convolution
+from cifar_utils import speedrun
+from cifar_utils.speedrun import winograd as convolutions
+from cifar_utils.speedrun.mirror import MirrorConv2d
+from cifar_utils.speedrun.selection import DropEasiest
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -86,21 +86,21 @@ def test_a_runs_own_processes_stand_still_while_the_clock_measures(tmp_path):
 def test_a_stopped_training_is_no_result(monkeypatch):
     import time_to_accuracy
 
-    stopped = iter([SimpleNamespace(epochs=0.0), SimpleNamespace(epochs=0.5)])
-    monkeypatch.setattr(time_to_accuracy.training, "training_steps", lambda *_: stopped)
+    stopped = iter([SimpleNamespace(stop=False), SimpleNamespace(stop=True)])
+    monkeypatch.setattr(time_to_accuracy, "steps", lambda *_, **__: stopped)
     with pytest.raises(KeyboardInterrupt):
-        time_to_accuracy.ours(time_to_accuracy.SCHEDULES["sample"], 0, CPU)
+        time_to_accuracy.run_recipe("sample", True, 0, CPU)
 
 
-def test_a_kept_row_stands_in_only_for_a_run_with_the_same_setting(tmp_path):
-    from common import kept
+def test_a_cached_row_stands_in_only_for_a_run_with_the_same_settings(tmp_path):
+    from common import cached_run
 
     file = tmp_path / "runs" / "a-0.json"
-    assert kept(file, {"epochs": (1, 2)}, None) is None
-    row = kept(file, {"epochs": (1, 2)}, lambda: {"accuracy": 0.5})
-    assert row["accuracy"] == 0.5 and kept(file, {"epochs": (1, 2)}, pytest.fail) == row
-    assert kept(file, {"epochs": (1, 3)}, None) is None
-    assert kept(file, {"epochs": (1, 3)}, lambda: {"accuracy": 0.6})["accuracy"] == 0.6
+    assert cached_run(file, {"epochs": (1, 2)}, None) is None
+    row = cached_run(file, {"epochs": (1, 2)}, lambda: {"accuracy": 0.5})
+    assert row["accuracy"] == 0.5 and cached_run(file, {"epochs": (1, 2)}, pytest.fail) == row
+    assert cached_run(file, {"epochs": (1, 3)}, None) is None
+    assert cached_run(file, {"epochs": (1, 3)}, lambda: {"accuracy": 0.6})["accuracy"] == 0.6
 
 
 def test_mean_and_standard_error_by_hand():
@@ -113,12 +113,12 @@ def test_mean_and_standard_error_by_hand():
 def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     import time_to_accuracy_report as report
 
-    about = {"policy": "full", "config": {"epochs": 4}, "minutes": 5, "accuracy": 0.89, "averaging": False}
+    about = {"policy": "full", "epochs": 4, "minutes": 5, "accuracy": 0.89, "tta": False}
     row = {"name": "class", "machine": "one", "accuracy": 0.87, "seconds": 200.0, "reference_seconds": 240.0}
     row |= {"rate": 2e11, "accuracy_shifted": 0.88, "shifted_seconds": 5.0, "shifted_reference_seconds": 6.0}
     look = {"seconds": 100.0, "reference_seconds": 120.0, "accuracy": 0.5}
     rows = [row, row | {"accuracy": 0.86}, {"name": "tutorial", "machine": "one", "looks": [look], "rate": 2e11}]
-    results = {"sitting": {"CPU": "one"}, "schedules": {"class": about, "fast": about}, "rows": rows}
+    results = {"session": {"CPU": "one"}, "schedules": {"class": about, "fast": about}, "rows": rows}
     results = json.loads(json.dumps(results))
     text = report.markdown(results)
     assert (
@@ -127,8 +127,8 @@ def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
     assert "| 89% in 5: no |" in text
     reached = results | {"schedules": {"class": about | {"accuracy": 0.865}}}
     assert "| 86% in 5: yes |" in report.markdown(reached)
-    late = results | {"schedules": {"class": about | {"accuracy": 0.88, "averaging": True, "minutes": 4.05}}}
-    assert "| 88% in 4.05 (averaged): no |" in report.markdown(late)
+    late = results | {"schedules": {"class": about | {"accuracy": 0.88, "tta": True, "minutes": 4.05}}}
+    assert "| 88% in 4.05 (with test-time augmentation): no |" in report.markdown(late)
     assert "| tutorial | 1 | 2.00 (one run) | 50.00% (one run) |" in text
     assert "- class: 87.00% in 4.00 (A), 86.00% in 4.00 (A)" in text and "fast" not in text
     report.plot(results, tmp_path / "plot.png")
@@ -182,46 +182,59 @@ def test_the_published_speed_run_is_timed_like_ours(tmp_path, monkeypatch):
     assert row["seconds"] > 0 and row["shifted_seconds"] >= 0
     row |= {"name": "airbench", "machine": "a GPU"}
     row |= {"seconds": 2.6, "shifted_seconds": 0.0, "shifted_reference_seconds": 0.0}
-    results = {"sitting": {"CPU": "one", "GPU": "two"}, "schedules": {"airbench": speed_run.ABOUT}, "rows": [row]}
+    results = {"session": {"CPU": "one", "GPU": "two"}, "schedules": {"airbench": speed_run.ABOUT}, "rows": [row]}
     line = next(line for line in report.markdown(results).splitlines() if line.startswith("| airbench"))
-    assert "| 2.60 (one run) | 70.00% (one run) |" in line and line.endswith("| A | 94% (averaged) |")
+    assert "| 2.60 (one run) | 70.00% (one run) |" in line
+    assert line.endswith("| A | 94% (with test-time augmentation) |")
     report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
-        assert "time. airbench: 50.0%; airbench, averaged: 70.0%." in picture.text["Description"]
+        assert "time. airbench: 50.0%; airbench, test-time augmentation: 70.0%." in picture.text["Description"]
 
 
 def test_each_variant_leaves_out_what_it_says():
     import ablation
 
-    def first_layers(name):
+    train = tiny()
+
+    def made(name):
         variant = ablation.VARIANTS[name]
-        network = CNN(mirror=variant.mirror)
+        model = speedrun.network(train, mirror=variant.mirror)
         if variant.change:
-            variant.change(network)
-        return network.whiten.weight, network.blocks[1][4]
+            variant.change(model)
+        return model, ablation.fit_options(variant, model, train, replace(ablation.FAST, **variant.recipe), seed=0)
+
+    def first_layers(name):
+        model, _ = made(name)
+        return model[1].whiten.weight, model[1].blocks[1][4]
 
     whiten, convolution = first_layers("everything")
     assert not whiten.requires_grad and convolution.weight[0, 0, 1, 1] == 1
-    assert first_layers("first layer trained, not measured")[0].requires_grad
-    assert first_layers("random filters, no copies")[1].weight[0, 0, 1, 1] != 1
+    assert first_layers("first layer trained, not computed")[0].requires_grad
+    assert first_layers("random filters, no identity")[1].weight[0, 0, 1, 1] != 1
     assert not isinstance(first_layers("no mirror symmetry")[1], MirrorConv2d)
-    configurations = {name: replace(ablation.FAST.config, **v.config) for name, v in ablation.VARIANTS.items()}
-    assert configurations["SGD instead of Muon"].optimiser == "sgd"
-    assert not configurations["no small pictures"].small_sides
-    steps = {name: steps_before(config.epochs, 45000, config) for name, config in configurations.items()}
-    assert set(steps.values()) == {270} and configurations["no image skipped, as many steps"].skip == 0
+    assert type(made("SGD instead of Muon")[1]["optimizer"]) is torch.optim.SGD
+    rates = {group["initial_lr"] for group in made("biases learn as slowly as filters")[1]["optimizer"].param_groups}
+    assert rates == {ablation.FAST.lr, 8 * ablation.FAST.lr}
+    recipes = {name: replace(ablation.FAST, **variant.recipe) for name, variant in ablation.VARIANTS.items()}
+    assert not recipes["no progressive resizing"].sizes
+    steps = {
+        name: DropEasiest(45_000, chosen.batch_size, 0, chosen.drop_easiest).total_steps(chosen.epochs)
+        for name, chosen in recipes.items()
+    }
+    assert set(steps.values()) == {270} and recipes["no example dropped, as many steps"].drop_easiest == 0
     assert len(set(ablation.VARIANTS)) == 10
 
 
 def test_the_ablation_trains_and_reports(tmp_path):
     import ablation
 
-    variant, config = ablation.VARIANTS["no mirror symmetry"], Config(epochs=1, batch_size=900)
-    row = ablation.run(variant, config, sample=True, threads=torch.get_num_threads())
+    chosen = replace(ablation.FAST, epochs=1, batch_size=900)
+    variant = ablation.VARIANTS["no mirror symmetry"]
+    row = ablation.run(variant, chosen, seed=0, sample=True, threads=torch.get_num_threads())
     assert 0.05 < row["accuracy"] < 0.6 and row["reference_seconds"] > 0
     results = {"machine": {"CPU": "one"}, "setting": "1 epoch", "rows": {"everything": [row], "less": [row, row]}}
-    share, seconds = f"{row['accuracy']:.2%}", f"{row['reference_seconds']:.0f}"
-    assert f"| less | 2 | {share} ± 0.00% | {seconds} ± 0 |" in ablation.markdown(results)
+    accuracy, seconds = f"{row['accuracy']:.2%}", f"{row['reference_seconds']:.0f}"
+    assert f"| less | 2 | {accuracy} ± 0.00% | {seconds} ± 0 |" in ablation.markdown(results)
     ablation.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert f"less {row['accuracy']:.1%}" in picture.text["Description"]
@@ -233,8 +246,8 @@ def test_winograds_convolution_is_compared_with_pytorchs(tmp_path, monkeypatch):
     monkeypatch.setattr(winograd, "LAYERS", [(4, 8, 3)])
     monkeypatch.setattr(winograd, "NETWORKS", [((4, 4, 8), 16)])
     monkeypatch.setattr(sys, "argv", ["winograd.py", "--quick", "--threads", "1", "--output", str(tmp_path)])
-    taken = []
-    monkeypatch.setattr(model.winograd, "convolution", lambda *x: taken.append(x) or fast_convolution(*x))
+    taken, convolution = [], convolutions.convolution
+    monkeypatch.setattr(convolutions, "convolution", lambda *x: taken.append(x) or convolution(*x))
     winograd.main()
     assert len(taken) == 3, "the layer's fast turns: warming up, and two rounds; the network is not wide"
     rows = json.loads((tmp_path / "winograd.json").read_text())["rows"]
@@ -246,32 +259,32 @@ def test_winograds_convolution_is_compared_with_pytorchs(tmp_path, monkeypatch):
         assert f"3x3 {rows[0]['ratio']['median']:.2f}" in picture.text["Description"]
 
 
-def test_16_bit_numbers_are_compared_with_32(tmp_path, monkeypatch):
+def test_16_bit_precision_is_compared_with_32(tmp_path, monkeypatch):
     import bfloat16
 
     monkeypatch.setattr(bfloat16, "LAYERS", [(4, 8, 3)])
     monkeypatch.setattr(bfloat16, "NETWORKS", [((4, 4, 8), 16)])
     monkeypatch.setattr(sys, "argv", ["bfloat16.py", "--quick", "--threads", "1", "--output", str(tmp_path)])
-    formats, convolution = [], model.F.conv2d
+    formats, convolve = [], torch.nn.functional.conv2d
 
     def noted(*args, **options):
-        formats.append((out := convolution(*args, **options)).dtype)
+        formats.append((out := convolve(*args, **options)).dtype)
         return out
 
-    monkeypatch.setattr(model.F, "conv2d", noted)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", noted)
     bfloat16.main()
     assert formats[:2] == [torch.float32, torch.bfloat16], "the layer's turns"
     assert formats.count(torch.float32) == formats.count(torch.bfloat16)
     rows = json.loads((tmp_path / "bfloat16.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["4 to 8 channels, 3x3", "network 4/4/8, 16x16"]
-    assert "made for 16-bit numbers" in (tmp_path / "bfloat16.md").read_text()
+    assert "made for 16-bit products" in (tmp_path / "bfloat16.md").read_text()
     assert (tmp_path / "bfloat16.png").exists()
 
 
-def test_runs_add_up_over_sittings_while_their_setting_stays(tmp_path, monkeypatch):
+def test_runs_add_up_over_sessions_while_their_settings_stay(tmp_path, monkeypatch):
     import time_to_accuracy as benchmark
 
-    def sitting(*arguments):
+    def session(*arguments):
         monkeypatch.setattr(sys, "argv", ["time_to_accuracy.py", "--output", str(tmp_path), *arguments])
         benchmark.main()
         return json.loads((tmp_path / "time_to_accuracy.json").read_text())["rows"]
@@ -280,26 +293,23 @@ def test_runs_add_up_over_sittings_while_their_setting_stays(tmp_path, monkeypat
     figures = {"accuracy": 0.9, "seconds": 9.0, "reference_seconds": 9.0, "rate": 2e11}
     figures |= {"accuracy_shifted": 0.9, "shifted_seconds": 1.0, "shifted_reference_seconds": 1.0}
     look = {"looks": [{"seconds": 1.0, "reference_seconds": 1.0, "accuracy": 0.5}], "rate": 2e11}
-    monkeypatch.setattr(benchmark.training, "best_device", lambda: CPU)
-    monkeypatch.setattr(benchmark, "ours", lambda about, seed, _: trained.append((about.accuracy, seed)) or figures)
-    monkeypatch.setattr(benchmark, "theirs", lambda *_: trained.append("theirs") or look)
+    monkeypatch.setattr(benchmark, "best_device", lambda: CPU)
+    monkeypatch.setattr(benchmark, "run_recipe", lambda name, _, seed, *__: trained.append((name, seed)) or figures)
+    monkeypatch.setattr(benchmark, "run_competitor", lambda *_: trained.append("tutorial") or look)
     monkeypatch.setattr(benchmark, "machine", lambda _: {"CPU": "one", "torch": "2", "date": "today"})
-    sitting("--only", "fast", "tutorial", "--seeds", "2", "--runs", str(tmp_path / "here"))
-    assert trained == [(0.9, 0), "theirs", (0.9, 1), "theirs"]
+    session("--only", "fast", "tutorial", "--seeds", "2", "--runs", str(tmp_path / "here"))
+    assert trained == [("fast", 0), "tutorial", ("fast", 1), "tutorial"]
     monkeypatch.setattr(benchmark, "machine", lambda _: {"CPU": "another", "torch": "2", "date": "tomorrow"})
-    rows = sitting("--only", "fast", "tutorial", "--seeds", "3", "--runs", str(tmp_path / "there"))
-    assert trained[4:] == [(0.9, 2), "theirs"] and len(rows) == 6
+    rows = session("--only", "fast", "tutorial", "--seeds", "3", "--runs", str(tmp_path / "there"))
+    assert trained[4:] == [("fast", 2), "tutorial"] and len(rows) == 6
     assert [row["machine"] for row in rows] == ["one, torch 2", "one, torch 2", "another, torch 2"] * 2
     text = (tmp_path / "time_to_accuracy.md").read_text()
     assert "- machine B: another, torch 2" in text and "| 200 | A, B | 90% in 3: yes |" in text
     assert "- fast: 90.00% in 0.15 (A), 90.00% in 0.15 (A), 90.00% in 0.15 (B)" in text
-    sitting("--only", "fast", "--seeds", "1", "--compile", "--runs", str(tmp_path / "there"))
-    compiled = json.loads((tmp_path / "time_to_accuracy_compiled.json").read_text())
-    assert len(compiled["rows"]) == 1 and compiled["schedules"]["fast"]["config"]["compile"], "beside the others"
-    assert len(sitting("--finished", "--runs", str(tmp_path / "there"))) == 6
-    changed = replace(benchmark.SCHEDULES["fast"], policy="none")
-    monkeypatch.setattr(benchmark, "SCHEDULES", {"fast": changed})
-    assert {row["name"] for row in sitting("--finished", "--runs", str(tmp_path / "empty"))} == {"tutorial"}
+    assert len(session("--finished", "--runs", str(tmp_path / "there"))) == 6
+    changed = replace(benchmark.RECIPES["fast"], policy="none")
+    monkeypatch.setattr(benchmark, "RECIPES", benchmark.RECIPES | {"fast": changed})
+    assert {row["name"] for row in session("--finished", "--runs", str(tmp_path / "empty"))} == {"tutorial"}
 
 
 def test_resnet_20_is_the_papers():

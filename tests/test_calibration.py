@@ -1,23 +1,26 @@
 """Calibration: numbers worked out by hand, torchmetrics, and what must not matter."""
 
+import json
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import certain, random_predictions
+from tables import certain, names, random_predictions
 
-from cifar_utils.calibration import fit_temperature, reliability, with_temperature
-from cifar_utils.predictions import Predictions
+from cifar_utils.evaluation.calibration import Temperature, fit_temperature, reliability, with_temperature
+from cifar_utils.evaluation.predictions import Predictions
 
 
 def mixed() -> Predictions:
     """Half at probability 1.0, nine of ten right; half at 0.94, all right."""
     a, b = certain([0] * 9 + [1], [0] * 10, 1.0), certain([0] * 10, [0] * 10, 0.94)
     join = np.concatenate
-    return Predictions(np.arange(20), join([a.labels, b.labels]), join([a.probabilities, b.probabilities]))
+    columns = join([a.labels, b.labels]), join([a.probabilities, b.probabilities])
+    return Predictions(np.arange(20), *columns, classes=names(10))
 
 
 @pytest.mark.parametrize("bins,error", [(15, 0.02), (10, 0.02), (20, 0.08), (50, 0.08), (1, 0.02)])
@@ -43,22 +46,25 @@ def test_one_image():
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("bins", [5, 15])
-def test_torchmetrics_agrees(seed, bins):
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_torchmetrics_agrees(seed, bins, classes):
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    p = random_predictions(seed, 400)
-    expected = multiclass_calibration_error(torch.from_numpy(p.probabilities), torch.from_numpy(p.labels), 10, bins)
+    p = random_predictions(seed, 400, classes=classes)
+    table = torch.from_numpy(p.probabilities), torch.from_numpy(p.labels)
+    expected = multiclass_calibration_error(*table, classes, bins)
     assert reliability(p, bins).expected_calibration_error == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_bad_numbers_are_refused():
-    with pytest.raises(ValueError, match="bins is 0"):
-        reliability(mixed(), 0)
-    for temperature in (0, -1, math.nan):
-        with pytest.raises(ValueError, match="must be above 0"):
+    for bins in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"bins is {bins}; it must be a whole number from 1"):
+            reliability(mixed(), bins)
+    for temperature in (0, -1, math.nan, math.inf, "1", None):
+        with pytest.raises(ValueError, match="must be a number above 0"):
             with_temperature(mixed(), temperature)
     with pytest.raises(ValueError, match="classes only"):
-        reliability(Predictions(np.arange(2), np.array([0, 1]), predicted=[0, 1]))
+        reliability(Predictions(np.arange(2), np.array([0, 1]), predicted=[0, 1], classes=names(10)))
 
 
 # Temperature
@@ -66,7 +72,7 @@ def test_bad_numbers_are_refused():
 
 def from_logits(logits: np.ndarray, labels: np.ndarray, split: str = "validation") -> Predictions:
     p = torch.from_numpy(logits).softmax(1).numpy()
-    return Predictions(np.arange(len(labels)), labels, p, split=split)
+    return Predictions(np.arange(len(labels)), labels, p, classes=names(10), split=split)
 
 
 def overconfident(factor: float, count: int = 20_000) -> Predictions:
@@ -79,7 +85,7 @@ def overconfident(factor: float, count: int = 20_000) -> Predictions:
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
-def test_the_temperature_undoes_what_made_the_network_too_sure(factor):
+def test_the_temperature_undoes_overconfidence(factor):
     p = overconfident(factor)
     temperature = fit_temperature(p)
     assert temperature == pytest.approx(factor, rel=0.03)
@@ -91,8 +97,21 @@ def test_the_temperature_undoes_what_made_the_network_too_sure(factor):
 
 def test_the_temperature_is_never_fitted_on_test():
     for split in ("test", "training"):
-        with pytest.raises(ValueError, match=f"on the validation split only, not on {split}"):
+        with pytest.raises(ValueError, match=f"on the validation split only, not on 200 {split} images"):
             fit_temperature(random_predictions(0, split=split))
+
+
+def test_the_temperature_of_another_network_is_refused():
+    temperature = fit_temperature(random_predictions(0, split="validation", model="a"))
+    assert isinstance(temperature, Temperature) and temperature.model == "a"
+    assert f"{temperature:.2f}" == f"{float(temperature):.2f}" and json.loads(json.dumps(temperature)) == temperature
+    assert pickle.loads(pickle.dumps(temperature)).model == "a" == Temperature(1.5, "a").model
+    with pytest.raises(ValueError, match="predictions of another network"):
+        with_temperature(random_predictions(1, model="b"), temperature)
+    for same_or_unknown in ("a", ""):
+        assert with_temperature(random_predictions(1, model=same_or_unknown), temperature).model == same_or_unknown
+    with_temperature(random_predictions(1, model="b"), float(temperature))  # a plain number has no network
+    with_temperature(random_predictions(1, model="b"), fit_temperature(random_predictions(0, split="validation")))
 
 
 def test_all_right_and_certain_ends_near_the_bounds_without_an_error():

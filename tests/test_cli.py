@@ -1,4 +1,4 @@
-"""The command line, in this process on a few images, and once as a user runs it."""
+"""The command line, in this process on a few images, and as a user runs it."""
 
 import argparse
 import json
@@ -11,51 +11,107 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny import tiny, train_tiny
 
-from cifar_utils import __main__ as cli
-from cifar_utils import checkpoint, data, download, evaluation, runs, settings, training
-from cifar_utils.augment import augment
-from cifar_utils.policy import PRESETS, Policy
-from cifar_utils.predictions import predict
-from cifar_utils.report import report as text_of
+from cifar_utils import __main__ as main_module
+from cifar_utils import cli, data, download, plots, runs, settings
+from cifar_utils.augment import PRESETS, Policy
+from cifar_utils.evaluation import metrics
+from cifar_utils.evaluation import plots as evaluation_plots
+from cifar_utils.evaluation.predictions import classify, predict
+from cifar_utils.evaluation.reports import report as text_of
+from cifar_utils.models import Normalize, SmallCNN
 
+main = main_module.main
 RUN_FILES = {
-    "best.safetensors", "last.safetensors", "last.former.safetensors", "history.json", "training_curves.png",
-    "tensorboard", "owner.json", ".lock",
+    "best.safetensors", "last.safetensors", "last.previous.safetensors", "history.json", "training_curves.png",
+    "tensorboard", "run.json", ".lock",
 }  # fmt: skip
 EVALUATION_FILES = {
     "report.json", "classes.csv", "predictions.csv", "confusion_matrix.png", "class_accuracy.png", "reliability.png",
 }  # fmt: skip
 
 
+@cache
+def parts(source: str) -> tuple[data.Dataset, data.Dataset]:
+    """A few images in the place of the training set and the test set; CIFAR-10's are others than the sample's."""
+    train, test = (data.cifar10(train=is_train, sample=True) for is_train in (True, False))
+    start = 0 if source == "SAMPLE" else 10
+    train, test = train.select(torch.arange(start, 4000, 40)), test.select(torch.arange(start, 1000, 25))
+    return replace(train, source=source), replace(test, source=source)
+
+
+class Shelf:
+    """What `data.cifar10` finds: the sample, and CIFAR-10 where it is there."""
+
+    def __init__(self):
+        self.full, self.asked = False, []
+
+    def cifar10(self, train=True, sample=None, directory=None):
+        self.asked.append((train, sample, directory))
+        if sample is False and not self.full:
+            raise data.DataError("CIFAR-10 is not there.")
+        return parts("SAMPLE" if sample or not self.full else "CIFAR-10")[not train]
+
+
 @pytest.fixture(autouse=True)
-def tiny_data(monkeypatch):
-    """Three small splits instead of CIFAR-10, and one thread, as in `train_tiny`."""
-    training_split, validation, test = tiny(64), tiny(32, "validation"), tiny(40, "test")
-    monkeypatch.setattr(data, "load_training", lambda *_: (training_split, validation))
-    monkeypatch.setattr(data, "load_test", lambda *_: test)
-    threads = torch.get_num_threads()
+def shelf(monkeypatch, tmp_path, request):
+    """A few images for CIFAR-10, a folder for runs, one thread, and, but for a few tests, empty figures."""
+    parts("SAMPLE"), parts("CIFAR-10"), tiny(2), tiny(2, "validation")  # before cifar10 is another
+    shelf, threads = Shelf(), torch.get_num_threads()
+    monkeypatch.setattr(data, "cifar10", shelf.cifar10)
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path / "runs"))
+    if "real_figures" not in request.fixturenames:
+        for module, name in [(plots, "confusion_matrix"), (plots, "training_curves")] + [
+            (evaluation_plots, n) for n in ("class_accuracy", "reliability_diagram", "model_accuracies")
+        ]:
+            monkeypatch.setattr(module, name, lambda *_: empty_figure())
     torch.set_num_threads(1)
-    yield
+    yield shelf
     torch.set_num_threads(threads)
 
 
 @pytest.fixture
-def run(tmp_path) -> Path:
-    """The folder of a finished run."""
-    train_tiny(tmp_path / "done", epochs=1)
-    return tmp_path / "done"
+def real_figures():
+    """Draws all figures, which takes longer than to train."""
+
+
+def empty_figure() -> Figure:
+    figure = Figure(figsize=(1, 1))
+    figure.alt_text = ""
+    return figure
+
+
+SMOKE = ["--profile", "smoke"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a finished run on the sample; tests get copies of it."""
+    folder = tmp_path_factory.mktemp("trained") / "done"
+    with pytest.MonkeyPatch.context() as patch:
+        parts("SAMPLE")
+        patch.setattr(data, "cifar10", Shelf().cifar10)
+        patch.setattr(plots, "confusion_matrix", lambda *_: empty_figure())
+        assert main(["train", *SMOKE, "--folder", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "done"))
 
 
 def one_sentence(capsys) -> str:
-    """What main said on standard error: one line, no traceback."""
+    """What main printed on standard error: one line, no traceback."""
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) > 20
     return lines[0]
@@ -69,173 +125,473 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("command", [[], ["run"]])
-def test_it_trains_and_evaluates(tmp_path, capsys, command):
+def test_it_trains_and_evaluates(tmp_path, capsys, command, real_figures):
     run = tmp_path / "mine"
-    assert cli.main([*command, "--profile", "smoke", "--run", str(run), "--policy", "light", "--seed", "3"]) == 0
+    assert main([*command, *SMOKE, "--folder", str(run), "--policy", "light", "--seed", "3"]) == 0
     assert names(run) == RUN_FILES | {"evaluation"} and names(run / "evaluation") == EVALUATION_FILES
-    setting = checkpoint.load(run / runs.BEST).meta["setting"]
-    expected = training.Config.of(settings.PROFILES["smoke"], tiny(), seed=3)
-    assert (expected.epochs, expected.batch_size, expected.skip) == (1, 250, 0)  # few images: none is left out
-    assert setting["config"] == json.loads(json.dumps(vars(expected)))
-    assert Policy.from_json(json.dumps(setting["policy"])) == PRESETS["light"]
+    about = runs.about(run)["settings"]
+    assert (about["model"], about["seed"], about["epochs"]) == ("SmallCNN", 3, 1)
+    assert about["transform"] == repr(PRESETS["light"])
     report = json.loads((run / "evaluation" / "report.json").read_text())
-    network, normalisation, _ = training.restore(run / runs.BEST)
-    predictions, validation = (
-        predict(network, tiny(n, s), normalisation) for n, s in ((40, "test"), (32, "validation"))
-    )
+    model = runs.load(run, torch.nn.Sequential(Normalize(), SmallCNN()))
+    _, val = data.split(parts("SAMPLE")[0])
+    predictions, validation = predict(model, parts("SAMPLE")[1]), predict(model, val)
     assert report["accuracy"] == pytest.approx(predictions.accuracy)
     assert report["loss"] == pytest.approx(predictions.loss, rel=1e-5)
-    assert report["confusion_matrix"] == evaluation.confusion_matrix(predictions).tolist()
-    assert list(report["classwise_accuracy"]) == list(data.CLASSES) and report["data"] == "SAMPLE, 40 test images"
+    assert report["confusion_matrix"] == metrics.confusion_matrix(predictions).tolist()
+    assert list(report["class_accuracy"]) == list(data.CIFAR10_CLASSES) and report["data"] == "SAMPLE, 40 test images"
     out = capsys.readouterr()
-    assert text_of(predictions, "mine, epoch 1: SAMPLE, 40 test images", validation) in out.out and not out.err
-    for picture in ("training_curves.png", "evaluation/confusion_matrix.png", "evaluation/class_accuracy.png"):
-        with Image.open(run / picture) as image:
+    assert text_of(predictions, "mine, epoch 1", validation) in out.out and not out.err
+    for figure in ("training_curves.png", "evaluation/confusion_matrix.png", "evaluation/class_accuracy.png"):
+        with Image.open(run / figure) as image:
             assert "SAMPLE" in image.text["Description"]
 
 
 def test_train_only_trains(tmp_path):
-    assert cli.main(["train", "--profile", "smoke", "--epochs", "2", "--run", str(tmp_path / "mine")]) == 0
-    assert names(tmp_path / "mine") - {"best.former.safetensors"} == RUN_FILES
-    assert checkpoint.load(tmp_path / "mine" / runs.LAST).meta["state"]["epoch"] == 2
+    assert main(["train", *SMOKE, "--epochs", "2", "--folder", str(tmp_path / "mine")]) == 0
+    assert names(tmp_path / "mine") - {"best.previous.safetensors"} == RUN_FILES
+    assert runs.about(tmp_path / "mine", "last")["epoch"] == 2
 
 
-def test_the_profile_says_how_wide_the_network_is(tmp_path, monkeypatch, capsys):
-    profile = replace(settings.PROFILES["smoke"], widths=(8, 16, 16))
-    monkeypatch.setitem(settings.PROFILES, "smoke", profile)
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # test_compiling.py has the real one
-    assert cli.main(["train", "--profile", "smoke", "--compile", "--run", str(tmp_path / "mine")]) == 0
-    network, _, about = training.restore(tmp_path / "mine" / runs.BEST)
-    assert network.widths == (8, 16, 16) and about["setting"]["config"]["compile"]
+def test_the_same_command_resumes(tmp_path, capsys):
+    command = ["train", *SMOKE, "--epochs", "3", "--folder", str(tmp_path / "mine")]
+    with pytest.MonkeyPatch.context() as patch:
+        predicted = cli.train.predict
+        patch.setattr(cli.train, "predict", lambda *args: [signal.raise_signal(signal.SIGINT), predicted(*args)][1])
+        assert main(command) == 130
+    assert main(command) == 0
+    assert "Resuming" in capsys.readouterr().out and runs.about(tmp_path / "mine", "last")["epoch"] == 3
+
+
+def test_without_a_folder_each_setting_has_its_own(tmp_path):
+    for options in ([], [], ["--seed", "1"], ["--policy", "strong"]):
+        assert main(["train", *SMOKE, *options]) == 0
+    assert len(names(tmp_path / "runs")) == 3
+
+
+def test_evaluate_takes_the_run_that_was_trained_last(tmp_path, capsys):
+    for name in ("b", "a"):
+        assert main(["train", *SMOKE, "--folder", str(tmp_path / "runs" / name)]) == 0
+    assert main(["evaluate"]) == 0
+    assert "a, epoch 1" in capsys.readouterr().out and not (tmp_path / "runs" / "b" / "evaluation").exists()
 
 
 def test_evaluate_only_evaluates(run, capsys, monkeypatch):
     before = (run / runs.BEST).read_bytes()
     monkeypatch.chdir(run)
-    assert cli.main(["evaluate", "."]) == 0  # where one is, has a name as well
+    assert main(["evaluate", "."]) == 0  # the current folder has a name as well
     assert "done, epoch 1: SAMPLE, 40 test images" in capsys.readouterr().out
     assert names(run / "evaluation") == EVALUATION_FILES and (run / runs.BEST).read_bytes() == before
 
 
-def test_the_default_run_is_named_after_the_profile(tmp_path, monkeypatch):
-    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
-    assert cli.main(["--profile", "smoke", "--epochs", "1"]) == 0
-    assert names(tmp_path) == {"smoke"}
-    monkeypatch.setenv("CIFAR_PROFILE", "smoke")
-    assert cli.main(["evaluate"]) == 0
+@pytest.mark.slow
+def test_a_recipe_trains_the_fast_network(tmp_path, capsys):
+    run = tmp_path / "fast"
+    assert main(["train", *SMOKE, "--recipe", "fast", "--epochs", "2", "--folder", str(run)]) == 0
+    about = runs.about(run)["settings"]
+    assert about["model"] == "CNN" and about["optimizer"]["name"] == "Muon" and about["epochs"] == 2
+    assert main(["evaluate", str(run)]) == 0
+    Image.new("RGB", (50, 40)).save(tmp_path / "photo.png")
+    assert main(["classify", str(tmp_path / "photo.png"), "--run", str(run)]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["five", "full"])
+def test_a_recipe_brings_its_own_network(tmp_path, recipe):
+    """Wider than the usual one, or not mirror-symmetric; evaluate builds it anew."""
+    run = tmp_path / recipe
+    assert main([*SMOKE, "--recipe", recipe, "--epochs", "1", "--folder", str(run)]) == 0
+    assert names(run / "evaluation") == EVALUATION_FILES
+
+
+def test_an_unknown_recipe_is_refused(tmp_path, capsys):
+    assert main(["train", *SMOKE, "--recipe", "slow", "--folder", str(tmp_path / "mine")]) == 1
+    message = one_sentence(capsys)
+    assert "'slow'" in message and "fast" in message and not (tmp_path / "mine").exists()
 
 
 def test_the_policy_may_be_a_file(tmp_path):
-    policy = Policy(degrees=7, fill=99)
+    policy, run = Policy(degrees=7, fill=99), tmp_path / "mine"
     (tmp_path / "policy.json").write_text(policy.to_json())
-    run = tmp_path / "mine"
-    assert cli.main(["train", "--profile", "smoke", "--run", str(run), "--policy", str(tmp_path / "policy.json")]) == 0
-    saved = checkpoint.load(run / runs.LAST).meta["setting"]["policy"]
-    assert Policy.from_json(json.dumps(saved)) == policy
+    assert main(["train", *SMOKE, "--folder", str(run), "--policy", str(tmp_path / "policy.json")]) == 0
+    assert runs.about(run)["settings"]["transform"] == repr(policy)
 
 
 def test_a_class_without_images_is_null_in_the_report(run, monkeypatch):
-    test = tiny(40, "test")
-    monkeypatch.setattr(data, "load_test", lambda *_: test.select((test.labels != 3).nonzero()[:, 0]))
-    assert cli.main(["evaluate", str(run)]) == 0
+    monkeypatch.setattr(cli, "predict", lambda model, dataset: predict(model, without_cats(dataset)))
+
+    def without_cats(dataset):
+        return dataset if dataset.split != "test" else dataset.select((dataset.labels != 3).nonzero()[:, 0])
+
+    assert main(["evaluate", str(run)]) == 0
 
     def forbidden(name):
         raise AssertionError(f"{name} is not JSON")
 
     report = json.loads((run / "evaluation" / "report.json").read_text(), parse_constant=forbidden)
-    assert report["classwise_accuracy"]["cat"] is None and report["classwise_accuracy"]["dog"] is not None
-
-
-@pytest.mark.parametrize("sample_flag", [[], ["--sample"]])
-@pytest.mark.parametrize("trained_on_sample", [True, False])
-def test_the_test_images_are_of_the_same_kind_as_the_training_images(run, monkeypatch, sample_flag, trained_on_sample):
-    saved, asked = checkpoint.load(run / runs.BEST), []
-    saved.meta["setting"]["data"]["is_sample"] = trained_on_sample
-    checkpoint.save(run / runs.BEST, saved.tensors, saved.meta)
-    monkeypatch.setattr(data, "load_test", lambda *arguments: (asked.append(arguments), tiny(40, "test"))[1])
-    assert cli.main(["evaluate", str(run), "--data", "somewhere", *sample_flag]) == 0
-    assert asked == [("somewhere", True if sample_flag or trained_on_sample else None)]
-
-
-@pytest.fixture
-def several(tmp_path, run) -> list[str]:
-    """A run, its own table of predictions, and two arrays of somebody else's."""
-    assert cli.main(["evaluate", str(run)]) == 0
-    test = tiny(40, "test")
-    np.save(tmp_path / "labels.npy", test.labels.numpy())
-    np.save(tmp_path / "even.npy", np.full((40, 10), 0.1))
-    return [
-        str(run),
-        str(run / "evaluation" / "predictions.csv"),
-        *(str(tmp_path / f"{n}.npy") for n in ("labels", "even")),
-    ]
-
-
-def test_several_are_compared(tmp_path, several, capsys):
-    assert cli.main(["evaluate", *several, "--output", str(tmp_path / "both")]) == 0
-    out = capsys.readouterr().out
-    assert "done (the first) and predictions.csv (the second): 40 images: the first alone is right on 0" in out
-    assert "even.npy (the second)" in out and out.count("McNemar") == 3
-    assert names(tmp_path / "both") == {"comparison.json", "comparison.png"}
-    facts = json.loads((tmp_path / "both" / "comparison.json").read_text())
-    assert facts["accuracy"]["labels.npy"]["value"] == 1 and facts["accuracy"]["even.npy"]["value"] == 0.1
-    assert facts["accuracy"]["done"] == facts["accuracy"]["predictions.csv"]
-    assert names(tmp_path / "labels_evaluation") == EVALUATION_FILES - {"reliability.png"}
-    assert names(tmp_path / "even_evaluation") == EVALUATION_FILES
-
-
-def test_the_comparison_goes_where_runs_are(tmp_path, several, monkeypatch):
-    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path / "runs"))
-    assert cli.main(["evaluate", *several[:2]]) == 0
-    assert names(tmp_path / "runs" / "comparison") == {"comparison.json", "comparison.png"}
-
-
-def test_runs_of_one_name_are_told_apart(tmp_path, run, capsys):
-    for folder in ("a", "b"):
-        shutil.copytree(run, tmp_path / folder / "same")
-    assert cli.main(["evaluate", *(str(tmp_path / f / "same") for f in "ab"), "--output", str(tmp_path / "c")]) == 0
-    assert set(json.loads((tmp_path / "c" / "comparison.json").read_text())["accuracy"]) == {
-        str(tmp_path / f / "same") for f in "ab"
-    }
-
-
-@pytest.mark.parametrize(
-    "array,match",
-    [
-        (np.zeros(39, int), "39 predictions for SAMPLE, 40 test images"),
-        (np.full(40, 10), "each must be a whole number from 0 to 9"),
-        (np.random.default_rng(0).normal(size=(40, 10)), "are these logits"),
-        (np.array([{}] * 40), "bad.npy: Object arrays cannot be loaded"),
-        (None, "bad.npy: "),
-    ],
-)
-def test_predictions_from_elsewhere_that_do_not_fit(tmp_path, capsys, array, match):
-    (tmp_path / "bad.npy").write_bytes(b"") if array is None else np.save(tmp_path / "bad.npy", array)
-    assert cli.main(["evaluate", str(tmp_path / "bad.npy")]) == 1
-    assert match in one_sentence(capsys)
+    assert report["class_accuracy"]["cat"] is None and report["class_accuracy"]["dog"] is not None
 
 
 def test_download_is_patient_and_checks(tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(download, "ensure", lambda directory, patience: calls.append((directory, patience)))
     monkeypatch.setattr(download, "check", lambda directory: calls.append(directory))
-    assert cli.main(["download", "--data", str(tmp_path)]) == 0
+    assert main(["download", "--data", str(tmp_path)]) == 0
     assert calls == [(tmp_path, 24 * 60), tmp_path]
     assert str(tmp_path) in capsys.readouterr().out
+
+
+# A network of one's own
+
+
+MODELS = """
+import torch
+from torch import nn
+from cifar_utils.models import Normalize
+
+def make(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
+
+class Net(nn.Module):
+    def __init__(self, classes=10):
+        super().__init__()
+        self.layer = nn.Linear(3, classes)
+
+    def forward(self, images):
+        return self.layer(images.mean((2, 3)))
+
+def normalized():
+    return nn.Sequential(Normalize((0.1, 0.2, 0.3)), Net())
+
+def fails():
+    return 1 / 0
+
+def too_many(classes, width):
+    return Net(classes)
+
+def nothing():
+    return None
+
+def few():
+    return Net(3)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def models(tmp_path) -> str:
+    (tmp_path / "models.py").write_text(MODELS)
+    return str(tmp_path / "models.py")
+
+
+@pytest.mark.parametrize("name", ["make", "Net", "normalized"])
+def test_a_network_of_ones_own_is_trained_and_evaluated(tmp_path, models, name):
+    run = tmp_path / "mine"
+    assert main([*SMOKE, "--model", f"{models}:{name}", "--folder", str(run)]) == 0
+    assert names(run / "evaluation") == EVALUATION_FILES
+    mean = runs.load(run, cli._network(f"{models}:{name}", 10, Normalize()))[0].mean
+    assert torch.allclose(mean, torch.tensor([0.1, 0.2, 0.3])) == (name == "normalized")
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_trained_by_a_recipe(tmp_path, models):
+    run = tmp_path / "mine"
+    options = ["--model", f"{models}:make", "--recipe", "fast", "--epochs", "1", "--folder", str(run)]
+    assert main([*SMOKE, *options]) == 0
+    assert runs.about(run)["settings"]["optimizer"]["name"] == "Muon"
+
+
+@pytest.mark.parametrize(
+    "name,words",
+    [
+        ("models.py:missing", "missing"),
+        ("models.py:fails", "division by zero"),
+        ("models.py:too_many", "width"),
+        ("models.py:nothing", "NoneType"),
+        ("models.py:number", "3 is not"),
+        ("models.py:few", r"\[3, 10\]"),
+        ("models.py:", "FILE.py:NAME"),
+        ("models.py", "FILE.py:NAME"),
+        (":Net", "FILE.py:NAME"),
+        ("elsewhere.py:Net", "elsewhere.py"),
+        ("broken.py:Net", "broken.py"),
+        ("raises.py:Net", "raises.py"),
+        ("text.txt:Net", "FILE.py:NAME"),
+    ],
+)
+def test_a_wrong_model_is_a_sentence(tmp_path, monkeypatch, capsys, models, name, words):
+    monkeypatch.chdir(tmp_path)
+    for file, text in (("broken.py", "def f(:"), ("raises.py", "unknown_name"), ("text.txt", "Net")):
+        Path(file).write_text(text)
+    assert main(["train", *SMOKE, "--model", name, "--folder", "mine"]) == 1
+    message = one_sentence(capsys)
+    assert re.search(words, message) and not Path("mine").exists()
+
+
+def test_a_run_of_ones_own_network_needs_it_named(tmp_path, models, capsys):
+    run = str(tmp_path / "mine")
+    assert main(["train", *SMOKE, "--model", f"{models}:Net", "--folder", run]) == 0
+    assert main(["evaluate", run]) == 1
+    assert "holds a Net of your own: name it with --model FILE.py:NAME" in one_sentence(capsys)
+    assert main(["evaluate", run, "--model", f"{models}:make"]) == 1
+    assert "does not fit this model" in one_sentence(capsys)
+
+
+# Images of one's own
+
+
+@pytest.fixture
+def images(tmp_path) -> str:
+    """A folder of three classes in train/ and test/."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 10), ("test", 4)):
+        for number, name in enumerate(("apple", "pear", "plum")):
+            (tmp_path / "fruit" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 80, (30, 40, 3), dtype=np.uint8)
+                pixels[..., number] += 150
+                Image.fromarray(pixels).save(tmp_path / "fruit" / part / name / f"{i}.png")
+    return str(tmp_path / "fruit")
+
+
+def test_images_of_ones_own_are_trained_on_evaluated_and_classified(tmp_path, images, capsys):
+    run = tmp_path / "mine"
+    assert main([*SMOKE, "--images", images, "--size", "24", "--folder", str(run)]) == 0
+    data_ = runs.about(run)["settings"]["data"]
+    assert (data_["classes"], data_["size"], data_["source"]) == (["apple", "pear", "plum"], 24, "fruit")
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    assert list(report["class_accuracy"]) == ["apple", "pear", "plum"] and report["images"] == 12
+    assert main(["evaluate", str(run), "--images", images]) == 0  # the size is the run's
+    assert main(["classify", f"{images}/test/pear/0.png", "--run", str(run)]) == 0
+    assert re.findall(r"^  (\w+) +\d+\.\d%$", capsys.readouterr().out, re.MULTILINE)[-3:] != []
+
+
+def test_a_run_on_images_of_ones_own_needs_them_named(tmp_path, images, capsys):
+    run = str(tmp_path / "mine")
+    assert main(["train", *SMOKE, "--images", images, "--folder", run]) == 0
+    assert main(["evaluate", run]) == 1
+    assert "was trained on images of fruit: name their folder with --images" in one_sentence(capsys)
+
+
+def test_a_size_needs_images_of_ones_own(tmp_path, capsys):
+    assert main(["train", *SMOKE, "--size", "64", "--folder", str(tmp_path / "mine")]) == 1
+    assert "--images" in one_sentence(capsys) and not (tmp_path / "mine").exists()
+
+
+def test_a_folder_of_images_that_is_not_there(tmp_path, capsys):
+    assert main(["train", *SMOKE, "--images", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in one_sentence(capsys)
+
+
+# Which images a run is evaluated on
+
+
+def test_a_run_on_the_sample_is_evaluated_on_the_sample_even_when_the_full_set_is_there(run, shelf):
+    """All images of the sample's training lie in the full set, some of them in its validation split."""
+    shelf.full = True
+    assert main(["evaluate", str(run), "--data", "somewhere"]) == 0
+    assert shelf.asked == [(True, True, "somewhere"), (False, True, "somewhere")]
+    assert json.loads((run / "evaluation" / "report.json").read_text())["data"] == "SAMPLE, 40 test images"
+
+
+def test_a_run_on_the_full_set_is_evaluated_on_the_full_set(tmp_path, shelf, capsys):
+    shelf.full = True
+    run = str(tmp_path / "full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(settings.PROFILES, "class", replace(settings.PROFILES["class"], sample_epochs=1))
+        assert main(["train", "--profile", "class", "--folder", run]) == 0
+    assert runs.about(run)["settings"]["data"]["source"] == "CIFAR-10"
+    assert main(["evaluate", run]) == 0
+    shelf.full = False
+    assert main(["evaluate", run]) == 1
+    assert "CIFAR-10 is not there" in one_sentence(capsys)
+    assert main(["evaluate", run, "--sample"]) == 1
+    assert "was trained with other validation images than these" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_a_run_is_evaluated_on_the_split_that_it_was_trained_on(tmp_path, seed):
+    train, val = data.split(parts("SAMPLE")[0], seed=seed)
+    model = torch.nn.Sequential(Normalize.from_dataset(train), SmallCNN())
+    cli.train.fit(model, train, val, epochs=1, run=tmp_path / "run")
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "predict", lambda model, dataset: (seen.append(dataset), predict(model, dataset))[1])
+        assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert [dataset.fingerprint() for dataset in seen if dataset.split == "validation"] == [val.fingerprint()]
+
+
+def test_a_run_on_another_split_is_refused(tmp_path, capsys):
+    """Some of the validation images would be training images: the temperature would come out too low."""
+    model = torch.nn.Sequential(Normalize(), SmallCNN())
+    train_tiny(tmp_path / "run", model, epochs=1)
+    assert main(["evaluate", str(tmp_path / "run")]) == 1
+    assert "was trained with other validation images than these" in one_sentence(capsys)
+    assert not (tmp_path / "run" / "evaluation").exists()
+
+
+# Several
+
+
+@pytest.fixture
+def several(tmp_path, run) -> list[str]:
+    """A run, its own table of predictions, and two arrays from elsewhere."""
+    assert main(["evaluate", str(run)]) == 0
+    np.save(tmp_path / "labels.npy", parts("SAMPLE")[1].labels.numpy())
+    np.save(tmp_path / "even.npy", np.full((40, 10), 0.1))
+    arrays = (str(tmp_path / f"{name}.npy") for name in ("labels", "even"))
+    return [str(run), str(run / "evaluation" / "predictions.csv"), *arrays]
+
+
+def test_several_are_compared(tmp_path, several, capsys):
+    assert main(["evaluate", *several, "--output", str(tmp_path / "both")]) == 0
+    out = capsys.readouterr().out
+    assert "done (the first) and predictions.csv (the second): " in out
+    assert "even.npy (the second)" in out and out.count("(the first) and ") == 3
+    assert names(tmp_path / "both") == {"comparison.json", "comparison.png"}
+    facts = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert facts["accuracy"]["labels.npy"]["value"] == 1 and facts["accuracy"]["even.npy"]["value"] == 0.1
+    assert facts["accuracy"]["done"] == facts["accuracy"]["predictions.csv"]
+    assert names(tmp_path / "labels.npy_evaluation") == EVALUATION_FILES - {"reliability.png"}
+    assert names(tmp_path / "even.npy_evaluation") == EVALUATION_FILES
+
+
+def test_a_table_and_an_array_of_one_name_keep_their_own_reports(tmp_path, several):
+    shutil.copy(several[1], tmp_path / "even.csv")
+    assert main(["evaluate", str(tmp_path / "even.npy"), str(tmp_path / "even.csv")]) == 0
+    reports = [json.loads((tmp_path / f"even.{end}_evaluation" / "report.json").read_text()) for end in ("npy", "csv")]
+    assert reports[0]["accuracy"] == 0.1 != reports[1]["accuracy"] or reports[0]["loss"] != reports[1]["loss"]
+
+
+def test_the_comparison_goes_where_runs_are(tmp_path, several):
+    assert main(["evaluate", *several[:2]]) == 0
+    assert names(tmp_path / "runs" / "comparison") == {"comparison.json", "comparison.png"}
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, run, capsys):
+    for folder in ("a", "b"):
+        shutil.copytree(run, tmp_path / folder / "same")
+    both = [str(tmp_path / folder / "same") for folder in "ab"]
+    assert main(["evaluate", *both, "--output", str(tmp_path / "c")]) == 0
+    assert set(json.loads((tmp_path / "c" / "comparison.json").read_text())["accuracy"]) == set(both)
+
+
+def test_the_same_run_twice_is_refused(run, capsys, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    assert main(["evaluate", str(run), "done"]) == 1
+    assert "named twice" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    "array,match",
+    [
+        (np.zeros(39, int), "39 predictions for SAMPLE, 40 test images"),
+        (np.full(40, 10), "from 0 to 9"),
+        (np.random.default_rng(0).normal(size=(40, 10)), "logits"),
+        (np.array([{}] * 40), "Object arrays|not an array"),
+        (None, "bad.npy: "),
+    ],
+    ids=range(5),
+)
+def test_predictions_from_elsewhere_that_do_not_fit(tmp_path, capsys, array, match):
+    (tmp_path / "bad.npy").write_bytes(b"") if array is None else np.save(tmp_path / "bad.npy", array)
+    assert main(["evaluate", str(tmp_path / "bad.npy")]) == 1
+    message = one_sentence(capsys)
+    assert re.search(match, message) and "bad.npy" in message
+
+
+# One photo
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    pixels = np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def probabilities(text: str) -> dict[str, float]:
+    return {name: float(value) for name, value in re.findall(r"^  (\w+) +(\d+\.\d)%$", text, re.MULTILINE)}
+
+
+def test_a_photo_is_classified_with_the_temperature_that_evaluate_stored(run, photo, capsys):
+    model = runs.load(run, torch.nn.Sequential(Normalize(), SmallCNN()))
+    assert main(["classify", str(photo), "--run", str(run)]) == 0
+    plain = capsys.readouterr().out
+    assert "not calibrated" in plain
+    assert main(["evaluate", str(run)]) == 0
+    temperature = json.loads((run / "evaluation" / "report.json").read_text())["temperature"]
+    assert temperature != 1
+    capsys.readouterr()
+    assert main(["classify", str(photo), "--run", str(run)]) == 0
+    calibrated = capsys.readouterr().out
+    assert f"temperature {temperature:.2f}" in calibrated
+    for text, t in ((plain, 1.0), (calibrated, temperature)):
+        expected = classify(model, photo, data.CIFAR10_CLASSES, temperature=t)
+        assert probabilities(text) == pytest.approx({k: 100 * v for k, v in expected.items()}, abs=0.051)
+        assert list(probabilities(text)) == list(expected)
+
+
+def test_a_temperature_of_another_model_is_not_used(run, photo, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    path = run / "evaluation" / "report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": "0" * 64}))
+    capsys.readouterr()
+    assert main(["classify", str(photo), "--run", str(run)]) == 1
+    assert "another network" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", '{"temperature": "hot"}', '{"temperature": -1}', '{"temperature": [1]}', "[" * 100_000], ids=range(7))  # fmt: skip # noqa: E501
+def test_a_damaged_report_is_a_sentence(run, photo, capsys, text):
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "report.json").write_text(text)
+    assert main(["classify", str(photo), "--run", str(run)]) == 1
+    assert "report.json" in one_sentence(capsys) or "temperature" in text
+
+
+def test_a_photo_is_classified_by_the_run_trained_last(tmp_path, photo, capsys):
+    assert main(["train", *SMOKE, "--folder", str(tmp_path / "runs" / "mine")]) == 0
+    assert main(["classify", str(photo)]) == 0
+    assert f"by {tmp_path / 'runs' / 'mine'}" in capsys.readouterr().out
+
+
+def test_without_a_run_the_shipped_network_classifies(photo, capsys):
+    assert main(["classify", str(photo)]) == 0
+    out = capsys.readouterr().out
+    assert str(runs.SHIPPED) in out and set(probabilities(out)) == set(data.CIFAR10_CLASSES)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "text.png", "folder"])
+def test_a_photo_that_is_none(tmp_path, run, capsys, name):
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "folder").mkdir()
+    assert main(["classify", str(tmp_path / name), "--run", str(run)]) == 1
+    assert name in one_sentence(capsys)
 
 
 # What it says when something is wrong
 
 
 def test_evaluating_a_run_that_is_not_there(tmp_path, capsys):
-    assert cli.main(["evaluate", str(tmp_path / "nothing")]) == 1
+    assert main(["evaluate", str(tmp_path / "nothing")]) == 1
+    assert str(tmp_path / "nothing") in one_sentence(capsys)
+
+
+def test_evaluating_a_folder_without_a_run(tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path)]) == 1
     message = one_sentence(capsys)
-    assert str(tmp_path / "nothing" / runs.BEST) in message and "Train first" in message
+    assert str(tmp_path / runs.BEST) in message and "Train first" in message
+
+
+def test_evaluating_without_any_run(capsys):
+    assert main(["evaluate"]) == 1
+    assert "Train first" in one_sentence(capsys)
 
 
 def test_a_damaged_checkpoint(run, capsys):
     (run / runs.BEST).write_bytes((run / runs.BEST).read_bytes()[:1000])
-    assert cli.main(["evaluate", str(run)]) == 1
+    assert main(["evaluate", str(run)]) == 1
     assert "best.safetensors is cut off" in one_sentence(capsys)
 
 
@@ -244,7 +600,7 @@ def test_a_bad_policy(tmp_path, capsys, text):
     file = tmp_path / "policy.json"
     if text is not None:
         file.write_text(text)
-    assert cli.main(["train", "--policy", str(file), "--run", str(tmp_path / "mine")]) == 1
+    assert main(["train", *SMOKE, "--policy", str(file), "--folder", str(tmp_path / "mine")]) == 1
     message = one_sentence(capsys)
     assert "--policy" in message and str(file) in message
     assert not (tmp_path / "mine").exists()
@@ -252,30 +608,45 @@ def test_a_bad_policy(tmp_path, capsys, text):
 
 def test_a_run_folder_that_is_a_file(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    assert cli.main(["--profile", "smoke", "--run", str(tmp_path / "file")]) == 1
+    assert main([*SMOKE, "--folder", str(tmp_path / "file")]) == 1
     assert str(tmp_path / "file") in one_sentence(capsys)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which even root cannot write")
 def test_a_run_folder_that_cannot_be_written_to(capsys):
-    assert cli.main(["--profile", "smoke", "--run", "/proc/self/mine"]) == 1
+    assert main([*SMOKE, "--folder", "/proc/self/mine"]) == 1
     assert "/proc/self/mine" in one_sentence(capsys)
 
 
-@pytest.mark.parametrize("error", [download.DataError, OSError, FloatingPointError])
+def test_other_settings_in_the_folder_are_refused(run, capsys):
+    assert main(["train", *SMOKE, "--folder", str(run), "--seed", "1"]) == 1
+    assert "seed was 0 and is 1" in one_sentence(capsys)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own")
+def test_figures_are_not_written_through_a_link(tmp_path):
+    run, victim = tmp_path / "mine", tmp_path / "victim"
+    run.mkdir()
+    victim.write_text("mine")
+    (run / "training_curves.png").symlink_to(victim)
+    assert main(["train", *SMOKE, "--folder", str(run)]) == 0
+    assert victim.read_text() == "mine" and (run / "training_curves.png").stat().st_size > 100
+
+
+@pytest.mark.parametrize("error", [data.DataError, OSError, FloatingPointError])
 def test_trouble_is_said_in_a_sentence(tmp_path, capsys, monkeypatch, error):
     def fail(*_):
         raise error("what is wrong and what to do")
 
-    monkeypatch.setattr(data, "load_training", fail)
-    assert cli.main(["--run", str(tmp_path / "mine")]) == 1
+    monkeypatch.setattr(data, "cifar10", fail)
+    assert main(["--folder", str(tmp_path / "mine")]) == 1
     assert one_sentence(capsys) == "error: what is wrong and what to do"
 
 
 def test_a_wrong_profile_in_the_environment(capsys, monkeypatch):
     monkeypatch.setenv("CIFAR_PROFILE", "huge")
-    assert cli.main(["train"]) == 1
+    assert main(["train"]) == 1
     assert "CIFAR_PROFILE must be one of smoke, class, full" in one_sentence(capsys)
 
 
@@ -290,30 +661,41 @@ def test_a_wrong_profile_in_the_environment(capsys, monkeypatch):
         ["--seed", "-1"],
         ["--seed", str(2**63)],
         ["--epochs"],
+        ["--fold", "mine"],  # no abbreviations: torchrun's options must not be taken for ours either
+        ["--size", "15"],
+        ["--size", "257"],
         ["evaluate", "--policy", "full"],
         ["evaluate", "--seed", "1"],
+        ["classify"],
+        ["classify", "a.png", "b.png"],
         ["download", "--sample"],
     ],
+    ids=" ".join,
 )
 def test_wrong_arguments(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main(arguments)
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("usage: python -m cifar_utils") and "error: " in err.splitlines()[-1]
 
 
 def test_the_largest_seed_works(tmp_path):
-    assert cli.main(["train", "--profile", "smoke", "--seed", str(2**63 - 1), "--run", str(tmp_path / "mine")]) == 0
+    assert main(["train", *SMOKE, "--seed", str(2**63 - 1), "--folder", str(tmp_path / "mine")]) == 0
 
 
-def test_the_stop_button(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("at", ["the first epoch", "the last validation"])
+def test_the_stop_button(tmp_path, capsys, monkeypatch, at):
+    """In the last epoch's validation as well: it does not go on to the test images."""
+    module, name = (cli.train, "apply_transform") if at == "the first epoch" else (cli.train, "predict")
+    function = getattr(module, name)
+
     def stop(*arguments):
         signal.raise_signal(signal.SIGINT)
-        return augment(*arguments)
+        return function(*arguments)
 
-    monkeypatch.setattr(training, "augment", stop)
-    assert cli.main(["--profile", "smoke", "--run", str(tmp_path / "mine")]) == 130
+    monkeypatch.setattr(module, name, stop)
+    assert main([*SMOKE, "--folder", str(tmp_path / "mine")]) == 130
     assert capsys.readouterr().err.strip() == "Stopped."
     assert "evaluation" not in names(tmp_path / "mine")
 
@@ -321,16 +703,19 @@ def test_the_stop_button(tmp_path, capsys, monkeypatch):
 # What it says when asked
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["train"], ["evaluate"], ["download"]])
+COMMANDS = ("run", "train", "evaluate", "classify", "download")
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids="".join)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help(capsys, command, flag):
     with pytest.raises(SystemExit) as caught:
-        cli.main([*command, flag])
+        main([*command, flag])
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(" ".join(["usage: python -m cifar_utils", *command]))
     assert "examples:" in text and "exit codes: 0 done; 1 " in text and "130 stopped" in text
-    assert command or all(word in text for word in ("run ", "train ", "evaluate ", "download "))
+    assert command or all(f"{word} " in text for word in COMMANDS)
     assert "train" not in command or all(name in text for name in [*PRESETS, *settings.PROFILES])
 
 
@@ -338,22 +723,49 @@ def test_the_examples_of_the_help_are_right(monkeypatch):
     examples = re.findall(r"^  python -m cifar_utils(.*?)(?:   *\w.*)$", cli.EPILOG, re.MULTILINE)
     assert len(examples) >= 5
     monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda *_: None)
-    for action in ("_run", "_train", "_evaluate", "_download"):
-        monkeypatch.setattr(cli, action, lambda _: None)
+    for name in COMMANDS:
+        monkeypatch.setattr(cli, f"_{name}", lambda _: None)
     for example in examples:
         try:
-            assert cli.main(shlex.split(example)) == 0
+            assert main(shlex.split(example)) == 0
         except SystemExit as ended:  # --help
             assert ended.code == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_is_a_prefix_of_one_of_torchruns(monkeypatch, command):
+    """torchrun reads the whole command line, with abbreviations: it would take --run for its own --run-path."""
+    from torch.distributed.run import get_args_parser
+
+    theirs = [option for action in get_args_parser()._actions for option in action.option_strings]
+    parsers = []
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", lambda self, _: parsers.append(self))
+        cli._parse([])
+    (commands,) = (a for a in parsers[0]._actions if isinstance(a, argparse._SubParsersAction))
+    ours = [option for action in commands.choices[command]._actions for option in action.option_strings]
+    assert len(ours) > 2
+    if command in ("train", "run"):
+        shared = {"-h", "--help"}
+        assert [(a, b) for a in set(ours) - shared for b in theirs if b.startswith(a)] == []
+
+
+def test_torchrun_leaves_every_option_alone():
+    from torch.distributed.run import get_args_parser
+
+    ours = ["train", "--folder", "x", "--seed", "1", "--policy", "full", "--recipe", "fast", "--model", "m.py:N"]
+    ours += ["--epochs", "2", "--profile", "smoke", "--data", "d", "--images", "i", "--size", "32", "--sample"]
+    found = get_args_parser().parse_args(["--nproc-per-node", "1", "-m", "cifar_utils", *ours])
+    assert (found.training_script, found.training_script_args) == ("cifar_utils", ours)
 
 
 # As a user runs it
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(tmp_path: Path, **changes) -> dict[str, str]:
     """No profile but the command's, folders that must stay empty, and one thread, as others compute here as well."""
     own = {"CIFAR_RUNS": str(tmp_path / "runs"), "CIFAR10_DIR": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
-    return {name: value for name, value in os.environ.items() if name != "CIFAR_PROFILE"} | own
+    return {name: value for name, value in os.environ.items() if name != "CIFAR_PROFILE"} | own | changes
 
 
 COMMAND = [sys.executable, "-m", "cifar_utils"]
@@ -362,17 +774,15 @@ COMMAND = [sys.executable, "-m", "cifar_utils"]
 @pytest.mark.slow
 def test_from_nothing_to_a_report(tmp_path):
     run = tmp_path / "mine"
-    done = subprocess.run(
-        [*COMMAND, "--profile", "smoke", "--run", str(run)], cwd=tmp_path, env=environment(tmp_path),
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    command, options = [*COMMAND, *SMOKE, "--folder", str(run)], {"cwd": tmp_path, "env": environment(tmp_path)}
+    done = subprocess.run(command, **options, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert names(tmp_path) == {"mine"}  # no data directory, no runs elsewhere
     assert names(run) == RUN_FILES | {"evaluation"} and names(run / "evaluation") == EVALUATION_FILES
     history = json.loads((run / "history.json").read_text())
     report = json.loads((run / "evaluation" / "report.json").read_text())
     assert len(history) == 1 and sum(map(sum, report["confusion_matrix"])) == 1000
-    assert report["accuracy"] > 0.2  # guessing: 0.1
+    assert report["accuracy"] > 0.12  # guessing: 0.1
     assert "SAMPLE, 3,600 training images" in done.stdout and "SAMPLE, 1,000 test images" in done.stdout
     assert "\r" not in done.stdout and max(map(len, done.stdout.splitlines())) < 400
 
@@ -380,10 +790,10 @@ def test_from_nothing_to_a_report(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm(tmp_path, number):
+def test_ctrl_c_and_sigterm(tmp_path, images, number):
     run = tmp_path / "mine"
     process = subprocess.Popen(
-        [*COMMAND, "train", "--sample", "--epochs", "500", "--run", str(run)], cwd=tmp_path,
+        [*COMMAND, "train", "--images", images, "--epochs", "100000", "--folder", str(run)], cwd=tmp_path,
         env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -397,4 +807,58 @@ def test_ctrl_c_and_sigterm(tmp_path, number):
     assert process.returncode == 130 and err.strip() == "Stopped."
     epochs = len(json.loads((run / "history.json").read_text()))
     assert f"Stopped in epoch {epochs + 1} and saved in {run}." in out
-    assert checkpoint.load(run / runs.LAST).meta["state"]["epoch"] == epochs
+    assert runs.about(run, "last")["epoch"] == epochs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.3, 2.0, 3.0])
+def test_ctrl_c_while_it_starts(tmp_path, seconds):
+    """Python itself takes the first moments; the imports after them take seconds."""
+    command = [*COMMAND, "train", *SMOKE, "--epochs", "500"]
+    options = {"cwd": tmp_path, "env": environment(tmp_path), "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    process = subprocess.Popen(command, **options, text=True)
+    try:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, err.strip()) == (130, "Stopped.")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_ctrl_c_within_an_exec_of_an_import(tmp_path):
+    """CPython would end the process by the signal afterwards, even though the exception was caught."""
+    press = "import signal; signal.raise_signal(signal.SIGINT)"
+    start = "import sys; from cifar_utils import __main__ as main, cli\n"
+    (tmp_path / "start.py").write_text(start + f"cli.run = lambda _: exec({press!r})\nsys.exit(main.main())")
+    options = {"cwd": tmp_path, "env": environment(tmp_path), "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-m", "start"], **options)
+    assert (done.returncode, done.stderr.strip()) == (130, "Stopped.")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_reader_that_ends_is_not_the_runs_fault(tmp_path, images):
+    """As in `train | head -1`: not a word of folders that cannot be written to, and the run resumes."""
+    run = tmp_path / "mine"
+    command = shlex.join([*COMMAND, "train", "--images", images, "--epochs", "50", "--folder", str(run)])
+    options = {"cwd": tmp_path, "env": environment(tmp_path), "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run(f"({command}; echo code $? >&2) | head -1", shell=True, **options)
+    assert done.stdout.count("\n") == 1
+    message = "error: the program that read this output has ended; the same command resumes"
+    assert done.stderr.splitlines() == [message, "code 1"]
+    assert subprocess.run(shlex.split(command), **options).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [r"$\frac$", "運行 é", "a & b #1 %d {x}"])
+def test_any_name_of_a_run_works(tmp_path, images, name):
+    """In figures, where $ begins a formula, and in a terminal that cannot show it."""
+    options = {"cwd": tmp_path, "env": environment(tmp_path, PYTHONIOENCODING="cp1252"), "timeout": 300}
+    command = [*COMMAND, "--images", images, "--size", "16", "--epochs", "1", "--folder", name]
+    done = subprocess.run(command, **options, capture_output=True)
+    assert done.returncode == 0 and b"error" not in done.stderr.lower()
+    assert names(tmp_path / name / "evaluation") == EVALUATION_FILES

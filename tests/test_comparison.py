@@ -1,13 +1,15 @@
 """Paired comparison: published numbers, SciPy, simulation, and what must not matter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import certain, random_predictions
+from tables import certain, names, random_predictions
 
-from cifar_utils.comparison import compare, difference_interval
-from cifar_utils.predictions import Predictions
+from cifar_utils.evaluation.comparison import compare, difference_interval
+from cifar_utils.evaluation.predictions import Predictions
 
 
 def pair(both: int, only_first: int, only_second: int, neither: int):
@@ -41,6 +43,16 @@ def test_equal_runs():
     result = compare(p, p)
     assert (result.p_value, result.difference) == (1, 0) and len(result.only_first) == len(result.only_second) == 0
     assert result.interval[0] == pytest.approx(-result.interval[1])
+    assert str(result) == "200 images: identical predictions (is it twice the same network?)"
+    shuffled = p.select(np.random.default_rng(0).permutation(len(p)))
+    assert compare(p, shuffled).identical
+
+
+def test_equally_good_is_not_identical():
+    p = certain([0, 0, 1], [0, 1, 2])
+    for other in (certain([0, 0, 1], [0, 1, 3]), certain([0, 0, 1], [0, 1, 2], 0.9), replace(p, probabilities=None)):
+        result = compare(p, other)
+        assert not result.identical and result.difference == 0 and "McNemar" in str(result)
 
 
 def test_one_image():
@@ -50,11 +62,11 @@ def test_one_image():
 
 def test_which_images_changed_whatever_their_order():
     labels = np.array([0, 1, 2, 3])
-    first = Predictions(np.array([10, 20, 30, 40]), labels, predicted=[0, 1, 9, 9])
-    second = Predictions(np.array([40, 30, 20, 10]), labels[::-1], predicted=[3, 9, 1, 9])
+    first = Predictions(np.array([10, 20, 30, 40]), labels, predicted=[0, 1, 9, 9], classes=names(10))
+    second = Predictions(np.array([40, 30, 20, 10]), labels[::-1], predicted=[3, 9, 1, 9], classes=names(10))
     result = compare(first, second)
     assert result.only_first.tolist() == [10] and result.only_second.tolist() == [40]
-    assert "the first alone is right on 1, the second alone on 1; difference +0.00 points" in str(result)
+    assert "only the first is correct on 1, only the second on 1; difference +0.00 points" in str(result)
 
 
 def test_what_cannot_be_compared():
@@ -63,14 +75,18 @@ def test_what_cannot_be_compared():
         with pytest.raises(ValueError, match="only predictions of the same images"):
             compare(p, other)
     with pytest.raises(ValueError, match="disagree on the true classes"):
-        compare(p, Predictions(p.index, (p.labels + 1) % 10, p.probabilities))
+        compare(p, replace(p, labels=(p.labels + 1) % 10))
+    with pytest.raises(ValueError, match="classes of the two tables differ"):
+        compare(p, replace(p, classes=names(10)[::-1]))
+    with pytest.raises(ValueError, match="not a ndarray"):
+        compare(p, p.probabilities)
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 99), st.integers(0, 99))
 def test_exchanging_the_two_turns_the_sign(a, b):
     first, second = random_predictions(a, 50), random_predictions(b, 50)
-    second = Predictions(first.index, first.labels, second.probabilities)
+    second = replace(second, index=first.index, labels=first.labels)
     x, y = compare(first, second), compare(second, first)
     assert x.difference == -y.difference and x.p_value == pytest.approx(y.p_value)
     assert x.interval == pytest.approx((-y.interval[1], -y.interval[0]))

@@ -1,12 +1,18 @@
-"""What the committed notebooks must be like. nbval executes them; here is what it does not look at."""
+"""What the committed notebooks must be like. nbval executes them; these tests look at what nbval does not."""
 
+import ast
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+
+from cifar_utils import models
+from cifar_utils.augment import PRESETS, Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,7 +42,7 @@ def text_of(notebook):
     return "".join(output.get("text", "") for output in outputs(notebook))
 
 
-def test_the_four_notebooks_are_there():
+def test_all_notebooks_are_there():
     assert NAMES[:4] == ["01_data_and_augmentation", "02_model", "03_training", "04_evaluation"]
     assert NAMES[4:] == ["05_fast_and_why", "06_what_augmentation_buys"]
 
@@ -83,30 +89,63 @@ def test_small_and_portable(path, notebook):
     assert str(Path.home()) not in text_of(notebook) and str(ROOT) not in text_of(notebook)
 
 
-def test_says_what_it_is_for_and_keeps_cells_small(notebook):
+def test_the_first_cell_names_goal_time_and_needs_and_cells_are_small(notebook):
     for word in ("You will be able to", "Takes", "Needs"):
         assert word in notebook.cells[0].source
-    assert all(len(cell.source.splitlines()) <= 20 for cell in code_cells(notebook))
+    sizes = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
+    assert max(sizes) <= 20 and statistics.median(sizes) <= 8
+    lines = [line for cell in code_cells(notebook) for line in cell.source.splitlines()]
+    assert max(map(len, lines)) <= 88, "JupyterLab would scroll the cell"
 
 
 @pytest.mark.parametrize("path", PATHS[:3], ids=NAMES[:3])
 def test_the_test_split_is_not_touched_before_notebook_4(path):
     source = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
-    assert "load_test" not in source and "train=False" not in source
+    assert "train=False" not in source and '"test"' not in source
 
 
-def test_the_class_profile_reaches_80_percent_within_10_minutes():
-    """On the full set, with the whole policy: read from the outputs of the run that is committed."""
+def test_the_participant_writes_the_networks_that_the_package_has():
+    """Statement by statement, but for the comments and the options that the package adds."""
+    source = "\n".join(cell.source for cell in code_cells(nbformat.read(PATHS[1], as_version=4)))
+    theirs = ast.parse(Path(models.__file__).read_text())
+    blocks = [
+        next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "block")
+        for tree in (ast.parse(source), theirs)
+    ]
+    written, packaged = (ast.unparse(block.body[-1]) for block in blocks)
+    assert written == packaged
+    for words in ("class SmallCNN(nn.Module)", "F.conv2d", "theirs.load_state_dict", "assert torch.allclose"):
+        assert words in source
+
+
+@pytest.mark.slow
+def test_run_all_does_not_overwrite_a_saved_policy(tmp_path, monkeypatch):
+    """The cells of notebook 1 that make the explorer and save: with a saved policy, and without one."""
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    file, mine = tmp_path / "policy.json", Policy(degrees=33, fill=7).to_json()
+    notebook = nbformat.read(PATHS[0], as_version=4)
+    parts = ("import Explorer", "data.split(", "full = PRESETS", "Explorer(train", "policy_file()", "my_policy")
+    notebook.cells = [cell for cell in code_cells(notebook) if any(part in cell.source for part in parts)]
+    assert len(notebook.cells) == len(parts)
+    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    assert Policy.from_json(file.read_text()) == PRESETS["full"]
+    file.write_text(mine)
+    client.execute()
+    assert file.read_text() == mine
+
+
+def test_the_plain_network_reaches_75_percent_within_10_minutes():
+    """On the full set, with the whole policy, plain SGD: read from the outputs of the run that is committed."""
     training = text_of(nbformat.read(PATHS[2], as_version=4))
     assert "45,000 training images" in training
     assert all(name in training for name in ("degrees=", "distortion_scale=", "brightness=", "flip_p="))
-    seconds = float(re.findall(r"^ +\d+ .*%\s+(\d+)$", training, re.M)[-1])
-    assert seconds <= 600
     evaluation = text_of(nbformat.read(PATHS[3], as_version=4))
     assert "network that ships" not in evaluation
+    seconds = int(re.search(r"^best epoch \d+, after (\d+) seconds", evaluation, re.M)[1])
     accuracy = float(re.search(r"^accuracy ([\d.]+)% of 10,000 test images", evaluation, re.M)[1])
-    assert accuracy >= 80
-    assert f"recognises {accuracy}% of the 10,000 test images after {seconds:.0f} seconds" in README
+    assert seconds <= 600 and accuracy >= 75
+    assert f"{accuracy}%" in README and f"{seconds} seconds" in README
 
 
 @pytest.mark.slow
@@ -117,7 +156,7 @@ def test_nbval_notices_a_changed_output(tmp_path):
     position = notebook.cells.index(marked)
     imports = next(cell for cell in notebook.cells if cell.cell_type == "code")
     notebook.cells = [imports, notebook.cells[position]]
-    for text, expected in ((marked.outputs[0].text, 0), (marked.outputs[0].text.replace("128", "129"), 1)):
+    for text, expected in ((marked.outputs[0].text, 0), (marked.outputs[0].text.replace("27", "28"), 1)):
         marked.outputs[0].text = text
         nbformat.write(notebook, tmp_path / "changed.ipynb")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]

@@ -12,8 +12,9 @@ from PIL import Image
 from strategies import policies
 from torchvision.transforms import v2
 
-from cifar_utils.policy import FULL, PRESETS, RANGES, Policy
+from cifar_utils.augment import PRESETS, RANGES, Policy
 
+FULL = PRESETS["full"]
 PAIRS = ("translate", "scale")
 NO_NUMBERS = {
     "nan": math.nan,
@@ -101,33 +102,78 @@ def test_repr_shows_what_differs_from_the_default():
         ("", "Expecting value"),
         ("{degrees: 10}", "Expecting property name"),
         ("[1, 2]", "a JSON object is expected"),
+        ("[]", "a JSON object is expected"),
+        ('[["degrees", 10]]', "a JSON object is expected"),
+        ('[{"degrees": 10}]', "a JSON object is expected"),
+        ('"degrees"', "a JSON object is expected"),
+        ("10", "a JSON object is expected"),
         ("null", "a JSON object is expected"),
         ('{"degree": 10, "angle": 1}', "unknown field angle, degree"),
         ('{"degrees": 200}', "Policy.degrees is 200"),
         ('{"degrees": NaN}', "Policy.degrees is nan"),
         ('{"translate": 0.1}', "Policy.translate is 0.1"),
         ('{"scale": [[1], 2]}', "Policy.scale is"),
+        ('{"degrees": 10, "degrees": 20}', "a field appears twice"),
+        ('{"degrees": 10, "fill": 0, "degrees": 10}', "a field appears twice"),
+        ('{"degrees": {"degrees": 10}}', "Policy.degrees is"),
+        ('{"translate": {}}', "Policy.translate is"),
+        ('{"translate": {"x": 0.1, "y": 0.1}}', "Policy.translate is"),
+        ('{"fill": 1' + "0" * 5000 + "}", "integer string conversion"),
+        ('{"degrees": 1e999}', "Policy.degrees is inf"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_from_json_refuses(text, message):
     with pytest.raises(ValueError, match=message):
         Policy.from_json(text)
 
 
+@pytest.mark.parametrize("depth", [10, 100, 300, 600, 900, 1000, 100_000])
+@pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"a":', "}")], ids=["lists", "objects"])
+@pytest.mark.parametrize("around", ["%s", '{"degrees": %s}', '{"scale": [1, %s]}'])
+def test_from_json_refuses_deep_nesting(around, opening, closing, depth):
+    with pytest.raises(ValueError, match="not a policy|Policy.degrees|Policy.scale"):
+        Policy.from_json(around % (opening * depth + "1" + closing * depth))
+
+
+@given(st.text() | st.binary())
+def test_from_json_gives_a_policy_or_a_value_error(text):
+    try:
+        assert isinstance(Policy.from_json(text), Policy)
+    except ValueError:
+        pass
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from([f.name for f in fields(Policy)]), VALUES) | VALUES)
+def test_from_json_of_any_json_gives_a_policy_or_a_value_error(value):
+    try:
+        assert isinstance(Policy.from_json(json.dumps(value)), Policy)
+    except ValueError:
+        pass
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets(name):
     preset = PRESETS[name]
     assert Policy(**asdict(preset)) == preset, "legal"
-    assert (preset.warps or preset.recolours) == (name != "none")
+    assert (preset.is_geometric or preset.changes_color) == (name != "none")
 
 
 def test_presets_by_strength():
+    assert list(PRESETS) == ["none", "flip_and_shift", "light", "full", "strong"]
     assert PRESETS["full"] == FULL
     assert PRESETS["light"].degrees < FULL.degrees < PRESETS["strong"].degrees
 
 
 @pytest.mark.parametrize(
-    "changes, warps, recolours",
+    "changes, is_geometric, changes_color",
     [
         ({}, False, False),
         ({"fill": 128, "interpolation": "nearest"}, False, False),
@@ -145,9 +191,9 @@ def test_presets_by_strength():
         ({"saturation": 0.1}, False, True),
     ],
 )
-def test_warps_and_recolours(changes, warps, recolours):
+def test_whether_pixels_move_and_colors_change(changes, is_geometric, changes_color):
     policy = Policy(**changes)
-    assert (policy.warps, policy.recolours) == (warps, recolours)
+    assert (policy.is_geometric, policy.changes_color) == (is_geometric, changes_color)
 
 
 @given(policies(), st.floats(0, allow_infinity=False))
@@ -162,7 +208,7 @@ def test_scaled_is_always_legal_and_keeps_the_probabilities(policy, strength):
 def test_scaled_by_0_and_1(policy):
     assert policy.scaled(1) == policy
     nothing = policy.scaled(0)
-    assert not replace(nothing, flip_p=0.0).warps and not nothing.recolours
+    assert not replace(nothing, flip_p=0.0).is_geometric and not nothing.changes_color
     assert nothing.flip_p == policy.flip_p
 
 

@@ -6,6 +6,7 @@ import re
 import struct
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -76,7 +77,8 @@ def test_a_terminal_is_redrawn_in_place(monkeypatch, columns, width):
 
 def test_the_training_bar_shows_loss_accuracy_and_the_time_left(monkeypatch, tmp_path):
     with terminal(monkeypatch) as text:
-        history, _ = train_tiny(tmp_path, epochs=4)
+        # Slowly enough for the bar to be redrawn: in the first epoch, and after the first validation.
+        history, _ = train_tiny(tmp_path, epochs=4, between=lambda state: state.epochs in (0.5, 1) and time.sleep(0.25))
     states = text[0].removesuffix("\n").split("\r")
     assert "\n" not in "".join(states)
     running = r"Training +\d+%\|.*\| epoch \d\.\d of 4 \[\d\d:\d\d, \d\d:\d\d left, loss \d\.\d{3}, accuracy \d+\.\d%"

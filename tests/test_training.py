@@ -4,197 +4,319 @@ import copy
 import hashlib
 import json
 import math
+import os
+import random
 import signal
-from dataclasses import replace
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import narrow, tiny, train_tiny
+from tiny import NETWORKS, digest, narrow, network, tiny, train_tiny, without_seconds
+from torch import nn
+from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR, ReduceLROnPlateau
+from torchvision.transforms import v2
 
-from cifar_utils import checkpoint, optimisers, runs, training
-from cifar_utils.augment import augment, draw
-from cifar_utils.data import Normalisation
-from cifar_utils.policy import PRESETS, Policy
-from cifar_utils.predictions import predict
-from cifar_utils.selection import batches
-from cifar_utils.settings import PROFILES
+from cifar_utils import checkpoint, plots, runs, train
+from cifar_utils.augment import PRESETS
+from cifar_utils.evaluation.predictions import predict
+from cifar_utils.train import Shuffle, fit, seeded, sgd, warm_up_and_decay
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of five epochs that overfits: its folder, history and network."""
-    folder = tmp_path_factory.mktemp("runs") / "five"
-    sgd = training.PLAIN_SGD | {"learning_rate": 0.4}
-    return folder, *train_tiny(folder, Policy(), epochs=5, batch_size=16, skip=0.0, small_sides=(), **sgd)
-
-
-@pytest.fixture(autouse=True)
-def quick_pictures(monkeypatch):
-    """The confusion matrix takes longer to draw than a tiny epoch to train; `run` above has the real one."""
-    monkeypatch.setattr(training.evaluation_plots, "confusion_matrix", lambda *_: Figure(figsize=(1, 1)))
-
-
-def without_seconds(history):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+    folder, model = tmp_path_factory.mktemp("runs") / "five", narrow()
+    return folder, *train_tiny(folder, model, transform=None, epochs=5, batch_size=16, optimizer=sgd(model, 0.1),
+                               figures=True)  # fmt: skip
 
 
 def digests(images):
-    return {hashlib.sha256(image.numpy().tobytes()).digest() for image in images.contiguous()}
+    return {hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in images}
+
+
+def trainer(path):
+    return checkpoint.load(path)["states"]["trainer"]
 
 
 # What it learns
 
 
-def test_one_batch_can_be_learnt_by_heart(tmp_path):
-    network = training.new_network(tiny(32), Normalisation.of(tiny(32)))
-    options = {"epochs": 40, "learning_rate": 0.1, "label_smoothing": 0, "small_sides": ()}
-    history, _ = train_tiny(tmp_path, Policy(), network, 32, **options)
+def test_one_batch_can_be_memorized(tmp_path):
+    model = network("no norm")
+    history, _ = train_tiny(tmp_path, model, images=32, transform=None, epochs=40, optimizer=sgd(model, 0.1))
     assert history[0]["training_loss"] == pytest.approx(math.log(10), abs=0.1)
     assert history[-1]["training_loss"] < 0.05 and history[-1]["training_accuracy"] == 1
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_seed_gives_the_same_numbers(tmp_path, threads):
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_same_seed_gives_the_same_bits(tmp_path, threads):
     results = []
     for name, seed, noise in (("a", 1, 5), ("b", 1, 6), ("c", 2, 5)):
-        torch.manual_seed(noise)  # whatever the caller has drawn before does not matter
-        history, _ = train_tiny(tmp_path / name, network=narrow(1), seed=seed, threads=threads)
-        results.append((without_seconds(history), checkpoint.load(tmp_path / name / runs.LAST).tensors))
-    for _, tensors in results:
-        del tensors["generator"]  # the caller's
-    (history, tensors), (again, tensors_again), (other, tensors_other) = results
-    assert history == again
-    assert all(torch.equal(tensors[name], tensors_again[name]) for name in tensors)
-    assert history[0]["training_loss"] != other[0]["training_loss"]
-    assert not torch.equal(tensors["model.linear.weight"], tensors_other["model.linear.weight"])
+        torch.manual_seed(noise)  # what the caller has drawn before does not matter
+        history, model = train_tiny(tmp_path / name, network("dropout", 1), seed=seed, threads=threads)
+        results.append((without_seconds(history), [digest(tensor) for tensor in model.state_dict().values()]))
+    assert results[0] == results[1]
+    assert results[0][0][0] != results[2][0][0] and results[0][1] != results[2][1]
 
 
-def test_only_training_images_are_augmented_and_learnt_from(tmp_path, monkeypatch):
-    training_images, validation = digests(tiny().images), tiny(32, "validation")
+PROCESS = """
+import sys
+from pathlib import Path
+from tiny import digest, network, train_tiny, without_seconds
+for name in sys.argv[2:]:
+    history, model = train_tiny(Path(sys.argv[1], name.replace(" ", "_")), network(name), epochs=1)
+    print(name, without_seconds(history), [digest(tensor) for tensor in model.state_dict().values()], file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bits_in_two_processes_for_every_network(tmp_path):
+    """In each process, Python hashes text differently and torch's generator starts elsewhere."""
+    outputs = []
+    for number in "12":
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": number}
+        command = [sys.executable, "-c", PROCESS, str(tmp_path / number), *NETWORKS]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=True)
+        outputs.append(done.stderr)
+    assert outputs[0] == outputs[1] and len(outputs[0].splitlines()) == len(NETWORKS)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("resnet18", "mobilenet"))) for name in NETWORKS]
+)
+def test_every_network_trains_is_resumed_bit_for_bit_and_loaded(tmp_path, name):
+    through, model = train_tiny(tmp_path / "through", network(name))
+    for _ in range(2):
+        history, resumed = train_tiny(tmp_path / "stopped", network(name), stop_after=3)
+    assert without_seconds(history) == without_seconds(through)
+    assert [digest(t) for t in resumed.state_dict().values()] == [digest(t) for t in model.state_dict().values()]
+    loaded = runs.load(tmp_path / "stopped", network(name, seed=9), "last")
+    predictions = predict(loaded, tiny(32, "validation"))
+    assert predictions.loss == pytest.approx(history[-1]["validation_loss"], rel=1e-5) and not loaded.training
+
+
+def test_a_compiled_network_trains_and_its_checkpoint_is_one_of_the_plain_network(tmp_path, monkeypatch):
+    compiled = torch.compile(narrow(), backend="eager")
+    history, _ = train_tiny(tmp_path / "compiled", compiled)
+    plain, _ = train_tiny(tmp_path / "plain")
+    assert without_seconds(history) == without_seconds(plain)
+    predictions = predict(runs.load(tmp_path / "compiled", narrow(5), "last"), tiny(32, "validation"))
+    assert predictions.accuracy == history[-1]["validation_accuracy"]
+
+
+def test_only_training_images_are_augmented_and_learned_from(tmp_path, monkeypatch):
     augmented, predicted, evaluated = [], [], []
 
-    def spy_augment(images, *rest):
-        augmented.append(images)
-        return augment(images, *rest)
-
-    def spy_predict(network, split, *rest):
-        predicted.append(split)
-        return predict(network, split, *rest)
+    def spy_predict(model, dataset, *rest):
+        predicted.append(dataset)
+        return predict(model, dataset, *rest)
 
     def spy_forward(module, args):
-        if not module.training:
+        if not module.training and len(args[0]) > 3:  # not the two or three images of a check
             assert not torch.is_grad_enabled()
             evaluated.append(args[0])
 
-    monkeypatch.setattr(training, "augment", spy_augment)
-    monkeypatch.setattr(training, "predict", spy_predict)
-    network = narrow()
-    network.register_forward_pre_hook(spy_forward)
-    train_tiny(tmp_path, network=network)
-    assert digests(torch.cat(augmented)) == training_images
-    assert not training_images & digests(validation.images)
-    assert [split.name for split in predicted] == ["validation"] * 2
-    for seen in evaluated:  # the network sees each validation image as it is, only normalised
-        torch.testing.assert_close(seen, Normalisation.of(tiny())(validation.images), rtol=0, atol=0)
-    assert len(evaluated) == 2
+    def spy_transform(images):
+        augmented.append(images)
+        return images
+
+    monkeypatch.setattr(train, "predict", spy_predict)
+    model = narrow()
+    model.register_forward_pre_hook(spy_forward)
+    train_tiny(tmp_path, model, transform=spy_transform)
+    assert digests(torch.cat(augmented)) == digests(tiny().images)
+    assert not digests(tiny().images) & digests(tiny(32, "validation").images)
+    assert [dataset.split for dataset in predicted] == ["validation"] * 2
+    assert [len(images) for images in evaluated] == [32, 32]
+    for images in evaluated:  # each validation image as it is
+        torch.testing.assert_close(images, tiny(32, "validation").images / 255, rtol=0, atol=0)
 
 
 def test_training_does_not_depend_on_the_validation_images(tmp_path):
-    """No gradient from them: with other validation images the network that comes out is the same."""
-    networks = [narrow(), narrow()]
-    for network, count in zip(networks, (8, 24)):
-        config, validation = training.Config(epochs=1, batch_size=32), tiny(count, "validation")
-        training.train(network, tiny(), validation, Policy(), config, Normalisation.of(tiny()), tmp_path / str(count))
-    tensors, others = (network.state_dict() for network in networks)
+    """No gradient from them: with other validation images the trained model is the same."""
+    models = [narrow(), narrow()]
+    for model, count in zip(models, (8, 24)):
+        fit(model, tiny(32), tiny(count, "validation"), epochs=1, batch_size=32, run=tmp_path / str(count))
+    tensors, others = (model.state_dict() for model in models)
     assert all(torch.equal(tensors[name], others[name]) for name in tensors)
 
 
 def test_training_loss_and_accuracy_are_those_of_the_augmented_batches(tmp_path):
-    policy, network = PRESETS["full"], narrow()
-    twin = copy.deepcopy(network).train()
-    history, _ = train_tiny(
-        tmp_path, policy, network, epochs=1, batch_size=24, learning_rate=0.0, seed=3, small_sides=((24, 0.5),)
-    )
-    split, losses, hits = tiny(), [], []
-    mean, std = Normalisation.of(split).tensors()
-    for batch, side in zip(batches(64, training.Config(batch_size=24, seed=3), 0, torch.zeros(64)), (24, 32)):
-        out = torch.empty(24, 3, side, side)  # small pictures in the first half of the steps
-        x = augment(split.images[batch], draw(policy, 3, 0, split.index[batch]), policy, mean, std, out)
-        logits = twin(x).detach().double()
-        true = logits.gather(1, split.labels[batch][:, None])[:, 0]
+    """Checked against the same epoch computed by hand; with a learning rate of 0 the model stays as it is."""
+    policy, model = PRESETS["full"], narrow()
+    twin = copy.deepcopy(model).train()
+    options = {"transform": policy, "epochs": 1, "batch_size": 24, "seed": 3, "optimizer": sgd(model, 0.0)}
+    history, _ = train_tiny(tmp_path, model, **options)
+    dataset, losses, correct = tiny(), [], []
+    for batch in Shuffle(64, 24, seed=3).epoch(0):
+        logits = twin(policy(dataset.images[batch], dataset.index[batch], epoch=0, seed=3)).detach().double()
+        true = logits.gather(1, dataset.labels[batch][:, None])[:, 0]
         losses += (logits.exp().sum(1).log() - true).tolist()
-        hits += (logits.argmax(1) == split.labels[batch]).tolist()
-    assert len(losses) == 48  # two whole batches of 24; the other 16 images are left out
-    assert history[0]["training_loss"] == pytest.approx(sum(losses) / 48, rel=1e-5)
-    assert history[0]["training_accuracy"] == pytest.approx(sum(hits) / 48)
+        correct += (logits.argmax(1) == dataset.labels[batch]).tolist()
+    assert len(losses) == 64
+    assert history[0]["training_loss"] == pytest.approx(sum(losses) / 64, rel=1e-5)
+    assert history[0]["training_accuracy"] == pytest.approx(sum(correct) / 64)
     assert history[0]["learning_rate"] == 0
+
+
+@pytest.mark.parametrize("mix", [v2.MixUp(num_classes=10), v2.CutMix(num_classes=10)], ids=["MixUp", "CutMix"])
+def test_soft_labels_are_trained_with_and_reported(tmp_path, mix):
+    seen = []
+
+    def loss(logits, labels):
+        seen.append(labels)
+        return nn.functional.cross_entropy(logits, labels)
+
+    history, _ = train_tiny(tmp_path, transform=[PRESETS["light"], mix], loss=loss)
+    assert all(labels.shape[1] == 10 and torch.allclose(labels.sum(1), torch.ones(len(labels))) for labels in seen)
+    assert all(math.isfinite(row["training_loss"]) and 0 <= row["training_accuracy"] <= 1 for row in history)
 
 
 # The pieces
 
 
-def test_the_pictures_are_small_at_first():
-    config = training.Config(small_sides=((16, 0.2), (20, 0.5)))
-    assert [training.side_at(step, 10, config) for step in range(10)] == 2 * [16] + 3 * [20] + 5 * [32]
-    assert {training.side_at(step, 9, training.Config(small_sides=())) for step in range(9)} == {32}
+@pytest.mark.parametrize("n,batch_size", [(64, 32), (65, 32), (127, 32), (5, 1), (5, 100), (1, 1)])
+def test_an_epochs_batches_have_every_image_once_and_nearly_equal_sizes(n, batch_size):
+    shuffle = Shuffle(n, batch_size, seed=4)
+    batches = shuffle.epoch(2)
+    sizes = [len(batch) for batch in batches]
+    assert torch.cat(batches).sort().values.tolist() == list(range(n))
+    assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+    assert len(batches) == shuffle.total_steps(1) and shuffle.total_steps(7) == 7 * len(batches)
 
 
-def test_the_history_has_the_learning_rate_of_the_schedule(run):
+def test_the_order_depends_on_seed_and_epoch_alone():
+    orders = [torch.cat(Shuffle(64, size, seed).epoch(e)).tolist() for size, seed, e in ((8, 0, 0), (32, 0, 0), (8, 0, 1), (8, 1, 0))]  # fmt: skip # noqa: E501
+    assert orders[0] == orders[1] and len({tuple(order) for order in orders}) == 3
+
+
+def test_the_history_has_the_learning_rate_of_each_epochs_last_step(run):
     _, history, _ = run
-    expected = [0.4 * optimisers.learning_rate_factor(4 * epoch - 1, 20, 0.2) for epoch in range(1, 6)]
-    assert [row["learning_rate"] for row in history] == pytest.approx(expected)
+    optimizer = sgd(narrow(), 0.1)
+    scheduler, rates = warm_up_and_decay(optimizer, 20), []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert [row["learning_rate"] for row in history] == pytest.approx(rates[3::4])
+    assert rates[0] == pytest.approx(0.1 / 4) and max(rates) == pytest.approx(0.1) and 0 < rates[-1] < 0.01
+    assert optimizer.param_groups[0]["lr"] == 0
 
 
-def test_a_new_network_leaves_the_global_random_numbers_alone(monkeypatch):
-    def forbidden(*_):
-        raise AssertionError("the GPUs' generators were seeded")
-
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", forbidden)
-    split = tiny()
-    torch.default_generator.manual_seed(9)
-    before = torch.get_rng_state()
-    one, two, other = (training.new_network(split, Normalisation.of(split), seed) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(one.linear.weight, two.linear.weight)
-    assert not torch.equal(one.linear.weight, other.linear.weight)
+def test_only_matrices_and_filters_decay():
+    model = narrow()
+    groups = sgd(model).param_groups
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0]
+    assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_a_profile_has_its_own_configuration_for_the_sample(name):
-    config = training.Config.of(PROFILES[name], tiny(), seed=5)
-    assert (config.epochs, config.batch_size, config.seed) == (PROFILES[name].sample_epochs, 250, 5)
-    assert config.skip == 0
+@pytest.mark.parametrize("per,rates", [("step", [0.1, 0.01]), ("epoch", [1, 0.1])])
+def test_the_scheduler_steps_as_often_as_it_is_told(tmp_path, per, rates):
+    model = narrow()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = MultiStepLR(optimizer, [1, 2] if per == "epoch" else [1, 3])
+    history, _ = train_tiny(tmp_path, model, optimizer=optimizer, scheduler=scheduler, scheduler_per=per)
+    assert [row["learning_rate"] for row in history] == pytest.approx(rates)
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_on_the_full_set_only_the_full_profile_meets_every_whole_image_in_every_epoch(name):
-    config = training.Config.of(PROFILES[name], replace(tiny(), is_sample=False), seed=5)
-    assert (config.epochs, config.batch_size, config.seed) == (
-        PROFILES[name].epochs,
-        2000 if name == "full" else 500,
-        5,
-    )
-    assert (config.skip, config.label_smoothing) == ((0, 0.2) if name == "full" else (0.5, 0))
-    assert (training.side_at(0, 100, config) == 32) == (name == "full")
+def test_a_scheduler_that_waits_for_a_plateau_gets_the_validation_loss(tmp_path):
+    model = narrow()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    scheduler = ReduceLROnPlateau(optimizer, factor=0.1, patience=0, threshold=0.9)
+    history, _ = train_tiny(tmp_path, model, optimizer=optimizer, scheduler=scheduler, epochs=3)
+    assert [row["learning_rate"] for row in history] == pytest.approx([1e-3, 1e-3, 1e-4])
+    assert scheduler.best == history[0]["validation_loss"]
+
+
+def test_everything_random_in_a_step_depends_on_seed_epoch_and_step_alone():
+    draws = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        with seeded(0, 3, 4):
+            draws.append((torch.rand(1).item(), np.random.rand(), random.random()))
+    with seeded(0, 3, 5):
+        draws.append((torch.rand(1).item(), np.random.rand(), random.random()))
+    assert draws[0] == draws[1] and all(a != b for a, b in zip(draws[1], draws[2]))
+
+
+def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
+    torch.manual_seed(7), np.random.seed(7), random.seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    train_tiny(tmp_path, network("dropout"), transform=v2.RandomHorizontalFlip())
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+
+# Steering
+
+
+def test_a_scaled_learning_rate_leaves_the_schedule_itself_alone(tmp_path):
+    """OneCycleLR keeps no state but the optimizer's rates and a count: a scale left there would be multiplied in."""
+    rates, made = {}, {}
+    for scale in (1.0, 0.5):
+        model = narrow()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        scheduler, seen = OneCycleLR(optimizer, 1e-2, total_steps=4), []
+
+        def change(state, scale=scale, optimizer=optimizer, seen=seen):
+            state.learning_rate_scale = scale
+            seen.append(optimizer.param_groups[0]["lr"])
+
+        options = {"optimizer": optimizer, "scheduler": scheduler, "between": change}
+        history, _ = train_tiny(tmp_path / str(scale), model, **options)
+        rates[scale], made[scale] = seen, [row["learning_rate"] for row in history]
+    assert rates[0.5] == rates[1.0]
+    assert made[0.5] == pytest.approx([0.5 * rate for rate in made[1.0]])
+    states = [checkpoint.load(tmp_path / str(scale) / runs.LAST)["states"] for scale in rates]
+    assert not torch.equal(*(state["model"]["1.head.weight"] for state in states))
+
+
+@pytest.mark.parametrize("scale", [-1.0, math.nan, math.inf])
+def test_a_learning_rate_scale_that_is_no_factor_is_refused(tmp_path, scale):
+    with pytest.raises(ValueError, match="learning_rate_scale"):
+        train_tiny(tmp_path, between=lambda state: setattr(state, "learning_rate_scale", scale))
+
+
+def test_stop_ends_training_and_saves(tmp_path):
+    history, _ = train_tiny(tmp_path, epochs=3, between=lambda state: setattr(state, "stop", state.epochs == 1.5))
+    saved = trainer(tmp_path / runs.LAST)
+    assert (saved["epoch"], saved["step"]) == (1, 1) and len(history) == 1
+
+
+def test_a_new_run_from_trained_weights_is_told(tmp_path, capsys):
+    _, model = train_tiny(tmp_path / "a")
+    assert "trained before" not in capsys.readouterr().out
+    train_tiny(tmp_path / "b", model)
+    assert "WARNING: this new run starts from weights that have been trained before" in capsys.readouterr().out
+
+
+def test_a_new_run_from_a_resumed_runs_weights_is_told(tmp_path, capsys):
+    train_tiny(tmp_path / "a", stop_after=1)
+    _, model = train_tiny(tmp_path / "a")
+    assert "trained before" not in capsys.readouterr().out
+    train_tiny(tmp_path / "b", model)
+    assert "trained before" in capsys.readouterr().out
 
 
 # What it keeps
 
 
 def test_best_has_the_lowest_validation_loss_and_last_is_the_last(run):
-    folder, history, network = run
-    best, last = (checkpoint.load(folder / name).meta["state"] for name in (runs.BEST, runs.LAST))
+    folder, history, model = run
+    best, last = (trainer(folder / name) for name in (runs.BEST, runs.LAST))
     lowest = min(history, key=lambda row: row["validation_loss"])
     assert 1 < lowest["epoch"] < 5, "this run is meant to overfit; choose another learning rate"
     assert best["epoch"] == lowest["epoch"] and best["history"] == history[: lowest["epoch"]]
     assert last["epoch"] == 5 and last["history"] == history
-    tensors = checkpoint.load(folder / runs.LAST).tensors
-    assert all(torch.equal(tensors[f"model.{name}"], tensor) for name, tensor in network.state_dict().items())
-    for name, row in ((runs.BEST, lowest), (runs.LAST, history[-1])):
-        restored, normalisation, _ = training.restore(folder / name)
-        predictions = predict(restored, tiny(32, "validation"), normalisation)
+    tensors = checkpoint.load(folder / runs.LAST)["states"]["model"]
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in model.state_dict().items())
+    for which, row in (("best", lowest), ("last", history[-1])):
+        predictions = predict(runs.load(folder, narrow(5), which), tiny(32, "validation"))
         assert predictions.loss == pytest.approx(row["validation_loss"], rel=1e-5)
         assert predictions.accuracy == row["validation_accuracy"]
 
@@ -213,42 +335,33 @@ def events(folder):
     return accumulator
 
 
-def test_tensorboard_has_every_epoch_and_picture(run):
+def test_tensorboard_has_every_epoch_and_figure(run):
     folder, history, _ = run
     board = events(folder)
-    columns = {
-        f"{what}/{split}": f"{split}_{what}" for what in ("loss", "accuracy") for split in ("training", "validation")
-    }
+    columns = {f"{what}/{split}": f"{split}_{what}" for what in ("loss", "accuracy") for split in ("training", "validation")}  # fmt: skip # noqa: E501
     columns["learning rate"] = "learning_rate"
     assert set(board.Tags()["scalars"]) == set(columns)
     for tag, column in columns.items():
+        values = [point.value for point in board.Scalars(tag)]
         assert [point.step for point in board.Scalars(tag)] == [1, 2, 3, 4, 5]
-        assert [point.value for point in board.Scalars(tag)] == pytest.approx(
-            [row[column] for row in history], rel=1e-6
-        )
+        assert values == pytest.approx([row[column] for row in history], rel=1e-6)
     assert set(board.Tags()["images"]) == {"augmented batch", "confusion matrix, validation"}
     assert [image.step for image in board.Images("augmented batch")] == [0]
     losses = [row["validation_loss"] for row in history]
-    records = [
-        row["epoch"] for i, row in enumerate(history) if row["validation_loss"] < min(losses[:i], default=math.inf)
-    ]
+    records = [n + 1 for n, loss in enumerate(losses) if loss < min(losses[:n], default=math.inf)]
     assert [image.step for image in board.Images("confusion matrix, validation")] == records
 
 
-def test_a_resumed_run_logs_every_epoch_once(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        interrupt(patch, (training, "augment"), 4)
-        train_tiny(tmp_path, epochs=3)
+def test_a_resumed_run_logs_every_epoch_once(tmp_path):
+    train_tiny(tmp_path, epochs=3, stop_after=4)
     history, _ = train_tiny(tmp_path, epochs=3)
     points = events(tmp_path).Scalars("loss/validation")
     assert [point.step for point in points] == [1, 2, 3]
     assert [point.value for point in points] == pytest.approx([row["validation_loss"] for row in history])
 
 
-def test_a_run_resumed_in_its_first_epoch_keeps_the_augmented_batch(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        interrupt(patch, (training, "augment"), 1)
-        train_tiny(tmp_path)
+def test_a_run_resumed_in_its_first_epoch_keeps_the_augmented_batch(tmp_path):
+    train_tiny(tmp_path, stop_after=1)
     train_tiny(tmp_path)
     assert len(events(tmp_path).Images("augmented batch")) == 1
 
@@ -264,70 +377,80 @@ def test_an_old_log_without_a_run_is_not_mixed_with_a_new_one(tmp_path):
 # How it ends
 
 
-def interrupt(monkeypatch, where, call):
-    """Presses the stop button in the so-manieth call of a function that training calls."""
-    module, name = where
-    original, calls = getattr(module, name), []
+@pytest.mark.parametrize("number,epochs,step", [(1, 0, 1), (2, 0, 2), (3, 1, 1), (4, 1, 2)])
+def test_the_stop_button_ends_the_batch_and_saves(tmp_path, capsys, number, epochs, step):
+    """Pressed while the images of a step are augmented."""
 
-    def wrapper(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == call:
-            signal.raise_signal(signal.SIGINT)
-        return original(*args, **kwargs)
+    class Press:
+        def at_step(self, images, step):
+            if round(step.progress * 6) == number - 1 and len(images) > 3:
+                signal.raise_signal(signal.SIGINT)
+            return images
 
-    monkeypatch.setattr(module, name, wrapper)
-
-
-@pytest.mark.parametrize(
-    "where,call,epochs,step",
-    [
-        ((training, "augment"), 1, 0, 1),
-        ((training, "augment"), 2, 0, 2),
-        ((training, "augment"), 3, 1, 1),
-        ((training, "augment"), 4, 1, 2),
-        ((training, "predict"), 1, 1, 1),
-        ((training.evaluation_plots, "confusion_matrix"), 1, 1, 1),
-        ((training.checkpoint, "save"), 3, 1, 1),
-    ],
-)
-def test_the_stop_button_ends_the_batch_and_saves(tmp_path, monkeypatch, capsys, where, call, epochs, step):
-    interrupt(monkeypatch, where, call)
-    history, _ = train_tiny(tmp_path, Policy(), epochs=3, learning_rate=0.1)
+    history, _ = train_tiny(tmp_path, transform=Press(), epochs=3)
     assert [row["epoch"] for row in history] == list(range(1, epochs + 1))
-    state = checkpoint.load(tmp_path / runs.LAST).meta["state"]
+    state = trainer(tmp_path / runs.LAST)
     assert (state["epoch"], state["step"], state["history"]) == (epochs, step, history)
-    ending = f"Stopped in epoch {epochs + 1} and saved in {tmp_path}. Run this again to go on.\n"
+    ending = f"Stopped in epoch {epochs + 1} and saved in {tmp_path}. The same call resumes.\n"
     assert capsys.readouterr().out.endswith(ending)
 
 
-def test_a_loss_that_is_no_number_ends_training_before_anything_is_overwritten(tmp_path, monkeypatch):
-    calls = []
+WHILE = {"validating": (train, "predict"), "saving": (checkpoint, "save"), "writing": (runs, "write_json"), "logging": (plots, "grid")}  # fmt: skip # noqa: E501
 
-    def poisoned(*args):
+
+@pytest.mark.parametrize("doing", WHILE)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_stop_at_the_end_of_an_epoch_is_heard(tmp_path, monkeypatch, doing, epochs):
+    """During validation, saving or logging, of the last epoch as well: nothing is swallowed."""
+    (module, name), calls = WHILE[doing], []
+    function = getattr(module, name)
+
+    def press(*args, **kwargs):
         calls.append(1)
-        return augment(*args) * (math.nan if len(calls) == 4 else 1)  # the last batch of epoch 2
+        if len(calls) == 1 + (doing in ("saving", "writing")):  # both happen at the start as well
+            signal.raise_signal(signal.SIGINT)
+        return function(*args, **kwargs)
 
-    monkeypatch.setattr(training, "augment", poisoned)
+    monkeypatch.setattr(module, name, press)
+    states = []
+    train_tiny(tmp_path, epochs=epochs, between=states.append)
+    assert states[-1].stop is True and states[-1].epoch == 1 == trainer(tmp_path / runs.LAST)["epoch"]
+
+
+def test_training_that_was_not_stopped_says_so(tmp_path):
+    states = []
+    train_tiny(tmp_path, epochs=1, between=states.append)
+    assert states[-1].stop is False
+
+
+class Poison:
+    """From 3 of 6 steps on, the images are no numbers."""
+
+    def at_step(self, images, step):
+        return images / 255 * (math.nan if step.progress >= 0.5 else 1)
+
+
+def test_a_loss_that_is_no_number_ends_training_before_anything_is_overwritten(tmp_path):
     with pytest.raises(FloatingPointError, match=r"is nan in epoch 2, step 2, at a learning rate of 0\.0\d+"):
-        train_tiny(tmp_path, epochs=3)
+        train_tiny(tmp_path, network("flat"), transform=Poison(), epochs=3)
     for name in (runs.BEST, runs.LAST):
-        saved = checkpoint.load(tmp_path / name)
-        assert saved.meta["state"]["epoch"] == 1
-        assert all(tensor.isfinite().all() for tensor in saved.tensors.values())
+        saved = checkpoint.load(tmp_path / name)["states"]
+        assert saved["trainer"]["epoch"] == 1
+        assert all(tensor.isfinite().all() for tensor in saved["model"].values())
     assert len(json.loads((tmp_path / "history.json").read_text())) == 1
 
 
 def test_without_that_check_it_would_be_noticed_only_at_the_end_of_the_epoch(tmp_path, monkeypatch):
     """The negative control."""
-    steps = []
-    monkeypatch.setattr(training, "_check_finite", lambda *_: steps.append(1))
-    monkeypatch.setattr(training, "augment", lambda *arguments: augment(*arguments) * math.nan)
-    with pytest.raises(FloatingPointError, match="outputs are not all finite numbers"):
-        train_tiny(tmp_path)
-    assert len(steps) == 2
+    checked = []
+    monkeypatch.setattr(train, "_check_finite", lambda *_: checked.append(1))
+    with pytest.raises(FloatingPointError, match="NaN"):
+        train_tiny(tmp_path, network("flat"), transform=Poison(), epochs=3)
+    assert len(checked) == 4
 
 
 def test_a_learning_rate_that_is_far_too_high(tmp_path):
+    model = narrow()
     with pytest.raises(FloatingPointError, match="epoch 1.*learning rate"):
-        train_tiny(tmp_path, learning_rate=1e30)
-    assert checkpoint.load(tmp_path / runs.LAST).meta["state"]["epoch"] == 0
+        train_tiny(tmp_path, model, optimizer=sgd(model, 1e30))
+    assert trainer(tmp_path / runs.LAST)["epoch"] == 0

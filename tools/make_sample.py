@@ -4,8 +4,8 @@
 
 It draws 400 training and 100 test images of every class with a fixed seed and nothing else (so no image was
 picked for being easy or pretty) and packs each split into one lossless WebP sheet, class after class, 50 images
-a row. `index.json` keeps each image's position in CIFAR-10, its label, and a SHA-256 of the pixels, so that
-anybody with the full set can check the sample against it.
+per row. `index.json` keeps each image's position in CIFAR-10, its label, and a SHA-256 of the pixels, so that
+the sample can be checked against the full set.
 """
 
 import hashlib

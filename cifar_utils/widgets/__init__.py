@@ -1,11 +1,11 @@
-"""Widgets for the notebooks: thin skins over plain functions, which do the work and are tested without a browser.
+"""Widgets for the notebooks: thin skins over plain functions, which are tested without a browser.
 
-explorer    what an augmentation policy does, and whether to train with it    (over preview.py and policy.py)
-dashboard   training, watched and steered while it goes on                     (over training.py)
-confusions  the images behind each cell of a confusion matrix                  (over gallery.py and evaluation.py)
+explorer    the effect of an augmentation policy, and whether labels survive it   (over preview.py and augment.py)
+dashboard   training curves, the current batch, a Stop button, a learning rate    (over train.py)
+confusions  the images behind each cell of a confusion matrix                     (over evaluation/)
 
-Each is a Python class here (its methods are what its buttons do) and a page of JavaScript beside it, made of plain HTML
-controls, so that keyboards and screen readers work as everywhere. Nothing is fetched from elsewhere.
+Each widget is a Python class here (its methods are the actions of its buttons) and a page of JavaScript beside it. The
+pages use plain HTML controls, so keyboards and screen readers work, and load nothing from other hosts.
 """
 
 from cifar_utils.widgets.confusions import ConfusionExplorer

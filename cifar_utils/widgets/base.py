@@ -1,4 +1,4 @@
-"""What the three widgets share: asking and answering, errors in words, and a picture where no widget can be shown."""
+"""The part that the three widgets share: messages from the page, errors in words, pixels, and a static image."""
 
 import base64
 import io
@@ -9,60 +9,69 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 from cifar_utils import settings
+from cifar_utils.checkpoint import CheckpointError
 
 HERE = Path(__file__).parent
 VIEW = "application/vnd.jupyter.widget-view+json"
+SENTENCES = ValueError, FloatingPointError, CheckpointError  # whose messages are written for the reader
+MAX_SIDE = 64  # pixels of one image on a sheet of many: a screen shows no more, and every update is sent to the page
 
 
 class Widget(anywidget.AnyWidget):
-    """A widget whose page shows `view` and asks for actions by name.
+    """A widget whose page shows `view` and calls actions by name.
 
     Attributes:
-        view: all that the page shows but pixels; JSON-like.
-        error: what went wrong last, in words; empty if nothing.
-        answered: the number of the page's question that was answered last.
+        view: everything that the page shows except pixels; JSON-like.
+        error: the last error in words; empty if there is none.
+        handled: the number of the page's last message that was handled.
         ACTIONS: the names of the methods that the page may call.
-        BY_ITSELF: those of them that the page calls unasked, so that they must not wipe an error that nobody has read.
+        AUTOMATIC: the actions that the page calls without a user's click; they must not clear an unread error.
     """
 
     _css = (HERE / "style.css").read_text()
     view = traitlets.Dict().tag(sync=True)
     error = traitlets.Unicode().tag(sync=True)
-    answered = traitlets.Int().tag(sync=True)
+    handled = traitlets.Int().tag(sync=True)
     ACTIONS: tuple[str, ...] = ()
-    BY_ITSELF: tuple[str, ...] = ()
+    AUTOMATIC: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
         self.on_msg(self._on_message)
 
     def do(self, name: str, *arguments) -> None:
-        """Carries out an action; what goes wrong is shown in the widget, in words, and nothing else changes."""
+        """Runs an action; an error is shown in the widget, in words, and nothing else changes."""
         try:
             if name not in self.ACTIONS:
                 raise ValueError(f"there is no action {name!r}")
             getattr(self, name)(*arguments)
-        except Exception as error:  # whatever it is: a page must never go silent
-            self.error = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        except Exception as error:  # of any kind: a page must never stop responding
+            self.error = str(error) if isinstance(error, SENTENCES) else f"{type(error).__name__}: {error}"
         else:
-            if name not in self.BY_ITSELF:
+            if name not in self.AUTOMATIC:
                 self.error = ""
 
-    def _on_message(self, _, message: dict, buffers) -> None:
-        self.do(message["do"], *message["arguments"])
-        self.answered = message["number"]  # after the view, and as state like it: other messages may overtake state
+    def _on_message(self, _, message, buffers) -> None:
+        name, arguments, number = (
+            message.get(key) if isinstance(message, dict) else None for key in ("do", "arguments", "number")
+        )
+        self.do(name, *(arguments if isinstance(arguments, list) else []))
+        if isinstance(number, int):
+            self.handled = number  # set after the view, and synchronized like it, so that the two arrive in order
 
     def static_figures(self) -> list[Figure]:
-        """The same content as figures with `alt_text`, for where widgets cannot be shown."""
+        """The same content as figures with `alt_text`, for places where no widget can be shown."""
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
-        """Both forms; whoever shows it takes the richest that it can. Without a person, the figure alone is kept."""
+        """The widget and its image; a front end shows the richest form that it supports. Headless: the image only."""
         figures = self.static_figures()
         data = {
-            "text/plain": f"{type(self).__name__}: interactive in JupyterLab, a picture elsewhere",
+            "text/plain": f"{type(self).__name__}: interactive in JupyterLab, an image elsewhere",
             "image/png": base64.b64encode(_stacked(figures)).decode(),
         }
         if not settings.headless():
@@ -88,10 +97,27 @@ def _stacked(figures: list[Figure]) -> bytes:
 
 
 def page(name: str) -> str:
-    """The JavaScript of a widget: what all share, then its own."""
+    """The JavaScript of a widget: the shared part, then its own."""
     return (HERE / "common.js").read_text() + (HERE / f"{name}.js").read_text()
 
 
 def rgba(pixels: np.ndarray) -> bytes:
-    """[H, W, 3] uint8 -> the bytes that a canvas takes."""
+    """[H, W, 3] uint8 -> the bytes of a canvas."""
     return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]).tobytes()
+
+
+def shrink(images: Tensor, side: int = MAX_SIDE) -> Tensor:
+    """[N, 3, H, W] uint8, or float in 0..1, reduced to at most `side` pixels; smaller images stay as they are."""
+    largest = max(images.shape[2:])
+    if largest <= side:
+        return images
+    size = [max(1, round(length * side / largest)) for length in images.shape[2:]]
+    x = images.float() if images.is_floating_point() else images.float() / 255
+    return F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def check_number(value, low: float, high: float, name: str, whole: bool = False) -> None:
+    """Refuses a value from the page that is not a number (or whole number) from low to high, with a ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+        what = "a whole number" if whole else "a number"
+        raise ValueError(f"{name} is {value!r}; it must be {what} from {low} to {high}")

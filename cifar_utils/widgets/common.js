@@ -1,4 +1,4 @@
-// What all widgets' pages share. Everything is plain HTML, so that keyboards and screen readers work as everywhere.
+// The part that all widgets' pages share. Everything is plain HTML, so keyboards and screen readers work.
 
 // An element with attributes (on...: listeners) and children.
 function element(tag, attributes = {}, ...children) {
@@ -15,25 +15,25 @@ function element(tag, attributes = {}, ...children) {
 let counter = 0;
 const unique = (name) => `cifar-${name}-${counter++}`;
 
-// Asking the kernel. `ask` always sends; `latest` holds a value back until the last question is answered, and then sends
-// only the newest, so that a slider that moves fast does not leave a queue behind. `idle` says whether all questions are
-// answered: until then the kernel's view is older than what the user has done, and controls must not jump back to it.
-function talk(model, whenIdle = () => {}) {
+// Messages to the kernel. `send` always sends; `sendLatest` holds a value back until the last message is handled, and
+// then sends only the newest, so that a fast slider does not leave a queue behind. `idle` tells whether all messages are
+// handled: until then the kernel's view is older than the user's changes, and controls must not jump back to it.
+function connect(model, whenIdle = () => {}) {
   let sent = 0, waiting = null;
-  const answered = () => model.get("answered") >= sent;
-  const ask = (name, ...args) => {
+  const handled = () => model.get("handled") >= sent;
+  const send = (name, ...args) => {
     sent = Math.max(sent + 1, 1000 * Date.now()); // also unlike the numbers of another view, or of an earlier one
     model.send({ do: name, arguments: args, number: sent });
   };
-  model.on("change:answered", () => {
-    if (!answered()) return;
+  model.on("change:handled", () => {
+    if (!handled()) return;
     if (!waiting) return whenIdle();
     const next = waiting;
     waiting = null;
-    ask(...next);
+    send(...next);
   });
-  const latest = (...call) => { if (answered()) ask(...call); else waiting = call; };
-  return { ask, latest, idle: () => answered() && !waiting };
+  const sendLatest = (...call) => { if (handled()) send(...call); else waiting = call; };
+  return { send, sendLatest, idle: () => handled() && !waiting };
 }
 
 // Raw RGBA bytes onto a canvas.
@@ -67,15 +67,15 @@ function choice(title, cls, options, action) {
   return [element("label", {}, `${title} `, select), select];
 }
 
-// A field for a number, which is sent when it is left, and at Enter.
+// A field for a number, which is sent when it loses the focus, and at Enter.
 function number(attributes, send) {
-  let fresh = false;
+  let changed = false;
   const commit = () => {
-    if (fresh) send(input.valueAsNumber);
-    fresh = false;
+    if (changed) send(input.valueAsNumber);
+    changed = false;
   };
   const input = element("input", {
-    type: "number", step: "any", ...attributes, oninput: () => { fresh = true; }, onchange: commit,
+    type: "number", step: "any", ...attributes, oninput: () => { changed = true; }, onchange: commit,
     onkeydown: (event) => {
       if (event.key !== "Enter") return;
       commit();
@@ -85,7 +85,7 @@ function number(attributes, send) {
   return input;
 }
 
-// Sets a control's value unless the user is in the middle of typing there.
+// Sets a control's value unless the user is typing there.
 function put(control, value) {
   if (document.activeElement !== control || control.type === "range") control.value = value;
 }

@@ -1,40 +1,52 @@
 export default {
   render({ model, el }) {
-    const { ask, idle } = talk(model, () => show());
+    const { send, idle } = connect(model, () => show());
     const view = () => model.get("view");
-    const { classes } = view();
+    const { classes } = model.get("table");
+    const last = classes.length - 1;
 
     const cells = [];
     const table = element("table", { class: "matrix" }, element("caption", {}, "Rows: true class. Columns: predicted class."));
+    table.classList.toggle("dense", classes.length > 20); // smaller cells, in which a zero is left blank
     const head = element("tr", {}, element("td"));
-    for (const name of classes) head.append(element("th", { scope: "col" }, name));
+    for (const name of classes) head.append(element("th", { scope: "col", title: name }, element("span", {}, name)));
     table.append(element("thead", {}, head));
     const body = element("tbody");
     classes.forEach((name, t) => {
-      const line = element("tr", {}, element("th", { scope: "row" }, name));
+      const line = element("tr", {}, element("th", { scope: "row", title: name }, element("span", {}, name)));
       cells.push(classes.map((_, p) => {
-        const cell = element("button", { type: "button", class: `cell-${t}-${p}`, onclick: () => ask("choose", t, p), onkeydown: (event) => move(event, t, p) });
+        const cell = element("button", { type: "button", class: `cell-${t}-${p}`, "data-true": t, "data-predicted": p });
         line.append(element("td", {}, cell));
         return cell;
       }));
       body.append(line);
     });
     table.append(body);
-    // Arrow keys go from cell to cell, so that 100 cells are one stop for the Tab key.
-    const move = (event, t, p) => {
+    const position = (event) => {
+      const cell = event.target.closest("button");
+      return cell && [Number(cell.dataset.true), Number(cell.dataset.predicted)];
+    };
+    body.addEventListener("click", (event) => {
+      const at = position(event);
+      if (at) send("choose", ...at);
+    });
+    // Arrow keys move from cell to cell, so that the whole matrix is one stop for the Tab key.
+    body.addEventListener("keydown", (event) => {
+      const at = position(event);
       const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-      if (!step) return;
+      if (!step || !at) return;
       event.preventDefault();
       event.stopPropagation();
-      cells[Math.min(Math.max(t + step[0], 0), 9)][Math.min(Math.max(p + step[1], 0), 9)].focus();
-    };
+      const [t, p] = at.map((place, axis) => Math.min(Math.max(place + step[axis], 0), last));
+      cells[t][p].focus();
+    });
 
     const named = view().runs.map((r) => [r, r]);
-    const [runLabel, run] = choice("Run", "run", named, (value) => ask("run", value));
-    const [otherLabel, other] = choice("Compared with", "other", [["", "nothing"], ...named], (value) => ask("other", value));
-    const [orderLabel, order] = choice("Order", "order", view().orders.map((o) => [o, o]), (value) => ask("order", value));
-    const back = button("Previous images", "previous", () => ask("more", -1));
-    const next = button("Next images", "next", () => ask("more", 1));
+    const [runLabel, run] = choice("Run", "run", named, (value) => send("run", value));
+    const [otherLabel, other] = choice("Compared with", "other", [["", "nothing"], ...named], (value) => send("other", value));
+    const [orderLabel, order] = choice("Order", "order", view().orders.map((o) => [o, o]), (value) => send("order", value));
+    const back = button("Previous images", "previous", () => send("more", -1));
+    const next = button("Next images", "next", () => send("more", 1));
     const heading = element("p", { class: "title heading", role: "status" });
     const summary = element("p", { class: "summary" });
     const comparison = element("p", { class: "comparison" });
@@ -42,40 +54,57 @@ export default {
 
     el.replaceChildren(root("confusions",
       element("div", { class: "bar" }, runLabel, otherLabel, orderLabel), errors(model),
-      element("div", { class: "halves" }, element("div", {}, table),
-        element("div", { class: "picture" }, heading, found, element("div", { class: "bar" }, back, next), comparison, summary))));
+      element("div", { class: "halves" }, element("div", { class: "scrolling" }, table),
+        element("div", { class: "result" }, heading, found, element("div", { class: "bar" }, back, next), comparison, summary))));
 
+    // The whole matrix: at first, and when another run is chosen.
+    const showTable = () => {
+      const { matrix, fractions, changes, colors } = model.get("table");
+      table.classList.toggle("compared", Boolean(changes));
+      cells.forEach((line, t) => line.forEach((cell, p) => {
+        const count = matrix[t][p], change = changes ? changes[t][p] : 0;
+        const text = classes.length > 20 && !count ? "" : String(count);
+        cell.textContent = change ? `${count}\u00a0(${change > 0 ? "+" : "\u2212"}${Math.abs(change)})` : text;
+        [cell.style.background, cell.style.color] = colors[Math.round(100 * fractions[t][p])];
+        cell.setAttribute("aria-label", `${classes[t]} predicted as ${classes[p]}: ${count} images, `
+          + `${(100 * fractions[t][p]).toFixed(1)} %` + (changes ? `, ${change >= 0 ? "+" : ""}${change} in the other run` : ""));
+      }));
+    };
+    let chosen = null;
     const show = () => {
       const v = view();
-      cells.forEach((line, t) => line.forEach((cell, p) => {
-        const change = v.changes ? v.changes[t][p] : 0;
-        const count = v.matrix[t][p];
-        const chosen = v.cell[0] === t && v.cell[1] === p;
-        cell.textContent = change ? `${count}\u00a0(${change > 0 ? "+" : "\u2212"}${Math.abs(change)})` : String(count);
-        [cell.style.background, cell.style.color] = v.colours[t][p];
-        cell.style.width = v.changes ? "5.6em" : "";
-        cell.setAttribute("aria-pressed", String(chosen));
-        cell.tabIndex = chosen ? 0 : -1;
-        const share = `${(100 * v.shares[t][p]).toFixed(1)} %`;
-        cell.setAttribute("aria-label", `${classes[t]} called ${classes[p]}: ${count} images, ${share}`
-          + (v.changes ? `, ${change >= 0 ? "+" : ""}${change} in the other run` : ""));
-      }));
+      const cell = cells[v.cell[0]][v.cell[1]];
+      if (chosen !== cell) {
+        for (const c of chosen ? [chosen] : cells.flat()) {
+          c.setAttribute("aria-pressed", "false");
+          c.tabIndex = -1;
+        }
+        chosen = cell;
+        chosen.setAttribute("aria-pressed", "true");
+        chosen.tabIndex = 0;
+      }
       if (idle()) { put(run, v.run); put(other, v.other); put(order, v.order); }
       heading.textContent = v.heading;
       summary.textContent = v.summary;
       comparison.textContent = v.comparison;
       back.disabled = v.first === 0;
       next.disabled = v.first + v.page >= v.count;
-      const bytes = model.get("pixels");
+      const bytes = model.get("pixels"), length = 4 * v.size * v.size;
+      const width = Math.max(96, Math.min(v.size, 192)); // on the page: small images are enlarged
       found.replaceChildren(...v.found.map((image, i) => {
-        const canvas = element("canvas", { role: "img", "aria-label": `test image ${image.index}, ${image.true}` });
-        paint(canvas, new DataView(bytes.buffer, bytes.byteOffset + i * 4096, 4096), 32, 32);
-        const said = element("figcaption", {}, image.said);
-        if (image.other) said.append(element("br"), element("em", {}, `other: ${image.other}`));
-        return element("figure", {}, canvas, said);
+        const canvas = element("canvas", { role: "img", "aria-label": `image ${image.index}, ${image.true}` });
+        Object.assign(canvas.style, { width: `${width}px`, height: `${width}px` });
+        paint(canvas, new DataView(bytes.buffer, bytes.byteOffset + i * length, length), v.size, v.size);
+        const caption = element("figcaption", {}, image.caption);
+        if (image.other) caption.append(element("br"), element("em", {}, `other: ${image.other}`));
+        const figure = element("figure", {}, canvas, caption);
+        figure.style.width = `${width + 36}px`;
+        return figure;
       }));
     };
+    model.on("change:table", showTable);
     model.on("change:view", show);
+    showTable();
     show();
   },
 };

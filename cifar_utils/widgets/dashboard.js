@@ -17,89 +17,92 @@ function ticks(low, high) {
   return found;
 }
 
-// A chart of lines: {name, colour, dash, marker, points: [[x, y], ...]}; `best` is a vertical line.
+// A chart of lines: {name, color, dash, marker, points: [[x, y], ...]}; `best` is a vertical line.
 function chart(title, xTitle, lines, best, text) {
   const [W, H, L, R, T, B] = [440, 270, 52, 10, 30, 44];
   const all = lines.flatMap((l) => l.points);
   const xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
-  const [x0, x1] = [0, Math.max(1e-9, ...xs)];
+  const [x0, x1] = [0, Math.max(0, ...xs) || 1];
   const pad = (Math.max(...ys) - Math.min(...ys)) * 0.06 || 0.1;
   const [y0, y1] = all.length ? [Math.min(...ys) - pad, Math.max(...ys) + pad] : [0, 1];
   const X = (x) => L + ((x - x0) / (x1 - x0)) * (W - L - R);
   const Y = (y) => H - B - ((y - y0) / (y1 - y0)) * (H - T - B);
   const root = svg("svg", { viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img" });
   root.append(svg("text", { x: L, y: 18, "font-weight": 600 }, title));
-  for (const t of ticks(y0, y1)) {
-    root.append(svg("line", { x1: L, x2: W - R, y1: Y(t), y2: Y(t), stroke: "#8888", "stroke-width": 0.5 }),
-      svg("text", { x: L - 6, y: Y(t) + 5, "text-anchor": "end" }, text(t)));
+  if (all.length) { // an axis without data has no scale
+    for (const t of ticks(y0, y1)) {
+      root.append(svg("line", { x1: L, x2: W - R, y1: Y(t), y2: Y(t), stroke: "#8888", "stroke-width": 0.5 }),
+        svg("text", { x: L - 6, y: Y(t) + 5, "text-anchor": "end" }, text(t)));
+    }
+    for (const t of ticks(x0, x1)) root.append(svg("text", { x: X(t), y: H - B + 18, "text-anchor": "middle" }, String(t)));
+  } else {
+    root.append(svg("line", { x1: L, x2: W - R, y1: H - B, y2: H - B, stroke: "#8888", "stroke-width": 0.5 }));
   }
-  for (const t of ticks(x0, x1)) root.append(svg("text", { x: X(t), y: H - B + 18, "text-anchor": "middle" }, String(t)));
   root.append(svg("text", { x: (L + W) / 2, y: H - 6, "text-anchor": "middle" }, xTitle));
   if (best !== null) {
     root.append(svg("line", { class: "best", x1: X(best), x2: X(best), y1: T, y2: H - B, stroke: "currentColor", "stroke-dasharray": "2 4" }));
   }
-  const said = [];
+  const summary = [];
   lines.forEach((line, i) => {
     const points = line.points.map(([x, y]) => `${X(x).toFixed(1)},${Y(y).toFixed(1)}`).join(" ");
-    root.append(svg("polyline", { points, fill: "none", stroke: line.colour, "stroke-width": 2.5, "stroke-dasharray": line.dash }));
-    if (line.marker) for (const [x, y] of line.points) root.append(svg("rect", { x: X(x) - 3.5, y: Y(y) - 3.5, width: 7, height: 7, fill: line.colour }));
-    root.append(svg("line", { x1: 190 + 125 * i, x2: 215 + 125 * i, y1: 13, y2: 13, stroke: line.colour, "stroke-width": 3, "stroke-dasharray": line.dash }),
+    root.append(svg("polyline", { points, fill: "none", stroke: line.color, "stroke-width": 2.5, "stroke-dasharray": line.dash }));
+    if (line.marker) for (const [x, y] of line.points) root.append(svg("rect", { x: X(x) - 3.5, y: Y(y) - 3.5, width: 7, height: 7, fill: line.color }));
+    root.append(svg("line", { x1: 190 + 125 * i, x2: 215 + 125 * i, y1: 13, y2: 13, stroke: line.color, "stroke-width": 3, "stroke-dasharray": line.dash }),
       svg("text", { x: 220 + 125 * i, y: 18 }, line.name));
-    if (line.points.length) said.push(`${line.name} now ${text(line.points.at(-1)[1])}`);
+    if (line.points.length) summary.push(`${line.name} now ${text(line.points.at(-1)[1])}`);
   });
-  root.setAttribute("aria-label", `${title} against ${xTitle}: ${said.join(", ") || "nothing yet"}`);
+  root.setAttribute("aria-label", `${title} against ${xTitle}: ${summary.join(", ") || "no data yet"}`);
   return root;
 }
 
 export default {
   render({ model, el }) {
-    const { ask, latest, idle } = talk(model, () => show());
+    const { send, sendLatest, idle } = connect(model, () => show());
     const title = element("p", { class: "title" });
-    const bar = element("progress", { max: 1, "aria-label": "Progress of the training" });
+    const bar = element("progress", { max: 1, "aria-label": "Training progress" });
     const numbers = element("span", { class: "numbers" });
     const status = element("p", { class: "status", role: "status" });
-    const stop = button("Stop and save", "stop primary", () => ask("stop"));
+    const stop = button("Stop and save", "stop primary", () => send("stop"));
     const slider = element("input", {
-      type: "range", min: 0, max: 3, step: 0.05, class: "rate", "aria-label": "Learning rate, times the schedule's",
-      oninput: () => latest("learning_rate", Number(slider.value)),
+      type: "range", min: 0, max: 3, step: 0.05, class: "rate", "aria-label": "Factor on the learning rate",
+      oninput: () => sendLatest("learning_rate", Number(slider.value)),
     });
     const id = unique("rate");
-    const typed = number({ id, class: "rate-number", title: "0 to 10" }, (value) => ask("learning_rate", value));
-    const [axisLabel, axis] = choice("Against", "axis", ["epochs", "minutes"].map((x) => [x, x]), () => show());
+    const typed = number({ id, class: "rate-number", title: "0 to 10" }, (value) => send("learning_rate", value));
+    const [axisLabel, axis] = choice("Horizontal axis", "axis", ["epochs", "minutes"].map((x) => [x, x]), () => show());
     const charts = element("div", { class: "charts" });
-    const canvas = element("canvas", { role: "img", class: "batch", "aria-label": "The current augmented batch: 32 images" });
+    const batchTitle = element("p", {}, "The current batch, after the transform");
+    const canvas = element("canvas", { role: "img", class: "batch", "aria-label": "The first images of the current batch, after the transform" });
 
     el.replaceChildren(root("dashboard",
       title, element("div", { class: "bar" }, bar, numbers, stop,
-        element("label", { for: id }, "Learning rate, times the schedule's "), slider, typed,
+        element("label", { for: id }, "Factor on the learning rate "), slider, typed,
         axisLabel),
-      status, errors(model), charts, element("p", {}, "The current batch, augmented"), canvas));
+      status, errors(model), charts, batchTitle, canvas));
 
     const show = () => {
       const v = model.get("view");
       const place = axis.value === "minutes" ? (e, s) => s / 60 : (e) => e;
-      const of = (name, column) => [
-        { name: "training", colour: "#0072B2", dash: "7 4", points: v.trace.map((t) => [place(t[0], t[1]), t[column]]) },
-        { name: "validation", colour: "#D55E00", dash: "none", marker: true,
-          points: v.history.map((r) => [place(r.epoch, r.seconds), r[`validation_${name}`]]) },
+      const linesOf = (name, column) => [
+        { name: "training", color: "#0072B2", dash: "7 4", points: v.trace.map((t) => [place(t[0], t[1]), t[column]]) },
+        { name: "validation", color: "#D55E00", dash: "none", marker: true,
+          points: v.history.map((r) => [place(r.epoch, r.seconds), r[`validation_${name}`]]).filter((p) => p[1] !== null) },
       ];
       const row = v.history.find((r) => r.epoch === v.best);
       const best = row ? place(row.epoch, row.seconds) : null;
       charts.replaceChildren(
-        chart("Loss", axis.value, of("loss", 2), best, (y) => y.toFixed(2)),
-        chart("Accuracy", axis.value, of("accuracy", 3), best, (y) => `${Math.round(100 * y)}%`));
+        chart("Loss", axis.value, linesOf("loss", 2), best, (y) => y.toFixed(2)),
+        chart("Accuracy", axis.value, linesOf("accuracy", 3), best, (y) => `${Math.round(100 * y)}%`));
       title.textContent = v.title;
-      bar.value = v.done / v.epochs;
+      bar.value = v.epochs ? v.done / v.epochs : 0;
       const rate = v.rate === null ? "" : `, learning rate ${v.rate.toPrecision(3)}`;
       const marked = v.best === null ? "" : `, best epoch ${v.best} (dotted)`;
-      numbers.textContent = `epoch ${v.done.toFixed(1)} of ${v.epochs}, ${Math.round(v.seconds)} s${rate}${marked}`;
+      numbers.textContent = v.epochs ? `epoch ${v.done.toFixed(1)} of ${v.epochs}, ${Math.round(v.seconds)} s${rate}${marked}` : "";
       if (status.textContent !== v.status) status.textContent = v.status;
       stop.disabled = !v.running;
       if (idle()) { put(slider, v.scale); put(typed, v.scale); }
-      if (v.width) {
-        canvas.style.width = `${2 * v.width}px`;
-        paint(canvas, model.get("pixels"), v.width, v.height);
-      }
+      batchTitle.hidden = canvas.hidden = !v.width;
+      if (v.width) paint(canvas, model.get("pixels"), v.width, v.height);
     };
     model.on("change:view", show);
     show();

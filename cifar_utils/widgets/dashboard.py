@@ -1,132 +1,169 @@
-"""The training dashboard: curves, the current augmented batch, a Stop button and a learning rate to turn."""
+"""The training dashboard: curves, the current augmented batch, a Stop button and a learning rate to adjust."""
 
 import asyncio
+import inspect
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 
 import traitlets
 from IPython.display import display
+from torch import nn
 
-from cifar_utils import plots, settings, training
-from cifar_utils.training import Progress, Steering
-from cifar_utils.widgets.base import Widget, page, rgba
+from cifar_utils import plots, settings
+from cifar_utils.data import Dataset
+from cifar_utils.train import TrainerState, steps
+from cifar_utils.widgets.base import Widget, check_number, page, rgba, shrink
 
-PAUSE = 2.0  # seconds between two looks: kernel, server and page take their time from the training's own two cores
-BATCH_PAUSE = 6.0  # between two pictures of the batch
-TURNS = 10  # of the kernel's event loop between two steps: enough for a message of the page to be heard
+PAUSE = 2.0  # seconds between two updates: kernel, server and page compete with training for the same cores
+BATCH_PAUSE = 6.0  # seconds between two images of the batch
+TURNS = 10  # of the kernel's event loop between two steps: enough to handle a message of the page
+ROWS, COLUMNS = 4, 8  # of the batch's images that are shown
+MAX_POINTS = 400  # of the training curves: as many as a chart is wide
 
 
 class Dashboard(Widget):
-    """Trains, and shows it.
+    """Trains a network and shows the training. Run it in a notebook's cell, with await:
 
-        history = await Dashboard(network, training, validation, policy, config, normalisation, run, device).train()
+        history = await Dashboard(model, train, val, transform=policy, epochs=9, run="runs/mine").train()
 
-    It trains in the kernel's main thread, as fast as without a dashboard (in a thread of its own it was a fifth slower
-    on two cores), and gives way to the kernel after every step. With `await`, ipykernel 7.4 and later passes on what
-    the page says while the cell goes on; Run All, nbval and scripts wait for the end all the same.
+    It trains in the kernel's main thread and gives way to the kernel's event loop after every step, so Stop and the
+    learning rate work while the cell runs (with ipykernel 7.4 or later). Training in a thread of its own was a fifth
+    slower on two cores.
 
     Args:
-        arguments: those of `training.train`, in its order.
+        model, train, val: see `train.fit`.
+        arguments: the other arguments of `train.fit`.
+
+    Raises:
+        TypeError: an argument that `train.fit` does not have.
     """
 
     _esm = page("dashboard")
     pixels = traitlets.Bytes().tag(sync=True)
     ACTIONS = ("stop", "learning_rate")
 
-    def __init__(self, network, split, validation, policy, config, normalisation, run: Path, device="cpu") -> None:
+    def __init__(self, model: nn.Module, train: Dataset, val: Dataset, **arguments) -> None:
         super().__init__()
-        self._arguments = network, split, validation, policy, config, normalisation, run, device
-        self._title, self._epochs, self._normalisation = f"Training on {split}", config.epochs, normalisation
-        self._steering, self._progress, self._running = Steering(), None, False
-        self._trace: list[list[float]] = []  # epochs, seconds, loss, accuracy: of the epoch so far, at each look
-        self._sheet = None
-        self._look()
+        inspect.signature(steps).bind(model, train, val, **arguments)  # a misspelled name is refused here, not later
+        self._datasets, self._model, self._arguments = (train, val), model, arguments
+        self._title = f"Training on {train}"
+        self._state: TrainerState | None = None
+        self._scale: float | None = None  # of the learning rate, if it is set before training starts
+        self._running = False
+        self._trace: list[list[float]] = []  # epochs, seconds, loss, accuracy of the epoch so far, at each update
+        self._sheet = None  # [H, W, 3] uint8: the last batch that was shown
+        self._show()
+
+    @property
+    def run(self) -> Path | None:
+        """The run's folder; None before training."""
+        return self._state.run if self._state else None
 
     async def train(self) -> list[dict]:
-        """Shows itself, trains to the end (or the stop) and returns the history; for a notebook's cell, with await.
+        """Displays the widget, trains to the end (or until Stop) and returns the history.
 
         Raises:
-            What `training.train` raises.
+            What `train.steps` raises; the widget shows the error, too.
         """
         handle = None if settings.headless() else display(self, display_id=True)
-        next_look = next_batch = 0.0
-        self._steering.stop, self._running = False, True
+        next_update = next_batch = 0.0
+        self._running, self.error = True, ""
         try:
-            for progress in training.training_steps(*self._arguments, steering=self._steering):
-                self._progress, now = progress, time.monotonic()
-                if now >= next_batch:
-                    self._steering.wants_batch, next_batch = True, now + BATCH_PAUSE
-                if now >= next_look:
-                    next_look = now + PAUSE
-                    self._look()
-                for _ in range(TURNS):
-                    await asyncio.sleep(0)
+            with closing(steps(self._model, *self._datasets, **self._arguments)) as training:  # lets go of the run
+                for self._state in training:
+                    if self._scale is not None:
+                        self._state.learning_rate_scale, self._scale = self._scale, None
+                    now, is_first = time.monotonic(), self._sheet is None and self._state.batch is not None
+                    if now >= next_update or is_first:
+                        next_update = now + PAUSE
+                        if now >= next_batch or is_first:
+                            next_batch = now + BATCH_PAUSE
+                            self._take_batch()
+                        self._show()
+                    for _ in range(TURNS):
+                        await asyncio.sleep(0)
         except BaseException as error:
             self.error = str(error) or type(error).__name__
             raise
         finally:
             self._running = False
-            self._look()
+            self._take_batch()
+            self._show()
             if handle:
-                handle.update(self)  # the picture that is saved in the notebook shows the end
+                handle.update(self)  # the image that is saved in the notebook shows the end
             else:
                 display(self)
-        return self._progress.history
+        return self._state.history
 
-    # What the page's controls do.
+    # The actions of the page's controls.
 
     def stop(self) -> None:
-        """Stops after the batch under way and saves; running the cell again goes on."""
-        self._steering.stop = True
-        self._look()
+        """Stops after the current batch and saves; running the cell again resumes."""
+        if not self._running or self._state is None:
+            raise ValueError("nothing is training")
+        self._state.stop = True
+        self._show()
 
     def learning_rate(self, scale: float) -> None:
-        """Multiplies the schedule's learning rate, 0 to 10 times."""
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale <= 10:
-            raise ValueError(f"the learning rate's factor is {scale!r}; it must be a number from 0 to 10")
-        self._steering.learning_rate_scale = float(scale)
-        self._look()
+        """Multiplies the schedule's learning rate by 0 to 10, from the next step on."""
+        check_number(scale, 0, 10, "the learning rate's factor")
+        if self._running and self._state is not None:
+            self._state.learning_rate_scale = float(scale)
+        else:
+            self._scale = float(scale)
+        self._show()
 
     # Showing
 
+    def _take_batch(self) -> None:
+        if self._state and self._state.batch is not None:
+            self._sheet = plots.grid(shrink(self._state.batch[: ROWS * COLUMNS].cpu()), COLUMNS, ROWS)
+
     def static_figures(self):
-        curves = plots.training_curves(self._progress.history if self._progress else [], self._title)
-        return [curves] if self._sheet is None else [curves, plots.picture(self._sheet, "The last augmented batch")]
+        curves = plots.training_curves(self._state.history if self._state else [], self._title)
+        return [curves] if self._sheet is None else [curves, plots.one_image(self._sheet, "The last augmented batch")]
 
     def _status(self) -> str:
+        state = self._state
         if self._running:
-            return "stopping after this batch" if self._steering.stop else "training"
-        if self._progress is None:
+            return "stopping after this batch" if state and state.stop else "training"
+        if state is None:
             return "not started"
-        return "finished" if self._progress.epochs >= self._epochs else "stopped and saved: run the cell again"
+        return "finished" if state.epochs >= state.total_epochs else "stopped and saved: run the cell again to resume"
 
-    def _look(self) -> None:
-        progress: Progress | None = self._progress
-        batch, self._steering.batch = self._steering.batch, None
-        if progress and not math.isnan(progress.loss):
-            self._trace.append([progress.epochs, progress.seconds, progress.loss, progress.accuracy])
-            if len(self._trace) > 400:  # as many points as a chart is wide
+    def _show(self) -> None:
+        state = self._state
+        if state and math.isfinite(state.loss):
+            if self._trace and self._trace[-1][0] > state.epochs:
+                self._trace = []  # another run, or the same one from an earlier save
+            self._trace.append([state.epochs, state.seconds, state.loss, state.accuracy])
+            if len(self._trace) > MAX_POINTS:
                 self._trace = self._trace[::2]
-        history = progress.history if progress else []
-        with self.hold_sync():
-            if batch is not None:
-                sheet = plots.mosaic(batch, self._normalisation.mean, self._normalisation.std)
-                self._sheet = sheet.transpose(1, 2, 0)
+        history = [_finite(row) for row in state.history] if state else []
+        losses = {row["epoch"]: row["validation_loss"] for row in history if row["validation_loss"] is not None}
+        height, width = (0, 0) if self._sheet is None else self._sheet.shape[:2]
+        with self.hold_sync():  # one message: the numbers and the image belong together
+            if self._sheet is not None:
                 self.pixels = rgba(self._sheet)
-            height, width = (0, 0) if self._sheet is None else self._sheet.shape[:2]
             self.view = {
                 "title": self._title,
                 "status": self._status(),
                 "running": self._running,
-                "epochs": self._epochs,
-                "done": progress.epochs if progress else 0,
-                "seconds": progress.seconds if progress else 0,
-                "rate": progress.learning_rate if progress else None,
-                "scale": self._steering.learning_rate_scale,
+                "epochs": state.total_epochs if state else None,
+                "done": state.epochs if state else 0,
+                "seconds": state.seconds if state else 0,
+                "rate": state.learning_rate if state and math.isfinite(state.learning_rate) else None,
+                "scale": self._scale if self._scale is not None else state.learning_rate_scale if state else 1.0,
                 "trace": self._trace,
                 "history": history,
-                "best": min(history, key=lambda row: row["validation_loss"])["epoch"] if history else None,
+                "best": min(losses, key=losses.get) if losses else None,
                 "width": width,
                 "height": height,
             }
+
+
+def _finite(row: dict) -> dict:
+    """The row with None for NaN and infinity, which JSON does not have."""
+    return {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in row.items()}

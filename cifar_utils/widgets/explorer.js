@@ -1,11 +1,11 @@
 export default {
   render({ model, el }) {
-    const { ask, latest, idle } = talk(model, () => show());
+    const { send, sendLatest, idle } = connect(model, () => show());
     const view = () => model.get("view");
     let rest = 0;
-    const settled = () => { // once the sliders rest, the trained network is asked
+    const settled = () => { // once the controls rest, the trained network measures the policy
       clearTimeout(rest);
-      rest = setTimeout(() => ask("judge"), 300);
+      rest = setTimeout(() => send("judge"), 300);
     };
 
     const controls = {};
@@ -14,35 +14,38 @@ export default {
       const name = `${title} (${unit})`;
       const slider = element("input", {
         type: "range", min: low, max: high, step, "aria-label": name, class: `slider-${key.replace(".", "-")}`,
-        oninput: () => { latest("set", key, Number(slider.value)); settled(); },
+        oninput: () => { sendLatest("set", key, Number(slider.value)); settled(); },
       });
       const id = unique(key);
       const typed = number({ id, title: `${low} to ${high}`, class: `number-${key.replace(".", "-")}` }, (value) => {
-        ask("set", key, value);
+        send("set", key, value);
         settled();
       });
       controls[key] = { slider, typed };
       grid.append(element("label", { for: id }, title, element("small", {}, ` ${unit}`)), slider, typed);
     }
     const [presetLabel, preset] = choice(
-      "Preset", "preset", [["", "(own)"], ...view().presets.map((p) => [p, p])],
-      (value) => { if (value) ask("preset", value); settled(); });
+      "Preset", "preset", [["", "(custom)"], ...view().presets.map((p) => [p, p])],
+      (value) => { if (value) send("preset", value); settled(); });
     const [interpolationLabel, interpolation] = choice(
       "Interpolation", "interpolation", [["bilinear", "bilinear"], ["nearest", "nearest"]],
-      (value) => { ask("set", "interpolation", value); settled(); });
+      (value) => { send("set", "interpolation", value); settled(); });
     const [sweepLabel, swept] = choice(
       "Show", "sweep", [["", "random draws"], ...view().sweeps.map((s) => [s, `${s}, end to end`])],
-      (value) => ask("sweep", value));
+      (value) => send("sweep", value));
     const strength = element("input", {
       type: "range", min: 0, max: 4, step: 0.1, class: "strength",
-      oninput: () => { latest("strength", Number(strength.value)); settled(); },
+      oninput: () => { sendLatest("strength", Number(strength.value)); settled(); },
     });
-    const strengthSaid = element("output");
-    const seed = number({ min: 0, step: 1, class: "seed" }, (value) => { ask("seed", value); settled(); });
-    const undo = button("Undo", "undo", () => { ask("undo"); settled(); });
+    const strengthText = element("output");
+    const seed = number({ min: 0, step: 1, class: "seed" }, (value) => { send("seed", value); settled(); });
+    const undo = button("Undo", "undo", () => { send("undo"); settled(); });
     const names = element("fieldset", { class: "classes" }, element("legend", {}, "Classes"));
+    if (view().classes.length > 20) { // to see one of many classes, without a click on each of the others
+      names.append(button("Uncheck all", "uncheck", () => boxes.forEach((b) => { b.checked = false; })));
+    }
     for (const [name, on] of view().classes) {
-      const box = element("input", { type: "checkbox", value: name, checked: on, onchange: () => ask("classes", chosen()) });
+      const box = element("input", { type: "checkbox", value: name, checked: on, onchange: () => send("classes", chosen()) });
       names.append(element("label", {}, box, ` ${name}`));
     }
     const boxes = [...names.querySelectorAll("input")];
@@ -50,29 +53,29 @@ export default {
 
     const canvas = element("canvas", { role: "img", class: "sheet" });
     const title = element("p", { class: "title" });
-    const verdict = element("p", { class: "verdict", role: "status" });
+    const warning = element("p", { class: "warning", role: "status" });
     const note = element("p", { class: "note", role: "status" });
     const policy = element("code", { class: "policy" });
-    const code = element("textarea", { class: "code", readonly: true, rows: 8, "aria-label": "The same policy as torchvision code" });
+    const code = element("textarea", { class: "code", readonly: true, rows: 8, "aria-label": "The policy as torchvision code" });
     const copy = button("Copy the code", "copy", async () => {
-      code.select(); // what is selected can be copied by hand where the page may not
+      code.select(); // selected text can be copied by hand where the page has no permission
       try { await navigator.clipboard.writeText(code.value); note.textContent = "Copied."; }
-      catch { note.textContent = "The browser does not let the page copy: press Ctrl-C, the code is selected."; }
+      catch { note.textContent = "The browser does not allow the page to copy. The code is selected: press Ctrl-C."; }
     });
 
     el.replaceChildren(root("explorer",
       element("div", { class: "bar" },
-        presetLabel, element("label", {}, "Strength ", strength, " "), strengthSaid, sweepLabel, interpolationLabel,
+        presetLabel, element("label", {}, "Strength ", strength, " "), strengthText, sweepLabel, interpolationLabel,
         element("label", {}, "Seed ", seed),
-        button("Draw again", "draw-again", () => { ask("draw_again"); settled(); }), undo,
-        button("Reset", "reset", () => { ask("reset"); settled(); }),
-        button("Load the saved policy", "load", () => { ask("load"); settled(); }),
-        button("Train with this policy", "save primary", () => ask("save"))),
+        button("Draw again", "draw-again", () => { send("draw_again"); settled(); }), undo,
+        button("Reset", "reset", () => { send("reset"); settled(); }),
+        button("Load the saved policy", "load", () => { send("load"); settled(); }),
+        button("Train with this policy", "save primary", () => send("save"))),
       errors(model), note,
       element("div", { class: "halves" }, grid,
-        element("div", { class: "picture" }, title, canvas, verdict, names,
-          button("Other images", "other-images", () => ask("other_images")))),
-      element("details", {}, element("summary", {}, "The policy, and the same as torchvision code"), policy, code, copy)));
+        element("div", { class: "result" }, title, canvas, warning, names,
+          button("Other images", "other-images", () => send("other_images")))),
+      element("details", {}, element("summary", {}, "The policy, and its torchvision code"), policy, code, copy)));
 
     const show = () => {
       const v = view();
@@ -85,12 +88,12 @@ export default {
         put(strength, v.strength); put(seed, v.seed);
         v.classes.forEach(([, on], i) => { boxes[i].checked = on; });
       }
-      strengthSaid.textContent = `${v.strength.toFixed(1)} times`;
-      strength.setAttribute("aria-valuetext", strengthSaid.textContent);
+      strengthText.textContent = `${v.strength.toFixed(1)} times`;
+      strength.setAttribute("aria-valuetext", strengthText.textContent);
       undo.disabled = !v.can_undo;
       title.textContent = v.title;
-      verdict.textContent = v.verdict;
-      verdict.classList.toggle("warning", v.destroys);
+      warning.textContent = v.warning;
+      warning.classList.toggle("destroys", v.destroys);
       note.textContent = v.note;
       policy.textContent = v.policy;
       code.value = v.code;

@@ -1,4 +1,4 @@
-"""A JupyterLab of our own on loopback, and a notebook open in it."""
+"""A JupyterLab on loopback for the tests, and a notebook open in it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """Where the browser is: CIFAR_CHROMIUM, or what is installed under one of the usual names."""
+    """The browser's path: CIFAR_CHROMIUM, or the first of the usual names that is installed."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return os.environ.get("CIFAR_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
@@ -44,14 +44,14 @@ class Lab:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         environment = os.environ | {"CIFAR_PROFILE": "smoke", "CIFAR_RUNS": str(self.runs)}
-        environment.pop("CIFAR_HEADLESS")  # here somebody is looking
+        environment.pop("CIFAR_HEADLESS")  # here the widgets are displayed
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
             environment[f"JUPYTER_{name}"] = str(folder / f"JUPYTER_{name}")
         for name in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"):
             environment[name] = str(folder / name)
         settings = {
-            "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # else what is off screen is not there
+            "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # else cells off screen are missing
             "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
             "@jupyterlab/apputils-extension:notification": {
                 "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True,
@@ -80,7 +80,7 @@ class Lab:
         raise AssertionError(self.log.read_text()[-2000:])
 
     def write(self, name: str, *cells: str) -> str:
-        """A notebook made for a test."""
+        """Writes a notebook for a test."""
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
         nbformat.write(notebook, self.notebooks / f"{name}.ipynb")
@@ -88,7 +88,7 @@ class Lab:
 
 
 class Notebook:
-    """A notebook open in the browser; whatever goes wrong there is collected."""
+    """A notebook open in the browser; errors in the page are collected in `problems`."""
 
     def __init__(self, chromium, lab: Lab, name: str) -> None:
         self.lab, self.name, self.problems = lab, name, []
@@ -142,12 +142,27 @@ class Notebook:
             }))"""
         )
 
+    def serious_accessibility_issues(self, context: str) -> list:
+        """axe-core's serious and critical findings in this part of the page."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(self.page, context=context).response["violations"]
+        return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+
+    def is_cut_off(self, selector: str) -> bool:
+        """Whether this part of the page is wider than its place."""
+        inside, outside = self.page.locator(selector).evaluate("e => [e.scrollWidth, e.clientWidth]")
+        return inside > outside
+
     def shoot(self, name: str) -> None:
+        """Saves a screenshot with the notebook's first widget at the top."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        if self.page.locator(".cifar").count():
+            self.page.locator(".cifar").first.evaluate("e => e.scrollIntoView()")
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
     def check(self) -> None:
-        """Nothing has gone wrong: no console error, no error of a widget, nothing on stderr, no other host."""
+        """No console error, no error of a widget, nothing on stderr, no request to another host."""
         assert self.problems == []
         assert self.page.locator(".jupyter-widgets-error-widget").count() == 0
         stderr = self.page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']")

@@ -1,4 +1,4 @@
-"""The training dashboard: Stop and the learning rate work while training goes on, and Run All waits for the end."""
+"""The training dashboard: Stop and the learning rate work while training continues, and Run All waits for the end."""
 
 import json
 
@@ -9,23 +9,24 @@ from cifar_utils import checkpoint, runs
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 SET_UP = """
-from pathlib import Path
 import torch
-from cifar_utils import data, settings, training
-from cifar_utils.policy import PRESETS
+from torch import nn
+from cifar_utils import data, settings
+from cifar_utils.augment import PRESETS
+from cifar_utils.models import Normalize, SmallCNN
 from cifar_utils.widgets import Dashboard
 torch.set_num_threads(1)
-train, validation = data.load_training(sample=True)
+torch.manual_seed(0)
+train, validation = data.split(data.cifar10(sample=True))
 train, validation = train.select(torch.arange(800)), validation.select(torch.arange(100))
-normalisation = data.Normalisation.of(train)
-network = training.new_network(train, normalisation)
 """
 TRAIN = """
-config, run = training.Config(epochs={epochs}, batch_size=50), settings.runs_directory() / "{name}"
-dashboard = Dashboard(network, train, validation, PRESETS["full"], config, normalisation, run)
+model = nn.Sequential(Normalize.from_dataset(train), SmallCNN(widths=(8, 16, 16)))
+dashboard = Dashboard(model, train, validation, transform=PRESETS["full"], epochs={epochs}, batch_size=50,
+                      run=settings.runs_directory() / "{name}")
 history = await dashboard.train()
 """
-AFTER = "print('after', len(history), dashboard._running)"
+AFTER = "print('next cell', len(history), dashboard._running)"
 
 
 def status(notebook, text: str, timeout: float = 60) -> None:
@@ -34,15 +35,15 @@ def status(notebook, text: str, timeout: float = 60) -> None:
 
 
 def saved(lab, name: str) -> dict:
-    return checkpoint.load(lab.runs / name / runs.LAST).meta["state"]
+    return checkpoint.load(lab.runs / name / runs.LAST)["states"]["trainer"]
 
 
 @pytest.fixture
 def training(lab, open_notebook):
     """Opens a notebook that trains in a run of this name, and starts it."""
 
-    def start(name: str, epochs: int = 500):
-        cells = SET_UP, TRAIN.format(name=name, epochs=epochs), AFTER
+    def start(name: str, epochs: int = 500, train: str = TRAIN):
+        cells = SET_UP, train.format(name=name, epochs=epochs), AFTER
         notebook = open_notebook(lab.write(name, *cells))
         notebook.start_all()
         notebook.page.locator(".cifar.dashboard").wait_for(timeout=60_000)
@@ -56,13 +57,13 @@ def training(lab, open_notebook):
 
 def test_stop_stops_while_run_all_waits(lab, training):
     notebook = training("stopped")
-    assert "after" not in notebook.outputs()  # Run All waits
+    assert "next cell" not in notebook.outputs()  # Run All waits
     notebook.shoot("dashboard")
     notebook.page.locator(".cifar.dashboard .stop").focus()
     notebook.page.keyboard.press("Enter")
     status(notebook, "stopped and saved")
     assert notebook.wait_for_all()
-    assert "after" in notebook.outputs() and "False" in notebook.outputs()
+    assert "next cell" in notebook.outputs() and "False" in notebook.outputs()
     state = saved(lab, "stopped")
     assert 0 < state["epoch"] + state["step"] and state["epoch"] < 500
     assert notebook.page.locator(".cifar.dashboard .stop").is_disabled()
@@ -71,8 +72,8 @@ def test_stop_stops_while_run_all_waits(lab, training):
     notebook.check()
 
 
-def test_the_learning_rate_can_be_turned_while_training_goes_on(lab, training):
-    notebook = training("turned")
+def test_the_learning_rate_can_be_changed_while_training_continues(lab, training):
+    notebook = training("changed")
     slider, typed = (notebook.page.locator(f".cifar.dashboard .{c}") for c in ("rate", "rate-number"))
     for press, scale in (("End", 3), ("Home", 0)):
         slider.focus()
@@ -94,26 +95,26 @@ def test_the_learning_rate_can_be_turned_while_training_goes_on(lab, training):
     notebook.page.locator(".cifar.dashboard .stop").click()
     status(notebook, "stopped and saved")
     assert notebook.wait_for_all()
-    assert saved(lab, "turned")["learning_rate_scale"] == 0.5
+    assert saved(lab, "changed")["learning_rate_scale"] == 0.5
     notebook.check()
 
 
-def test_the_interrupt_button_stops_it_too_and_the_cell_goes_on_from_there(lab, training):
-    notebook = training("interrupted", epochs=3)
+def test_the_interrupt_button_stops_it_too_and_the_cell_resumes_from_there(lab, training):
+    notebook = training("interrupted", epochs=12)
     notebook.page.evaluate("() => window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
     status(notebook, "stopped and saved")
     notebook.wait_for_all()
     state = saved(lab, "interrupted")
-    assert (state["epoch"], state["step"]) != (0, 0) and state["epoch"] < 3
+    assert (state["epoch"], state["step"]) != (0, 0) and state["epoch"] < 12
     notebook.run_all()
     status(notebook, "finished")
-    assert saved(lab, "interrupted")["epoch"] == 3
-    assert len(json.loads((lab.runs / "interrupted" / "history.json").read_text())) == 3
-    assert "after 3 False" in notebook.outputs()
+    assert saved(lab, "interrupted")["epoch"] == 12
+    assert len(json.loads((lab.runs / "interrupted" / "history.json").read_text())) == 12
+    assert "next cell 12 False" in notebook.outputs()
 
 
 def test_the_curves_and_the_batch_are_shown(lab, training):
-    notebook = training("shown", epochs=2)
+    notebook = training("shown", epochs=4)
     assert notebook.wait_for_all()
     status(notebook, "finished")
     page = notebook.page
@@ -122,30 +123,58 @@ def test_the_curves_and_the_batch_are_shown(lab, training):
     assert f"validation now {history[-1]['validation_loss']:.2f}" in labels[0]
     assert f"validation now {round(100 * history[-1]['validation_accuracy'])}%" in labels[1]
     assert page.locator(".cifar.dashboard svg .best").count() == 2
+    notebook.shoot("dashboard_finished")
     page.locator(".cifar.dashboard .axis").select_option("minutes")
     assert "against minutes" in page.locator(".cifar.dashboard svg").first.get_attribute("aria-label")
-    colours = page.locator(".cifar.dashboard .batch").evaluate(
+    colors = page.locator(".cifar.dashboard .batch").evaluate(
         "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
     )
-    assert colours > 1000  # a picture of 32 images
+    assert colors > 1000  # 32 images
+    assert notebook.serious_accessibility_issues(".cifar.dashboard") == []
+    assert not notebook.is_cut_off(".cifar.dashboard")
+    notebook.check()
 
-    from axe_playwright_python.sync_playwright import Axe
 
-    results = Axe().run(page, context=".cifar.dashboard").response
-    serious = [v["id"] for v in results["violations"] if v["impact"] in ("serious", "critical")]
-    assert serious == []
-    width = page.locator(".cifar.dashboard").evaluate("e => [e.scrollWidth, e.clientWidth]")
-    assert width[0] <= width[1]
+def test_before_training_the_charts_are_empty(lab, open_notebook):
+    cell = TRAIN.format(name="empty", epochs=1).replace("history = await dashboard.train()", "dashboard")
+    notebook = open_notebook(lab.write("empty", SET_UP, cell))
+    notebook.run_all()
+    notebook.page.locator(".cifar.dashboard").wait_for()
+    texts = notebook.page.locator(".cifar.dashboard svg text").all_text_contents()
+    assert sorted(texts) == sorted(2 * ["epochs", "training", "validation"] + ["Loss", "Accuracy"])  # no scale
+    assert "no data yet" in notebook.page.locator(".cifar.dashboard svg").first.get_attribute("aria-label")
+    assert notebook.page.locator(".cifar.dashboard .numbers").text_content() == ""
+    assert notebook.page.locator(".cifar.dashboard .batch").is_hidden()
+    assert notebook.page.locator(".cifar.dashboard .stop").is_disabled()
+    notebook.shoot("dashboard_empty")
+    notebook.check()
+
+
+OWN = """
+def resize(images):
+    return torch.nn.functional.interpolate(images.float() / 255, (96, 96))
+
+model = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 10))
+dashboard = Dashboard(model, train, validation, transform=resize, epochs={epochs},
+                      optimizer=torch.optim.AdamW(model.parameters()), run=settings.runs_directory() / "{name}")
+history = await dashboard.train()
+"""
+
+
+def test_a_network_and_a_transform_of_your_own(training):
+    notebook = training("own", epochs=5, train=OWN)
+    assert notebook.wait_for_all()
+    status(notebook, "finished")
+    width = notebook.page.locator(".cifar.dashboard .batch").evaluate("c => c.width")
+    assert width == 8 * 66 + 2  # 96 pixels, reduced to 64
     notebook.check()
 
 
 def test_an_error_of_training_is_shown_in_the_widget_and_in_the_cell(lab, open_notebook):
-    cells = (
-        SET_UP,
-        TRAIN.format(name="diverges", epochs=3).replace("batch_size=50", "batch_size=50, learning_rate=1e30"),
-    )
-    notebook = open_notebook(lab.write("diverges", *cells))
+    fast = 'run=settings.runs_directory() / "diverges", optimizer=torch.optim.SGD(model.parameters(), lr=1e38)'
+    cell = TRAIN.format(name="diverges", epochs=3).replace('run=settings.runs_directory() / "diverges"', fast)
+    notebook = open_notebook(lab.write("diverges", SET_UP, cell))
     notebook.start_all()
     assert not notebook.wait_for_all()
-    assert "training cannot go on" in notebook.page.locator(".cifar.dashboard .error").text_content()
+    assert "training cannot continue" in notebook.page.locator(".cifar.dashboard .error").text_content()
     assert "FloatingPointError" in notebook.outputs()

@@ -1,0 +1,274 @@
+"""What `train.steps` checks before the first step, each in a sentence, and how it describes a run to compare runs."""
+
+import copy
+import functools
+import hashlib
+import inspect
+import math
+import shutil
+import weakref
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from cifar_utils.augment import Step, apply_transform, describe, flatten
+from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.data import Dataset
+from cifar_utils.models import uncompiled
+
+_trained = weakref.WeakSet()  # models that this process has trained
+_CHANGING = (  # attributes of optimizers and schedulers that training changes
+    "params", "lr", "momentum", "betas", "optimizer", "training", "last_epoch", "best", "num_bad_epochs",
+    "cooldown_counter", "T_cur", "T_i",
+)  # fmt: skip
+
+
+def check_data(train: Dataset, val: Dataset, **numbers) -> None:
+    """Raises ValueError: the data sets do not belong together, or a number is out of range."""
+    for data, split in ((train, "training"), (val, "validation")):
+        if not isinstance(data, Dataset):
+            raise ValueError(f"the {split} images are a {type(data).__name__}; a Dataset is needed, see data.split")
+        if data.split != split:
+            raise ValueError(f"{data} were given for {split}: fit takes train, then val, from data.split")
+    if train.classes != val.classes or train.size != val.size:
+        raise ValueError("training and validation images differ in their classes or size; take both from one source")
+    if train.source == val.source and set(train.index.tolist()) & set(val.index.tolist()):
+        raise ValueError("some images are in training and in validation; divide the data with data.split")
+    for name, value in numbers.items():
+        low, high = (0, 2**63 - 1) if name == "seed" else (1, 2**31)
+        if value is None and name == "save_every":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high:,}")
+
+
+def check_types(model, optimizer, sampler, autocast, **parts) -> None:
+    """Raises ValueError: a part is not what it must be, or a class instead of an object."""
+    for name, part in {"model": model, "optimizer": optimizer, "sampler": sampler, **parts}.items():
+        if isinstance(part, type):
+            raise ValueError(f"{name} is the class {part.__name__}; make one: {part.__name__}(...)")
+    check_trainable(model)
+    if isinstance(optimizer, torch.optim.LBFGS) or not isinstance(optimizer, torch.optim.Optimizer | None):
+        raise ValueError(f"the optimizer is a {type(optimizer).__name__}; one of torch.optim without closure is needed")
+    protocol = ("epoch", "record", "total_steps", "state_dict", "load_state_dict")
+    if sampler is not None and not all(hasattr(sampler, name) for name in protocol):
+        raise ValueError(f"the sampler, a {type(sampler).__name__}, lacks one of {', '.join(protocol)}: train.Shuffle")
+    if autocast not in (None, torch.bfloat16):
+        raise ValueError(f"autocast is {autocast!r}; it must be torch.bfloat16 or None")
+
+
+def check_trainable(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model is a {type(model).__name__}; an nn.Module is needed")
+    known = list(model.modules())
+    for module in known:
+        for name, value in vars(module).items():
+            layers = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+            hidden = [layer for layer in layers if isinstance(layer, nn.Module) and layer not in known]
+            if any(p.requires_grad for layer in hidden for p in layer.parameters()):
+                where = f"{type(module).__name__}.{name}, a plain {type(value).__name__}"
+                raise ValueError(f"the layers in {where}, would not be trained; make it an nn.ModuleList or ModuleDict")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("the model has no trainable parameter; is all of it frozen?")
+
+
+def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, total_steps: int) -> None:
+    """Raises ValueError: the optimizer is not the model's, or the scheduler not the optimizer's, or too long."""
+    names = {p: name for name, p in model.named_parameters()}
+    given = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(p not in names for p in given):
+        raise ValueError("the optimizer has parameters of another model; make it from this model's parameters()")
+    missing = [name for p, name in names.items() if p.requires_grad and not any(p is q for q in given)]
+    if missing or len(set(map(id, given))) < len(given):
+        problem = f"{missing[0]} (and {len(missing) - 1} more) would not be trained" if missing else "one appears twice"
+        raise ValueError(
+            f"every trainable parameter must be in the optimizer once, and {problem}; "
+            "to freeze one on purpose, set its requires_grad to False"
+        )
+    if not all(math.isfinite(group["lr"]) and group["lr"] >= 0 for group in optimizer.param_groups):
+        raise ValueError("a learning rate of the optimizer is negative, infinite or NaN")
+    if scheduler_per not in ("step", "epoch"):
+        raise ValueError(f"scheduler_per is {scheduler_per!r}; it must be 'step' or 'epoch'")
+    if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
+        raise ValueError("the scheduler must be an LRScheduler of this optimizer; give fit the optimizer as well")
+    wanted = total_steps if scheduler_per == "step" else epochs
+    for name in ("total_steps", "T_max"):
+        length = getattr(scheduler, name, wanted)
+        if length != wanted:
+            raise ValueError(
+                f"the scheduler's {name} is {length}, and it will step {wanted:,} times (scheduler_per="
+                f"{scheduler_per!r}, {epochs} epochs of {total_steps // epochs:,} steps); make the two equal"
+            )
+
+
+def move(model: nn.Module, device: torch.device | str) -> torch.device:
+    """Moves the model to the device. Raises ValueError: there is none."""
+    try:
+        model.to(torch.device(device))
+        return torch.device(device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {_first(error)}") from None
+
+
+def smallest_batch(sampler, train: Dataset) -> int:
+    """Its number of images, in the first epoch. Raises ValueError: a batch is not of positions [b], int64."""
+    batches, last = sampler.epoch(0), len(train) - 1
+    legal = [isinstance(b, torch.Tensor) and b.dtype == torch.int64 and b.ndim == 1 and len(b) > 0 for b in batches]
+    if not legal or not all(legal) or not all(0 <= b.min() <= b.max() <= last for b in batches):
+        raise ValueError(f"the sampler must have batches, int64 tensors [b] of positions from 0 to {last}")
+    return min(map(len, batches))
+
+
+def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch.device, smallest: int):
+    """Tries a copy of the model on up to three images, as in training and alone; the model itself is left as it is.
+
+    Returns:
+        The loss, on the device.
+
+    Raises:
+        ValueError: the model, the transform or the loss fails, or the outputs are not finite [N, classes] logits.
+    """
+    # Not as many images as classes: labels [N] would broadcast with logits [N, N], and a wrong loss pass unnoticed.
+    model, count = uncompiled(model), min(2 if len(train.classes) == 3 else 3, smallest)
+    loss = loss.to(device) if isinstance(loss, nn.Module) else loss
+    try:
+        model = copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(f"the model cannot be copied ({error}); fit tries a copy before the first step") from None
+    images, labels = train.images[:count].to(device), train.labels[:count].to(device)
+    index = train.index[:count].to(device)
+    plain, _ = apply_transform(None, images, labels, Step(0, 0, index, 0.0))
+    augmented, targets = apply_transform(transform, images, labels, Step(0, 0, index, 0.0))
+    low, high = (x.item() for x in augmented.aminmax())
+    if not (low >= -0.5 and high <= 1.5):  # some transforms leave 0 to 1 by a little
+        raise ValueError(
+            f"the transform returns images from {low:.3g} to {high:.3g} instead of 0 to 1; to normalize, put a "
+            "Normalize layer in front of the model"
+        )
+    if targets.ndim == 2 and targets.shape[1] != len(train.classes):
+        raise ValueError(f"the transform mixes {targets.shape[1]} classes (num_classes?), not {len(train.classes)}")
+    model.eval()
+    with torch.no_grad():
+        logits = _logits(model, plain, train)
+        _logits(model, plain[:1], train)
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(count, device=device), atol=1e-4):
+        print(
+            "WARNING: the model's outputs are probabilities (rows sum to 1). Cross-entropy takes logits: leave out "
+            "the softmax at its end, or it will hardly learn.",
+            flush=True,
+        )
+    model.train()
+    logits = _logits(model, augmented, train)
+    if not logits.requires_grad:
+        raise ValueError("no gradient leads from the model's outputs to its parameters: does it use no_grad or detach?")
+    try:
+        value = loss(logits.float(), targets)
+        if value.ndim or not value.isfinite():
+            found = f"the shape {list(value.shape)}" if value.ndim else value.item()
+            raise ValueError(f"it must be one finite number per batch, not {found}")
+        value.backward()
+    except Exception as error:
+        raise ValueError(f"the loss {_words(loss)} fails on logits {list(logits.shape)}: {_first(error)}") from None
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        print(f"WARNING: {unused[0]} gets no gradient: the model never uses it ({len(unused)} such parameters).")
+    return loss
+
+
+def _logits(model: nn.Module, images: torch.Tensor, train: Dataset) -> torch.Tensor:
+    what = f"images {list(images.shape)} (float32, 0 to 1)"
+    try:
+        logits = model(images)
+    except Exception as error:
+        mode = "training" if model.training else "eval"
+        raise ValueError(f"the model fails on {what} in {mode} mode: {_first(error)}") from error
+    wanted = [len(images), len(train.classes)]
+    found = list(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+    if found != wanted:
+        raise ValueError(f"the model must turn {what} into logits {wanted}, one per class, and it gives {found}")
+    if not logits.isfinite().all():
+        raise ValueError(f"the model's outputs for {what} are infinite or not numbers (NaN)")
+    return logits
+
+
+def check_start(model: nn.Module, run: Path, resumed: bool) -> None:
+    """Before a new run's first step: is there room for its checkpoints, and has the model been trained before?
+
+    Raises:
+        CheckpointError: the disk has less room than last, best, their backups and one being written will need.
+    """
+    needed = 5 * 2 * sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
+    free = shutil.disk_usage(run).free
+    if free < needed and not resumed:
+        raise CheckpointError(
+            f"{run} has {free / 1e6:.0f} MB free, and the run needs {needed / 1e6:.0f} MB. Make room."
+        )
+    if uncompiled(model) in _trained and not resumed:
+        print(
+            "WARNING: this new run starts from weights that have been trained before. For a fair comparison make a "
+            "new model for every run.",
+            flush=True,
+        )
+    _trained.add(uncompiled(model))
+
+
+def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, numbers: dict) -> dict:
+    """What two runs must have in common to be the same run, as JSON-like data; the same in every process."""
+    model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
+    shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
+    groups = [{k: _plain(v) for k, v in g.items() if k not in _CHANGING and v} for g in optimizer.param_groups]
+    names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
+    return {
+        "model": names[-1] if len(names) < 4 else type(model).__name__,
+        "tensors": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
+        "transform": _words(transforms[0] if len(transforms) == 1 else transforms),
+        "loss": _words(loss),
+        "optimizer": {"name": type(optimizer).__name__, "defaults": _plain(optimizer.defaults), "groups": groups},
+        "scheduler": _words(parts["scheduler"]),
+        "sampler": _words(parts["sampler"]),
+        **numbers,
+        "data": {
+            "title": str(train), "source": train.source, "size": train.size, "classes": list(train.classes),
+            "seed": train.seed, "training": train.fingerprint(), "validation": val.fingerprint(),
+        },
+    }  # fmt: skip
+
+
+def _words(part, depth: int = 5) -> str:
+    """A part in words: its type and the values that it was made with; the same in every process and at every step."""
+    if isinstance(part, (list, tuple)):
+        return f"[{', '.join(_words(p, depth) for p in part)}]"
+    if isinstance(part, functools.partial):
+        return _words([part.func, part.args, sorted(part.keywords.items())], depth)
+    if inspect.isfunction(part) and depth:  # its code and what it uses from outside tell it from one of the same name
+        code, plain = part.__code__, (int, float, str)
+        outside = [part.__globals__.get(name) for name in code.co_names]
+        values = [x for x in (*code.co_consts, *outside) if isinstance(x, plain)] + [part.__defaults__ or ()]
+        values += [cell.cell_contents for cell in part.__closure__ or ()]
+        text = f"{code.co_code.hex()} {code.co_names} {_words(values, depth - 1)}"
+        return f"{describe(part)} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    if type(part).__repr__ not in (object.__repr__, nn.Module.__repr__) or not depth:
+        return describe(part)
+    kept = {k: v for k, v in vars(part).items() if k in ("_schedulers", "_milestones") or k[0] != "_"}
+    values = {k: v for k, v in kept.items() if k not in _CHANGING and not isinstance(v, (torch.Tensor, np.ndarray))}
+    weights = {k: getattr(part, k, None) for k in ("weight", "pos_weight")}  # of the classes, in a loss
+    values |= {k: t.tolist() for k, t in weights.items() if isinstance(t, torch.Tensor)}
+    if type(part).__module__ == "__main__":  # of a notebook, where its code may have changed as well
+        values["methods"] = [method for method in vars(type(part)).values() if inspect.isfunction(method)]
+    return f"{type(part).__name__}({', '.join(f'{k}={_words(v, depth - 1)}' for k, v in sorted(values.items()))})"
+
+
+def _plain(value):
+    """A hyper-parameter as JSON has it."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if v}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (bool, int, float, str)) else describe(value)
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

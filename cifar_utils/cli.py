@@ -1,0 +1,319 @@
+"""Everything that the notebooks do, as commands: run, train, evaluate, classify, download."""
+
+import argparse
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cifar_utils import data, download, plots, runs, settings, train
+from cifar_utils.augment import PRESETS, Policy
+from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.download import DataError
+from cifar_utils.evaluation import comparison, reports
+from cifar_utils.evaluation.calibration import Temperature
+from cifar_utils.evaluation.predictions import Predictions, classify, predict
+from cifar_utils.models import Normalize, SmallCNN
+
+DESCRIPTION = """\
+Train a network with data augmentation and evaluate it honestly: the plain network on CIFAR-10, or a network and images
+of your own. Without a command it does both. Data and runs lie in data/ and runs/ of the current folder, or where the
+environment variables CIFAR10_DIR and CIFAR_RUNS point.
+"""
+PROFILES = "smoke takes seconds, class minutes on a laptop, full a GPU or patience (default: CIFAR_PROFILE, or class)"
+EPILOG = """\
+examples:
+  python -m cifar_utils                              train the plain network, then evaluate it on the test images
+  python -m cifar_utils --profile smoke              the same in seconds, to see that everything works
+  python -m cifar_utils --recipe fast                the fast network of notebook 5
+  python -m cifar_utils train --policy strong        only train, with stronger augmentation
+  python -m cifar_utils train --model mine.py:Net    train a network of your own, a function or class in a file
+  python -m cifar_utils --images photos --size 64    train on your own images, one sub-folder per class
+  python -m cifar_utils evaluate runs/mine           only evaluate: report, JSON, CSV and plots in runs/mine/evaluation
+  python -m cifar_utils evaluate runs/a runs/b       evaluate both and compare them, image by image
+  python -m cifar_utils classify photo.jpg           the probability of each class
+  python -m cifar_utils download                     only fetch CIFAR-10, however slow its server is today
+  python -m cifar_utils train --help                 the options of one command
+
+A run that was stopped, by Ctrl-C or otherwise, resumes when the same command is given again.
+
+exit codes: 0 done; 1 data, checkpoint or file trouble, explained in a sentence; 2 wrong arguments; 130 stopped by you
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command and returns the exit code."""
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["run", *arguments]
+    options = _parse(arguments)
+    try:
+        options.action(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be printed goes nowhere
+        print("error: the program that read this output has ended; the same command resumes", file=sys.stderr)
+        return 1
+    except (DataError, CheckpointError, FloatingPointError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    style = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    prog = "python -m cifar_utils"
+    parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} [command] [options]", description=DESCRIPTION, **style)
+    commands = parser.add_subparsers(prog=prog, metavar="command", title="commands", required=True)
+
+    def command(name: str, action, text: str, *groups) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=text, description=text, allow_abbrev=False, **style)
+        found.set_defaults(action=action)
+        for add in groups:
+            add(found)
+        return found
+
+    command("run", _run, "train, then evaluate (also when no command is given)", _data_options, _train_options)
+    command("train", _train, "train, or resume a run that was stopped", _data_options, _train_options)
+    found = command("evaluate", _evaluate, "report on the test images; several runs are compared", _data_options)
+    found.add_argument(
+        "runs",
+        metavar="run",
+        type=Path,
+        nargs="*",
+        help="a run's folder, or predictions of the test images from elsewhere: a .csv as saved here, or a .npy of "
+        "classes [N] or probabilities [N, classes] (default: the run that was trained last). Several are compared",
+    )
+    _model_option(found)
+    found.add_argument("--output", metavar="DIR", type=Path, help="for the comparison (default: runs/comparison)")
+    found = command("classify", _classify, "the probability of each class for one photo")
+    found.add_argument("photo", type=Path, help="an image file")
+    found.add_argument("--run", metavar="DIR", type=Path, help="a run's folder (default: trained last, or the shipped)")
+    _model_option(found)
+    found = command("download", _download, "fetch the full data set, however long it takes")
+    found.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
+    return parser.parse_args(arguments)
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
+    parser.add_argument("--sample", action="store_true", help="use the small sample that ships, not the full set")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="images of your own, one sub-folder per class")
+    parser.add_argument("--size", metavar="S", type=_whole(16, 256), help="their side in pixels (default: 32)")
+
+
+def _model_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="FILE.py:NAME", help="a function or class that makes the network")
+
+
+# No name is a prefix of an option of torchrun, which would take it for its own.
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", choices=settings.PROFILES, help=PROFILES)
+    presets = f"augmentation: {', '.join(PRESETS)}, or a JSON file (default: full, or the recipe's)"
+    parser.add_argument("--policy", metavar="NAME", help=presets)
+    _model_option(parser)
+    parser.add_argument("--recipe", metavar="NAME", help="train by a fast recipe of notebook 5: fast, class, ...")
+    parser.add_argument("--epochs", metavar="N", type=_whole(1), help="passes over the training images")
+    parser.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same result (default: 0)")
+    parser.add_argument("--folder", metavar="DIR", type=Path, help="of the run (default: one in runs/, by settings)")
+
+
+def _whole(low: int, high: int = 2**63 - 1):
+    """Reads a whole number from low to high."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def _policy(name: str) -> Policy:
+    if name in PRESETS:
+        return PRESETS[name]
+    if not Path(name).is_file():
+        raise ValueError(f"--policy {name!r} is neither a file nor one of {', '.join(PRESETS)}")
+    try:
+        return Policy.from_json(Path(name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--policy {name!r}: {error}") from None
+
+
+def _images(options: argparse.Namespace, train: bool, sample: bool | None, size: int | None = None) -> data.Dataset:
+    """The training (undivided) or test images that the options name."""
+    if options.images:
+        return data.from_folder(options.images, size=options.size or size or 32, train=train)
+    if options.size:
+        raise ValueError("--size is for images of your own: name their folder with --images")
+    return data.cifar10(train, options.sample or sample, options.data)
+
+
+def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
+    """The network that --model names, or the plain one; Normalize comes first unless it has one of its own."""
+    if not text:
+        return nn.Sequential(normalize, SmallCNN(classes))
+    file, _, name = text.rpartition(":")
+    try:
+        spec = importlib.util.spec_from_file_location("participants_model", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        make = getattr(module, name)
+        known = inspect.signature(make).parameters
+        argument = next((word for word in ("classes", "num_classes", "n_classes") if word in known), None)
+        model = make(**{argument: classes}) if argument else make()
+    except Exception as error:  # a participant's code can fail in any way
+        raise ValueError(f"--model {text!r} cannot be made ({error}); name it as FILE.py:NAME") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"--model {text!r} makes a {type(model).__name__}; an nn.Module is needed")
+    has_normalize = any(isinstance(layer, Normalize) for layer in model.modules())
+    return model if has_normalize else nn.Sequential(normalize, model)
+
+
+def _run(options: argparse.Namespace) -> None:
+    options.runs, options.output = [_train(options)], None
+    _evaluate(options)
+
+
+def _train(options: argparse.Namespace) -> Path:
+    profile = settings.profile(options.profile)
+    train_images, val = data.split(_images(options, True, profile.sample))
+    epochs = options.epochs
+    if options.recipe:
+        from cifar_utils import speedrun
+
+        if options.model:
+            torch.manual_seed(options.seed)
+            model = _network(options.model, len(train_images.classes), Normalize.from_dataset(train_images))
+        else:
+            recipe = speedrun.RECIPES.get(options.recipe)
+            model = speedrun.network(train_images, options.seed, **(recipe.network if recipe else {}))
+        arguments = speedrun.recipe(model, train_images, options.recipe, seed=options.seed, epochs=epochs)
+    else:
+        torch.manual_seed(options.seed)
+        model = _network(options.model, len(train_images.classes), Normalize.from_dataset(train_images))
+        usual = profile.epochs if len(train_images) > 10_000 else profile.sample_epochs
+        arguments = {"transform": PRESETS["full"], "epochs": epochs or usual, "seed": options.seed}
+    if options.policy:
+        arguments["transform"] = _policy(options.policy)
+    print(f"{train_images}, {val}\n{arguments['transform']}", flush=True)
+    *_, state = train.steps(model, train_images, val, run=options.folder, **arguments)
+    if state.stop:
+        raise KeyboardInterrupt
+    plots.save(plots.training_curves(state.history, f"Training on {train_images}"), state.run / "training_curves.png")
+    print(f"Saved {runs.BEST}, {runs.LAST}, history.json and training_curves.png in {state.run}.\n")
+    return state.run
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    paths = options.runs or [_latest_run()]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError("the same run is named twice: there is nothing to compare")
+    tables = {}
+    for path in paths:
+        name = path.resolve().name if len({p.resolve().name for p in paths}) == len(paths) else str(path)
+        if path.is_dir():
+            tables[name], about, validation = _predictions_of_a_run(path, options)
+            title = f"{name}, epoch {about['epoch']}"
+        else:
+            tables[name], about, validation = _predictions_from_elsewhere(path, options)
+            title = name
+        folder = reports.folder_for(path)
+        print(reports.report(tables[name], title, validation))
+        written = reports.write(folder, tables[name], title, about, validation)
+        print(f"\nSaved in {folder}: {', '.join(written)}\n")
+    first, *others = tables
+    comparisons = {name: comparison.compare(tables[first], tables[name]) for name in others}
+    for name, result in comparisons.items():
+        print(f"{first} (the first) and {name} (the second): {result}")
+    if others:
+        folder = options.output or settings.runs_directory() / "comparison"
+        print(f"\nSaved in {folder}: {', '.join(reports.write_comparison(folder, tables, comparisons))}")
+
+
+def _latest_run() -> Path:
+    found = settings.runs_directory().glob(f"*/{runs.BEST}")
+    latest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    if latest is None:
+        raise CheckpointError(f"There is no run in {settings.runs_directory()} yet. Train first, or name its folder.")
+    return latest.parent
+
+
+def _trained(run: Path, text: str | None) -> tuple[nn.Module, dict]:
+    """A run's best model on the best device, and what its checkpoint says of itself."""
+    about = runs.about(run)
+    classes, name = about["settings"]["data"]["classes"], about["settings"]["model"]
+    if text or name == "SmallCNN":
+        model = _network(text, len(classes), Normalize())
+    elif name == "CNN":
+        return _fast_network(run, len(classes)).to(train.best_device()), about
+    else:
+        raise CheckpointError(f"{run} holds a {name} of your own: name it with --model FILE.py:NAME.")
+    return runs.load(run, model).to(train.best_device()), about
+
+
+def _fast_network(run: Path, classes: int) -> nn.Module:
+    """The best model of a run of one of the recipes, whose networks differ in width."""
+    from cifar_utils import speedrun
+
+    for recipe in speedrun.RECIPES.values():
+        with suppress(CheckpointError):
+            return runs.load(run, nn.Sequential(Normalize(), speedrun.CNN(classes, **recipe.network)))
+    raise CheckpointError(f"{run} holds a fast network of no recipe's width: load it in Python.")
+
+
+def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predictions, dict, Predictions]:
+    """Its best model's predictions of the test images, facts for the report, and its predictions for validation.
+
+    The validation images must be those of the run: on another split, some of them would be training images.
+    """
+    model, about = _trained(run, options.model)
+    its = about["settings"]["data"]
+    if its["source"] not in ("CIFAR-10", "SAMPLE") and not options.images:
+        raise ValueError(f"{run} was trained on images of {its['source']}: name their folder with --images")
+    sample = its["source"] == "SAMPLE" or False
+    whole = _images(options, True, sample, its["size"])
+    _, val = data.split(whole, seed=its["seed"] or 0)
+    if val.fingerprint() != its["validation"]:
+        raise ValueError(f"{run} was trained with other validation images than these: {val}")
+    test = _images(options, False, sample, its["size"])
+    facts = {"run": str(run), "epoch": about["epoch"], "data": str(test)}
+    return predict(model, test), facts, predict(model, val)
+
+
+def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple[Predictions, dict, None]:
+    """A table that `Predictions.save` wrote, or a NumPy array of any model's predictions of the test images."""
+    return Predictions.load(path, _images(options, False, None)), {"file": str(path)}, None
+
+
+def _classify(options: argparse.Namespace) -> None:
+    found = list(settings.runs_directory().glob(f"*/{runs.BEST}"))
+    run = options.run or (_latest_run() if found else runs.SHIPPED)
+    model, about = _trained(run, options.model)
+    its, temperature = about["settings"]["data"], _temperature(run / "evaluation" / "report.json")
+    found = classify(model, options.photo, its["classes"], size=its["size"], temperature=temperature)
+    calibrated = f"temperature {temperature:.2f}" if temperature != 1 else "not calibrated: run evaluate first"
+    print(f"{options.photo}, by {run} ({calibrated})")
+    for name, probability in found.items():
+        print(f"  {name:<16} {probability:6.1%}")
+
+
+def _temperature(report: Path) -> Temperature:
+    """What evaluate fitted, or 1."""
+    try:
+        facts = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+        return Temperature(facts.get("temperature") or 1.0, facts.get("model", ""))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{report} is damaged: evaluate the run again") from None
+
+
+def _download(options: argparse.Namespace) -> None:
+    directory = Path(options.data).expanduser() if options.data else settings.data_directory()
+    download.ensure(directory, patience=24 * 60)
+    download.check(directory)
+    print(f"CIFAR-10 is in {directory}, whole and checked.")

@@ -1,0 +1,82 @@
+"""Two networks on the same images: is one better, by how much, and on which images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from cifar_utils.evaluation.predictions import Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A paired comparison: only images on which exactly one of the two is correct tell them apart.
+
+    Attributes:
+        images: how many both have predicted.
+        only_first, only_second: positions, in the images' source, of those that only this one predicts correctly.
+        difference: accuracy of the second minus that of the first, -1 to 1.
+        interval: its 95 % interval.
+        p_value: of McNemar's exact test: how likely so uneven a count is where both are equally good.
+        identical: whether the two tables hold the same predictions, probabilities included.
+    """
+
+    images: int
+    only_first: np.ndarray
+    only_second: np.ndarray
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    identical: bool
+
+    def __str__(self) -> str:
+        if self.identical:
+            return f"{self.images:,} images: identical predictions (is it twice the same network?)"
+        low, high = self.interval
+        return (
+            f"{self.images:,} images: only the first is correct on {len(self.only_first):,}, only the second on "
+            f"{len(self.only_second):,}; difference {100 * self.difference:+.2f} points (95 % interval "
+            f"{100 * low:+.2f} to {100 * high:+.2f}), McNemar's exact p = {self.p_value:.3g}"
+        )
+
+
+def compare(first: Predictions, second: Predictions) -> Comparison:
+    """Compares two networks' predictions image by image; the order of the rows may differ.
+
+    The test is McNemar's in its exact, binomial form (Q. McNemar, Psychometrika 1947). The interval is that of
+    A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in
+    Medicine 2005: half an image added to each of the four cells, then Wald's. Near p = 0.05 the two may disagree.
+
+    Raises:
+        ValueError: the two are not of the same images, or disagree on the classes or on a true class.
+    """
+    for given in (first, second):
+        if not isinstance(given, Predictions):
+            raise ValueError(f"two tables of Predictions can be compared, not a {type(given).__name__}")
+    if first.classes != second.classes:
+        raise ValueError("the classes of the two tables differ, in name or order: they are not of the same data set")
+    a, b = (p.select(np.argsort(p.index)) for p in (first, second))
+    if a.split != b.split or not np.array_equal(a.index, b.index):
+        raise ValueError(f"only predictions of the same images can be compared, not {first} and {second}, which differ")
+    if not np.array_equal(a.labels, b.labels):
+        raise ValueError("the two tables disagree on the true classes: they are not of the same data set")
+    only_first, only_second = (a.index[x & ~y] for x, y in ((a.correct, b.correct), (b.correct, a.correct)))
+    n, discordant = len(a), len(only_first) + len(only_second)
+    p_value = binomtest(len(only_second), discordant).pvalue if discordant else 1.0
+    same = np.array_equal(a.predicted, b.predicted) and np.array_equal(a.probabilities, b.probabilities)
+    return Comparison(
+        n,
+        only_first,
+        only_second,
+        (len(only_second) - len(only_first)) / n,
+        difference_interval(len(only_first), len(only_second), n),
+        float(p_value),
+        same,
+    )
+
+
+def difference_interval(only_first: int, only_second: int, images: int) -> tuple[float, float]:
+    """95 % interval of the difference of two paired accuracies, second minus first; see `compare`."""
+    x, y, n = only_first + 0.5, only_second + 0.5, images + 2
+    center, half = (y - x) / n, 1.959964 * np.sqrt(x + y - (y - x) ** 2 / n) / n
+    return max(-1.0, float(center - half)), min(1.0, float(center + half))

@@ -1,0 +1,159 @@
+"""Figures of an evaluation, from plain arrays: what `cifar_utils.plots` is for data and training.
+
+Every figure carries its text alternative; colors are those of `cifar_utils.plots`, and series also differ by marker and
+line. The confusion matrix is there because training logs it as well.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cifar_utils.evaluation.calibration import Reliability
+from cifar_utils.evaluation.metrics import best_and_worst
+from cifar_utils.plots import BLUE, GREEN, ORANGE, confusion_matrix, ink, literal, new_figure, percent, to_pixels
+
+__all__ = [
+    "class_accuracy", "class_activation_maps", "confusion_matrix", "ink", "model_accuracies", "reliability_diagram",
+    "robustness_curves",
+]  # fmt: skip
+SERIES = [  # color, marker, line style: told apart in black and white as well
+    (BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), ("#CC79A7", "D", ":"), ("#56B4E9", "v", "-"),
+    ("#E69F00", "P", "--"),
+]  # fmt: skip
+
+
+def _dots(axis, rows: list[tuple[float, float, float]], names: list[str], margin: float) -> None:
+    """Values with their 95 % intervals, one beneath the other: (value, low, high), nothing where that is NaN."""
+    for place, (value, low, high) in enumerate(rows):
+        if not np.isnan(value):
+            axis.plot([low, high], [place, place], color=BLUE, linewidth=2)
+            axis.plot(value, place, "o", color=BLUE)
+            axis.annotate(f"{value:.1%}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
+    axis.set(xlabel="accuracy, with 95 % interval", ylim=(len(rows) - 0.5, -0.5))
+    axis.set_yticks(range(len(rows)), [literal(name, 40) for name in names])
+    axis.xaxis.set_major_formatter(percent)
+    axis.margins(x=margin)
+    axis.grid(alpha=0.3, axis="x")
+
+
+def class_accuracy(recall: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """Dots with intervals: the accuracy of each class, best first; of more than 20 the ten best and the ten worst.
+
+    Args:
+        recall: [C, 3] float: value, low, high, see `metrics.per_class`.
+        classes: C names.
+        title: of the figure.
+    """
+    order = best_and_worst(recall[:, 0])
+    if len(order) < len(classes):
+        title = f"{title}\nthe {len(order) // 2} best and the {len(order) // 2} worst of {len(classes)} classes"
+    figure, axis = new_figure(figsize=(8, max(1.8, 0.8 + 0.3 * len(order))))
+    names = [f"{classes[i]} (n/a)" if np.isnan(recall[i, 0]) else classes[i] for i in order]
+    _dots(axis, [tuple(recall[i]) for i in order], names, margin=0.12)
+    axis.set_title(literal(title))
+    values = ", ".join(f"{classes[i]} {'n/a' if np.isnan(recall[i, 0]) else f'{recall[i, 0]:.1%}'}" for i in order)
+    figure.alt_text = f"{' - '.join(title.splitlines())}. Accuracy of each class, best first: {values}."
+    return figure
+
+
+def reliability_diagram(curves: dict[str, Reliability], title: str) -> Figure:
+    """Accuracy against confidence, bin by bin, and how many images each bin holds.
+
+    Args:
+        curves: name -> bins, up to six; all with the same edges.
+        title: of the figure.
+    """
+    figure, (axis, counts) = new_figure(2, 1, figsize=(6.4, 6.6), height_ratios=(3, 1), sharex=True)
+    axis.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="accuracy equals confidence")
+    words = []
+    for (name, bins), (color, marker, line) in zip(curves.items(), SERIES):
+        filled, error = bins.count > 0, bins.expected_calibration_error
+        label, x, y = f"{name}: calibration error {error:.1%}", bins.confidence[filled], bins.accuracy[filled]
+        axis.plot(x, y, line, color=color, marker=marker, label=literal(label))
+        counts.stairs(bins.count, bins.edges, color=color, linestyle=line, linewidth=1.5)
+        points = ", ".join(f"{c:.0%} and {a:.0%}" for c, a in zip(x, y))
+        words.append(f"{label}; confidence and accuracy of the bins {points}")
+    axis.set(title=literal(title), ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    counts.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
+    axis.xaxis.set_major_formatter(percent)
+    axis.yaxis.set_major_formatter(percent)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left")
+    figure.alt_text = f"{title}. Reliability diagram, {len(bins.count)} equally wide bins. {'. '.join(words)}."
+    return figure
+
+
+def model_accuracies(accuracies: dict[str, tuple[float, float, float]], title: str) -> Figure:
+    """Dots with intervals: the accuracy of each model. accuracies: name -> (value, low, high)."""
+    figure, axis = new_figure(figsize=(8, 1.4 + 0.45 * len(accuracies)))
+    _dots(axis, list(accuracies.values()), list(accuracies), margin=0.15)
+    axis.set_title(literal(title))
+    values = "; ".join(f"{name} {v:.1%} ({low:.1%} to {high:.1%})" for name, (v, low, high) in accuracies.items())
+    figure.alt_text = f"{title}. Accuracy with 95 % intervals: {values}."
+    return figure
+
+
+def robustness_curves(panels: dict[str, dict[str, np.ndarray]], units: dict[str, str], title: str) -> Figure:
+    """Accuracy against the severity of a corruption, with intervals, for several models on the same axes.
+
+    Args:
+        panels: corruption -> model -> [A, 4] float64: severity, accuracy, low, high. Up to six models.
+        units: corruption -> unit of its severity.
+        title: of the figure.
+    """
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = new_figure(rows, columns, figsize=(3.1 * columns, 2.9 * rows + 0.7), squeeze=False, sharey=True)
+    words = []
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (corruption, models) in zip(axes.flat, panels.items()):
+        for (name, points), (color, marker, line) in zip(models.items(), SERIES):
+            severity, value, low, high = points.T
+            axis.fill_between(severity, low, high, color=color, alpha=0.15, linewidth=0)
+            axis.plot(severity, value, line, color=color, marker=marker, markersize=4, label=literal(name))
+            ends = f"{value[0]:.0%} at {severity[0]:g}, {value.max():.0%} at best, {value[-1]:.0%} at {severity[-1]:g}"
+            words.append(f"{corruption}, {name}: {ends}")
+        axis.set(title=corruption, xlabel=units[corruption])
+        axis.yaxis.set_major_formatter(percent)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylim(0, 1)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(literal(title))
+    figure.alt_text = f"{title}. Line plots of accuracy against the severity of each corruption. {'. '.join(words)}."
+    return figure
+
+
+def class_activation_maps(images, maps: np.ndarray, captions: list[str], title: str) -> Figure:
+    """Images, and beneath each the places that support the class in its caption (purple) or speak against it (orange).
+
+    Args:
+        images: [N, 3, H, W], see `cifar_utils.plots.to_pixels`.
+        maps: [N, H, W] float, positive where a place supports the class, see `saliency.enlarge`.
+        captions: N.
+        title: of the figure.
+    """
+    count, maps = len(maps), np.asarray(maps)
+    figure, axes = new_figure(2, count, figsize=(max(3, 1.35 * count), 3.5), squeeze=False)
+    for (above, beneath), image, places, caption in zip(axes.T, to_pixels(images), maps, captions):
+        limit = max(float(abs(places).max()), 1e-9)
+        gray = image.mean(2)
+        above.imshow(image, interpolation="nearest")
+        above.set_title(literal(caption), fontsize=9)
+        beneath.imshow(gray, cmap="gray", vmin=0, vmax=255)
+        beneath.imshow(places, cmap="PuOr", vmin=-limit, vmax=limit, alpha=0.6)
+        above.set_axis_off()
+        beneath.set_axis_off()
+    figure.suptitle(literal(title))
+    rows, columns = ("top", "middle", "bottom"), ("left", "center", "right")
+
+    def strongest(places: np.ndarray) -> str:
+        row, column = np.unravel_index(places.argmax(), places.shape)
+        return f"{rows[3 * row // places.shape[0]]} {columns[3 * column // places.shape[1]]}"
+
+    words = "; ".join(f"{' '.join(c.split())}: most at the {strongest(m)}" for c, m in zip(captions, maps))
+    figure.alt_text = f"{title}. Heat maps of the places that support a class, over each image. {words}."
+    return figure

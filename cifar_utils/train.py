@@ -1,0 +1,434 @@
+"""The training loop: `fit` runs it to the end, `steps` pauses after every step to look, steer or stop.
+
+    history = fit(model, train, val, transform=PRESETS["full"], epochs=9, run="runs/mine")
+
+Every epoch: gradient steps on augmented batches, then the loss of the validation images; the best model is kept.
+"""
+
+import hashlib
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.utils.tensorboard import SummaryWriter
+
+from cifar_utils import checks, plots, runs
+from cifar_utils.augment import Step, apply_transform
+from cifar_utils.data import Dataset
+from cifar_utils.evaluation.metrics import confusion_matrix
+from cifar_utils.evaluation.predictions import predict
+from cifar_utils.progress import bar
+
+
+def fit(model: nn.Module, train: Dataset, val: Dataset, **options) -> list[dict]:
+    """Trains to the end, or until it is stopped. Arguments and errors: see `steps`.
+
+    Returns:
+        The history, one row per epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (means over
+        the epoch, on augmented images), validation_loss, validation_accuracy, seconds (of training so far). Losses are
+        cross-entropies, whatever `loss` trains with, so that the two can be compared.
+    """
+    return deque(steps(model, train, val, **options), maxlen=1)[0].history  # of all states, the last
+
+
+def steps(
+    model: nn.Module,
+    train: Dataset,
+    val: Dataset,
+    *,
+    transform=None,
+    loss=None,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler=None,
+    scheduler_per: str = "step",
+    sampler=None,
+    epochs: int = 10,
+    batch_size: int = 128,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
+    run: str | Path | None = None,
+    save_every: int | None = None,
+) -> Iterator["TrainerState"]:
+    """Trains the model in place, or resumes the training that the run's folder holds.
+
+    `last` is saved at the end of every epoch and on a stop (Ctrl-C, SIGTERM, `state.stop = True`), `best` before it
+    whenever the validation loss is lower than ever before; see `runs`. However training ends, the same call resumes
+    from the last save, and the finished run is bit for bit the one that was never interrupted (same machine, torch
+    version and number of threads). Afterwards the model holds the last weights: `runs.load` loads the best.
+
+    Args:
+        model: any module from images [N, 3, S, S] float32 in 0 to 1 to logits [N, classes].
+        train, val: only the first is augmented; no gradient ever comes from the second.
+        transform: the augmentation: a Policy, torchvision transforms, functions, a list; see `apply_transform`.
+        loss: a function of (logits, labels); by default cross-entropy.
+        optimizer: of all trainable parameters of the model; by default `sgd`.
+        scheduler: any LRScheduler of that optimizer; by default `warm_up_and_decay`.
+        scheduler_per: "step" or "epoch": how often the scheduler steps (ReduceLROnPlateau: always per epoch).
+        sampler: which images make up an epoch's batches; by default `Shuffle`.
+        epochs: passes over the training images.
+        batch_size: images per step, at most.
+        seed: of the order of images, of their augmentation, and of everything random in the model, such as dropout.
+            The initial weights are the caller's: `torch.manual_seed` before the model is made.
+        device: where to train; by default `best_device`.
+        autocast: torch.bfloat16 for a forward pass with 16-bit products; weights, loss and evaluation stay float32.
+        run: the run's folder, made if missing; by default one in `settings.runs_directory`, named by the settings.
+        save_every: save `last` after this many steps, too.
+
+    Yields:
+        The state of training: at the start, after every step, and after every epoch's validation and saves.
+
+    Raises:
+        ValueError: something does not fit together; nothing has been trained or saved then.
+        FloatingPointError: the loss is no longer a finite number; what was saved before stays.
+        CheckpointError: the folder is in use, full, read-only, or holds another or a damaged run.
+    """
+    checks.check_data(train, val, epochs=epochs, batch_size=batch_size, seed=seed, save_every=save_every)
+    checks.check_types(model, optimizer, sampler, autocast, transform=transform, loss=loss, scheduler=scheduler)
+    device = checks.move(model, best_device() if device is None else device)
+    loss = nn.CrossEntropyLoss() if loss is None else loss
+    sampler = Shuffle(len(train), batch_size, seed) if sampler is None else sampler
+    total_steps = sampler.total_steps(epochs)
+    optimizer = sgd(model) if optimizer is None else optimizer
+    scheduler = warm_up_and_decay(optimizer, total_steps) if scheduler is None else scheduler
+    checks.check_parts(model, optimizer, scheduler, scheduler_per, epochs, total_steps)
+    with seeded(seed, "check"):
+        loss = checks.check_model(model, train, transform, loss, device, checks.smallest_batch(sampler, train))
+    state = TrainerState(epochs)
+    parts = {"model": model, "trainer": state, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
+    numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "scheduler_per": scheduler_per}
+    about = checks.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
+    parts |= {"loss": loss} if isinstance(loss, nn.Module) else {}
+    state.run = run = Path(run or runs.named(about))
+    about = {"settings": about, "environment": runs.environment(device)}
+    images, labels, index = (x.to(device) for x in (train.images, train.labels, train.index))
+
+    with runs.run_lock(run, about) as save, runs.StopSignal() as stop:
+        resumed = runs.resume(run, parts, about)
+        checks.check_start(model, run, resumed)
+        yield state if resumed else state.look(optimizer)
+        if state.epoch >= epochs:
+            print(f"{run} is complete: {state.epoch} epochs, nothing left to train. Its history is returned.")
+            return
+        if not resumed:
+            save(parts, runs.LAST)  # fails now rather than after an epoch
+        start = time.perf_counter() - state.seconds
+        with _board(run, state) as board, _bar(state) as progress:
+            while state.epoch < epochs and not state.stop:
+                model.train()
+                batches = sampler.epoch(state.epoch)
+                state.steps_per_epoch = len(batches)
+                for batch in [b.to(device) for b in batches[state.step :]]:  # all now: each copy to a GPU waits for it
+                    done = (sampler.total_steps(state.epoch) + state.step) / total_steps
+                    with seeded(seed, state.epoch, state.step):
+                        where = Step(seed, state.epoch, index[batch], done)
+                        x, y = apply_transform(transform, images[batch], labels[batch], where)
+                        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                            logits = model(x)
+                        logits = logits.float()
+                        value = loss(logits, y)
+                        optimizer.zero_grad()
+                        value.backward()
+                        _optimizer_step(optimizer, state.learning_rate_scale)
+                    sampler.record(batch, logits.detach(), labels[batch])
+                    state.record(x, logits.detach(), y, optimizer)
+                    _scheduler_step(scheduler, scheduler_per, "step")
+                    look = device.type == "cpu" or state.step % 50 == 0 or state.step == len(batches)
+                    save_now = save_every and state.step % save_every == 0
+                    if look or save_now or stop.requested:  # on a GPU, to read a value is to wait for it
+                        _check_finite(value.item(), state)
+                        state.seconds = time.perf_counter() - start
+                        progress.show(state)
+                    yield state
+                    state.stop = state.stop or stop.requested
+                    if state.stop or save_now:
+                        save(parts, runs.LAST)
+                    if state.stop:
+                        break
+                else:
+                    with seeded(seed, state.epoch, "validation"):
+                        predictions = predict(model, val)
+                    is_best = predictions.loss < state.best_loss  # the earliest of equals stays
+                    state.end_epoch(predictions, time.perf_counter() - start)
+                    _scheduler_step(scheduler, scheduler_per, "epoch", predictions.loss)
+                    # Best before last: if anything stops us in between, this epoch is done once more, alike.
+                    save(parts, *[runs.BEST] * is_best, runs.LAST)
+                    runs.write_json(run / "history.json", state.history)
+                    _log(board, state, predictions, is_best)
+                    progress.show(state)
+                    state.stop = state.stop or stop.requested
+                    yield state
+        if state.epoch < epochs:
+            print(f"Stopped in epoch {state.epoch + 1} and saved in {run}. The same call resumes.")
+
+
+class TrainerState:
+    """The state of training, and how to steer it between two steps.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps of the epoch under way.
+        total_epochs: planned.
+        seconds: of training so far, interruptions left out.
+        history: one row per finished epoch, see `fit`.
+        learning_rate: of the last step, of the first parameter group.
+        learning_rate_scale: set it to multiply the schedule's learning rates; saved with the run.
+        stop: set it, and training saves and ends; set when a signal ended it.
+        batch: [n, 3, T, T] float32 in 0 to 1, the augmented images of the last step; None before the first.
+        run: the run's folder.
+        steps_per_epoch: of the epoch under way.
+    """
+
+    run: Path
+
+    def __init__(self, total_epochs: int) -> None:
+        self.epoch, self.step, self.total_epochs, self.seconds = 0, 0, total_epochs, 0.0
+        self.history: list[dict] = []
+        self.learning_rate, self.learning_rate_scale, self.stop = math.nan, 1.0, False
+        self.batch: Tensor | None = None
+        self.steps_per_epoch = 1
+        self._sums = torch.zeros(3)  # of the epoch so far: cross-entropy, correct predictions, images
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy of the epoch's augmented images so far; NaN before the first step."""
+        total, _, count = self._sums.tolist()
+        return total / count if count else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of the epoch's augmented images predicted correctly so far; NaN before the first step."""
+        _, correct, count = self._sums.tolist()
+        return correct / count if count else math.nan
+
+    @property
+    def epochs(self) -> float:
+        """Finished epochs, with the finished part of the one under way."""
+        return self.epoch + self.step / self.steps_per_epoch
+
+    @property
+    def best_loss(self) -> float:
+        """The lowest validation loss so far; infinity before the first epoch."""
+        return min((row["validation_loss"] for row in self.history), default=math.inf)
+
+    def look(self, optimizer: torch.optim.Optimizer) -> "TrainerState":
+        self.learning_rate = float(optimizer.param_groups[0]["lr"]) * self.learning_rate_scale
+        return self
+
+    def record(self, images: Tensor, logits: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """One step is done."""
+        self.batch = images
+        classes = labels if labels.ndim == 1 else labels.argmax(1)
+        total = F.cross_entropy(logits, labels, reduction="sum")
+        sums = torch.stack([total, (logits.argmax(1) == classes).sum(), torch.tensor(len(images), device=total.device)])
+        if self.step == 0:
+            self._sums = torch.zeros_like(sums)
+        self._sums = self._sums.to(sums.device) + sums
+        self.step += 1
+        self.look(optimizer)
+
+    def end_epoch(self, predictions, seconds: float) -> None:
+        """One epoch and its validation are done."""
+        row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
+        row |= {"training_loss": self.loss, "training_accuracy": self.accuracy}
+        row |= {"validation_loss": predictions.loss, "validation_accuracy": predictions.accuracy, "seconds": seconds}
+        self.history = [*self.history, row]
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, seconds
+
+    def state_dict(self) -> dict:
+        names = ("epoch", "step", "seconds", "history", "learning_rate", "learning_rate_scale")
+        sums = {"sums": self._sums.tolist(), "steps_per_epoch": self.steps_per_epoch}
+        state = {name: getattr(self, name) for name in names} | sums
+        return state | {"learning_rate_scale": float(self.learning_rate_scale)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError: a value is none that `state_dict` ever has."""
+        counts = (state["epoch"], state["step"], state["steps_per_epoch"])
+        numbers = (state["seconds"], state["learning_rate"], state["learning_rate_scale"], *state["sums"])
+        legal = [type(n) is int and n >= 0 for n in counts] + [type(x) is float and x >= 0 for x in numbers]
+        if not all(legal) or len(legal) != 9:
+            raise ValueError("its counts must be whole numbers of at least 0")
+        rows = [row for row in state["history"] if isinstance(row, dict) and type(row["validation_loss"]) is float]
+        if not len(rows) == len(state["history"]) == state["epoch"]:
+            raise ValueError("its history must have one row per epoch")
+        self.epoch, self.step, self.steps_per_epoch = counts
+        self.seconds, self.learning_rate, self.learning_rate_scale, *sums = numbers
+        self.history, self._sums = state["history"], torch.tensor(sums)
+
+
+class Shuffle:
+    """Every training image once per epoch, in a new order: a pure function of the seed and the epoch.
+
+    Batches differ in size by one image at most, so that none is half empty and no image is left out.
+
+    Args:
+        n: training images.
+        batch_size: images per step, at most.
+        seed: same seed, same order.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int = 0) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+
+    def epoch(self, epoch: int) -> list[Tensor]:
+        """The batches of an epoch (from 0): [b] int64 positions each."""
+        return self.batches(self.order(epoch))
+
+    def total_steps(self, epochs: int) -> int:
+        """The number of steps in the first so many epochs."""
+        return epochs * math.ceil(self.n / self.batch_size)
+
+    def record(self, positions: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Called after each step with the batch's positions [b], logits [b, classes] and labels [b]."""
+
+    def state_dict(self) -> dict:
+        """What `epoch` depends on besides the arguments."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """The way back."""
+
+    def order(self, epoch: int) -> Tensor:
+        """[n] int64: all positions, shuffled."""
+        key = (self.seed * 1_000_003 + epoch) % 2**63
+        return torch.randperm(self.n, generator=torch.Generator().manual_seed(key))
+
+    def batches(self, positions: Tensor) -> list[Tensor]:
+        """Positions, divided into batches."""
+        return list(positions.tensor_split(math.ceil(len(positions) / self.batch_size)))
+
+
+def sgd(model: nn.Module, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.SGD:
+    """SGD with Nesterov momentum over all trainable parameters; only matrices and filters decay, as usual."""
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum!r}; it must be a number from 0 to below 1")
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    decays, others = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
+    groups = [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    checks.check_trainable(model)
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def warm_up_and_decay(optimizer: torch.optim.Optimizer, total_steps: int, warm_up: float = 0.2) -> LambdaLR:
+    """The learning rate rises from near 0 during the first `warm_up` of the steps, then falls to 0, both linearly."""
+    if not 0 <= warm_up <= 1:
+        raise ValueError(f"warm_up is {warm_up!r}; it must be a fraction from 0 to 1")
+    rise = max(1.0, warm_up * total_steps)
+
+    def factor(step: int) -> float:
+        return max(0.0, min((step + 1) / rise, (total_steps - step) / max(1.0, total_steps - rise), 1.0))
+
+    return LambdaLR(optimizer, factor)
+
+
+def best_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@contextmanager
+def seeded(*key) -> Iterator[None]:
+    """Seeds the global generators of torch, NumPy and Python from a key; afterwards the caller's are back."""
+    number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(number)
+            np.random.seed(number % 2**32)
+            random.seed(number)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+def _optimizer_step(optimizer: torch.optim.Optimizer, scale: float) -> None:
+    """One step at the scheduler's learning rates times `scale`; many schedulers compute the next from the last."""
+    if not (isinstance(scale, (int, float)) and 0 <= scale < math.inf):
+        raise ValueError(f"learning_rate_scale is {scale!r}; it must be a number of at least 0")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups if scale != 1 else []:
+        group["lr"] = group["lr"] * scale
+    optimizer.step()
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate
+
+
+def _scheduler_step(scheduler, scheduler_per: str, now: str, validation_loss: float | None = None) -> None:
+    """Steps the scheduler if it is to step now, at the end of a "step" or an "epoch"."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        if now == "epoch":
+            scheduler.step(validation_loss)
+    elif scheduler_per == now:
+        scheduler.step()
+
+
+def _check_finite(loss: float, state: TrainerState) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss is {loss} in epoch {state.epoch + 1}, step {state.step}, at a learning rate of "
+            f"{state.learning_rate:.3g}: training cannot continue. Usual causes are too high a learning rate, and a "
+            f"division by zero or a logarithm of it in the model or the loss. {state.run} keeps the checkpoints from "
+            "before; train in a new folder."
+        )
+
+
+class _bar:
+    """The progress bar of a training, in epochs."""
+
+    def __init__(self, state: TrainerState) -> None:
+        layout = "{desc} {percentage:3.0f}%|{bar}| epoch {n:.1f} of {total:.0f} [{elapsed}, {remaining} left{postfix}]"
+        self._bar = bar(state.total_epochs, "Training", "epoch", initial=state.epochs, bar_format=layout)
+        self.close = self._bar.close
+
+    def __enter__(self) -> "_bar":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def show(self, state: TrainerState) -> None:
+        text = f"loss {state.loss:.3f}, accuracy {state.accuracy:.1%}"
+        if state.history:
+            row = state.history[-1]
+            text += f"; validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.1%}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(state.epochs - self._bar.n)
+
+
+def _board(run: Path, state: TrainerState) -> SummaryWriter:
+    """The TensorBoard log: a fresh one for a new run, else the old one without what is about to be done again."""
+    folder = run / "tensorboard"
+    for number, old in enumerate(sorted(folder.glob("events.*"))):
+        if state.epoch + state.step == 0:
+            old.unlink()
+        else:  # TensorBoard reads files by name, a time: what is logged next comes last, even if the clock was set back
+            old.replace(folder / f"events.out.tfevents.{number:010}")
+    return SummaryWriter(str(folder), purge_step=state.epoch + 1)
+
+
+def _log(board: SummaryWriter, state: TrainerState, predictions, is_best: bool) -> None:
+    row = state.history[-1]
+    for name in ("loss", "accuracy"):
+        for split in ("training", "validation"):
+            board.add_scalar(f"{name}/{split}", row[f"{split}_{name}"], row["epoch"])
+    board.add_scalar("learning rate", row["learning_rate"], row["epoch"])
+    if row["epoch"] == 1 and state.batch is not None:
+        board.add_image("augmented batch", plots.grid(state.batch.cpu()).transpose(2, 0, 1))
+    if is_best:
+        title = f"Validation, epoch {row['epoch']}"
+        figure = plots.confusion_matrix(confusion_matrix(predictions), predictions.classes, title)
+        board.add_figure("confusion matrix, validation", figure, row["epoch"])
+    board.flush()

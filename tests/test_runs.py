@@ -1,0 +1,654 @@
+"""A run's folder: what it remembers, what fits it and what is refused, in words and before anything is changed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import contents, digest, narrow, network, tiny, train_tiny
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torchvision.transforms import v2
+
+from cifar_utils import checkpoint, runs
+from cifar_utils.augment import PRESETS, Policy
+from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.evaluation.predictions import predict
+from cifar_utils.train import sgd
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run; tests get copies of it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train_tiny(folder)
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A run that was stopped in its second epoch."""
+    train_tiny(tmp_path / "stopped", stop_after=3)
+    return tmp_path / "stopped"
+
+
+def change(run: Path, edit, name: str = runs.LAST) -> None:
+    """Edits a checkpoint and signs it anew, as no accident could; its backup goes."""
+    saved = checkpoint.load(run / name)
+    edit(saved)
+    checkpoint.save(run / name, saved)
+    checkpoint.previous(run / name).unlink(missing_ok=True)
+
+
+def bits(model) -> dict:
+    return {name: digest(tensor) for name, tensor in model.state_dict().items()}
+
+
+def refused(run: Path, words: str, **options) -> None:
+    """Neither loaded nor resumed, and the model keeps its weights."""
+    for use in (lambda model: runs.load(run, model, "last"), lambda model: train_tiny(run, model, **options)):
+        model = narrow(5)
+        before = bits(model)
+        with pytest.raises(CheckpointError, match=words) as error:
+            use(model)
+        assert bits(model) == before and str(error.value).endswith(".")
+
+
+# Loading
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_loaded_model_is_in_eval_mode_and_predicts_the_same(run, which):
+    model = narrow(5).train()
+    assert runs.load(run, model, which) is model
+    assert not any(module.training for module in model.modules())
+    row = runs.about(run, which)["history"][-1]
+    assert predict(model, tiny(32, "validation")).loss == pytest.approx(row["validation_loss"], rel=1e-5)
+
+
+def test_test_images_one_by_one_are_predicted_like_all_at_once(run):
+    """In training mode, batch norm would see one image at a time, and forget its statistics."""
+    model = runs.load(str(run), narrow(5))
+    before, images = bits(model), tiny(12, "test").images / 255
+    with torch.no_grad():
+        one_by_one = torch.cat([model(image[None]) for image in images])
+        torch.testing.assert_close(one_by_one, model(images))
+    assert bits(model) == before
+
+
+def test_the_best_is_loaded_by_default(run):
+    def add_one(saved):
+        saved["logits"] += 1
+        saved["states"]["model"]["1.head.bias"] += 1
+
+    change(run, add_one, runs.BEST)
+    biases = [runs.load(run, narrow(), *which)[1].head.bias.detach() for which in ((), ("best",), ("last",))]
+    assert torch.equal(biases[0], biases[1]) and not torch.equal(biases[0], biases[2])
+
+
+@pytest.mark.parametrize("which", ["first", "best.safetensors", None])
+def test_there_are_two_checkpoints_to_load(run, which):
+    with pytest.raises(ValueError, match="'best' and a 'last'"):
+        runs.load(run, narrow(), which)
+
+
+def test_a_run_tells_about_itself(run):
+    about = runs.about(run, "last")
+    assert about["epoch"] == 2 and about["history"] == json.loads((run / "history.json").read_text())
+    settings, data = about["settings"], about["settings"]["data"]
+    assert (settings["model"], settings["epochs"], settings["batch_size"], settings["seed"]) == ("SmallCNN", 2, 32, 0)
+    assert repr(PRESETS["full"]) in settings["transform"] and settings["optimizer"]["defaults"]["lr"] == 0.05
+    assert (data["title"], data["source"], data["size"]) == ("SAMPLE, 64 training images", "SAMPLE", 32)
+    assert data["validation"] == tiny(32, "validation").fingerprint() and data["seed"] == 0
+    assert data["classes"][3] == "cat"
+    assert about["environment"]["torch"] == torch.__version__
+    assert json.loads((run / "run.json").read_text())["id"] == about["run"]
+
+
+def test_a_missing_run_says_what_to_do(tmp_path):
+    for use in (runs.about, lambda run: runs.load(run, narrow())):
+        with pytest.raises(CheckpointError, match="There is no checkpoint .*Train first"):
+            use(tmp_path / "nothing")
+
+
+# A model that does not fit
+
+
+@pytest.mark.parametrize(
+    "edit,words",
+    [
+        (lambda model: model.pop("1.head.weight"), "the model's 1.head.weight is not in the file"),
+        (lambda model: model.update(extra=torch.ones(1)), "extra is not a part of it"),
+        (
+            lambda model: model.update({"1.head.weight": torch.ones(10, 3)}),
+            r"1.head.weight is \[10, 3\] float32 in the file and \[10, 16\] float32 in the model",
+        ),
+        (lambda model: model.update({"1.head.bias": torch.ones(10).double()}), "float64 in the file"),
+        (lambda model: model["1.head.bias"].fill_(torch.nan), "NaN or infinite weights in 1.head.bias"),
+        (lambda model: model["1.head.bias"].fill_(-torch.inf), "NaN or infinite weights in 1.head.bias"),
+        (lambda model: model["0.mean"].fill_(torch.nan), "does not fit this model"),
+        (lambda model: model["1.head.bias"].add_(1), "it computes something else"),
+    ],
+    ids=range(8),
+)
+def test_tensors_that_do_not_fit_are_refused_before_the_model_is_touched(run, edit, words):
+    change(run, lambda saved: edit(saved["states"]["model"]))
+    refused(run, words)
+
+
+def test_without_the_check_the_model_would_be_changed_before_the_error(run):
+    """The negative control: load_state_dict copies what fits, and only then complains."""
+    state, model = checkpoint.load(run / runs.LAST)["states"]["model"], narrow(5)
+    before = bits(model)
+    with pytest.raises(RuntimeError):
+        model.load_state_dict(state | {"1.head.weight": torch.ones(10, 3)})
+    assert bits(model) != before
+
+
+def rebuilt(seed: int = 5, activation=nn.ReLU, pool=nn.MaxPool2d):
+    """The narrow network, with other layers that have no tensors."""
+    model = narrow(seed)
+    for block in model[1].blocks:
+        block[2], block[5], block[6] = activation(), activation(), pool(2)
+    return model
+
+
+@pytest.mark.parametrize("layers", [{"activation": nn.GELU}, {"activation": nn.SiLU}, {"pool": nn.AvgPool2d}], ids=str)
+@pytest.mark.parametrize("epochs", [1, 8])
+def test_a_model_that_computes_something_else_with_the_same_tensors_is_refused(tmp_path, layers, epochs):
+    """Soon after the start, too, when batch norm's statistics let little through."""
+    train_tiny(tmp_path, epochs=epochs, images=32)
+    optimizers = []
+    for use in ("load", "resume"):
+        model = rebuilt(**layers)
+        before, optimizer = bits(model), sgd(model)
+        optimizers.append(optimizer)
+        with pytest.raises(CheckpointError, match="computes something else"):
+            if use == "load":
+                runs.load(tmp_path, model, "last")
+            else:
+                train_tiny(tmp_path, model, epochs=epochs, images=32, optimizer=optimizer)
+        assert bits(model) == before and not optimizer.state
+
+
+def test_the_same_model_built_anew_is_not_refused(run):
+    """The negative control."""
+    runs.load(run, rebuilt(), "last")
+
+
+def test_a_model_that_fails_with_the_runs_images_is_refused(tmp_path):
+    """It has the same tensors, and takes images of another size."""
+
+    def model(side):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(192, 10))
+
+    train_tiny(tmp_path, model(8))
+    other = model(4)
+    before = bits(other)
+    with pytest.raises(CheckpointError, match="computes something else"):
+        runs.load(tmp_path, other)
+    assert bits(other) == before
+
+
+def test_dropout_may_change_after_training(tmp_path):
+    """What a model computes in eval mode is compared."""
+    train_tiny(tmp_path, network("dropout"))
+    model = network("dropout", 5)
+    model[1][3].p = 0.1
+    runs.load(tmp_path, model)
+
+
+# A file that does not fit
+
+
+@pytest.mark.parametrize("name", ["epoch", "step", "steps_per_epoch"])
+@pytest.mark.parametrize("value", ["3", -1, None, 2.0, True, [2]], ids=repr)
+def test_a_signed_state_with_a_wrong_count_is_refused(run, name, value):
+    change(run, lambda saved: saved["states"]["trainer"].update({name: value}))
+    with pytest.raises(CheckpointError, match="not a checkpoint of a training run|does not fit this trainer"):
+        train_tiny(run)
+
+
+@pytest.mark.parametrize("name", ["seconds", "learning_rate", "learning_rate_scale", "sums"])
+@pytest.mark.parametrize("value", ["3", -1.0, None, float("nan"), [2]], ids=repr)
+def test_a_signed_state_with_a_wrong_number_is_refused(run, name, value):
+    change(run, lambda saved: saved["states"]["trainer"].update({name: value}))
+    with pytest.raises(CheckpointError, match="does not fit this trainer"):
+        train_tiny(run)
+
+
+@pytest.mark.parametrize("history", ["ab", None, 2, [], [1, 2], [{}, {}], {"a": 1, "b": 2}], ids=repr)
+def test_a_signed_state_with_a_wrong_history_is_refused(run, history):
+    change(run, lambda saved: saved["states"]["trainer"].update(history=history))
+    with pytest.raises(CheckpointError, match="not a checkpoint of a training run|does not fit this trainer"):
+        train_tiny(run)
+
+
+PARTS = ["states", "settings", "environment", "run", "logits"]
+WRONG = [{}, {"unknown": 1}, None, "text", 3]
+
+
+@pytest.mark.parametrize(
+    "part,value",  # another environment is only a warning
+    [(part, value) for part in PARTS for value in WRONG if part != "environment" or not isinstance(value, dict)],
+    ids=repr,
+)
+def test_a_whole_file_that_is_not_of_a_run_is_refused(run, part, value):
+    change(run, lambda saved: saved.update({part: value}))
+    refused(run, "not a checkpoint of a training run|belongs to another run")
+
+
+@pytest.mark.parametrize("size", [10**6, 15, 257, -32, "32", None, True, 32.5], ids=repr)
+def test_a_size_that_no_images_have_is_refused_before_any_are_made_up(run, size):
+    change(run, lambda saved: saved["settings"]["data"].update(size=size))
+    refused(run, "not a checkpoint of a training run")
+
+
+@pytest.mark.parametrize("missing", PARTS)
+def test_a_file_without_a_part_is_refused(run, missing):
+    change(run, lambda saved: saved.pop(missing))
+    refused(run, "not a checkpoint of a training run")
+
+
+@pytest.mark.parametrize("part", ["model", "trainer", "optimizer", "scheduler", "sampler"])
+def test_a_state_without_a_part_is_refused(run, part):
+    change(run, lambda saved: saved["states"].pop(part))
+    with pytest.raises(CheckpointError, match="not a checkpoint of a training run|does not fit this"):
+        train_tiny(run)
+
+
+def test_a_damaged_run_is_refused_and_the_model_is_left_alone(run):
+    (run / runs.LAST).write_bytes((run / runs.LAST).read_bytes()[:-1])
+    checkpoint.previous(run / runs.LAST).unlink()
+    refused(run, "cut off, damaged")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", [runs.LAST, runs.BEST, "run.json"])
+def test_a_pipe_in_the_folder_is_refused_at_once(run, name):
+    checkpoint.previous(run / name).unlink(missing_ok=True)
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    with pytest.raises(CheckpointError):
+        runs.load(run, narrow(), "last" if name == runs.LAST else "best")
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[1]", '{"id": 3}', "[" * 100_000, "\0"], ids=range(6))
+def test_a_damaged_run_json_is_refused_in_words(run, text):
+    (run / "run.json").write_text(text)
+    refused(run, "belongs to another run than its folder")
+
+
+# One run, one folder
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another run, of the same settings."""
+    train_tiny(tmp_path / "other", seed=0)
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_checkpoint_of_another_run_is_refused(run, other, which):
+    name = {"best": runs.BEST, "last": runs.LAST}[which]
+    shutil.copy(other / name, run / name)
+    with pytest.raises(CheckpointError, match="belongs to another run than its folder"):
+        runs.load(run, narrow(), which)
+    if which == "last":
+        refused(run, "belongs to another run")
+
+
+def test_a_new_run_in_the_folder_of_a_deleted_one_has_its_own_identifier(run, tmp_path):
+    """So that the old best, put back, is not taken for the new one."""
+    (run / runs.BEST).rename(tmp_path / "old")
+    for path in run.glob("*.safetensors"):
+        path.unlink()
+    train_tiny(run, seed=3)
+    (tmp_path / "old").rename(run / runs.BEST)
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        runs.load(run, narrow())
+
+
+def test_a_whole_run_may_be_moved_and_copied(run, tmp_path):
+    shutil.copytree(run, tmp_path / "copy")
+    run.rename(tmp_path / "moved")
+    for name in ("copy", "moved"):
+        runs.load(tmp_path / name, narrow())
+        assert len(train_tiny(tmp_path / name, epochs=2)[0]) == 2
+
+
+def test_without_its_last_a_run_is_neither_resumed_nor_overwritten(run):
+    before = (run / runs.BEST).read_bytes()
+    for path in (run / runs.LAST, checkpoint.previous(run / runs.LAST)):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="holds best.safetensors of a run whose last.safetensors is missing"):
+        train_tiny(run)
+    assert (run / runs.BEST).read_bytes() == before
+    runs.load(run, narrow(), "best")
+
+
+def test_without_its_best_a_run_is_not_resumed(run):
+    """Its best epoch may be over: training on would end without a best model, or with the wrong one."""
+    for path in (run / runs.BEST, checkpoint.previous(run / runs.BEST)):
+        path.unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=r"has lost its best.safetensors\. Load its last model, or train in"):
+        train_tiny(run)
+    runs.load(run, narrow(), "last")
+
+
+def test_a_damaged_best_falls_back_on_its_backup(tmp_path, capsys):
+    train_tiny(tmp_path, network("GroupNorm"), epochs=2)
+    assert checkpoint.previous(tmp_path / runs.BEST).exists(), "this run is meant to improve twice"
+    (tmp_path / runs.BEST).write_bytes(b"damaged")
+    runs.load(tmp_path, network("GroupNorm", 5))
+    assert "WARNING" in capsys.readouterr().out and runs.about(tmp_path)["epoch"] == 1
+
+
+def test_a_damaged_best_without_a_backup_says_what_to_do(run):
+    checkpoint.previous(run / runs.BEST).unlink(missing_ok=True)
+    (run / runs.BEST).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"best.safetensors is cut off, .* Train again in another folder\.$"):
+        runs.load(run, narrow())
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_deleted_while_training_ends_it_at_the_next_save(tmp_path, replaced):
+    """Never two runs in one folder: the best of one beside the last of another."""
+    folder = tmp_path / "run"
+
+    def delete(state):
+        if state.epochs == 1 and not state.history:
+            shutil.rmtree(folder)
+            if replaced:
+                train_tiny(folder, seed=7)
+
+    with pytest.raises(CheckpointError, match="was deleted or replaced while this training wrote there"):
+        train_tiny(folder, between=delete)
+    if replaced:
+        train_tiny(tmp_path / "alone", seed=7)
+        assert contents(folder) == contents(tmp_path / "alone")
+    else:
+        assert not list(folder.glob("*.safetensors"))
+
+
+def test_the_owner_is_who_trains_now(stopped):
+    path = stopped / "run.json"
+    found = json.loads(path.read_text())
+    assert f"process {os.getpid()}, since " in found["owner"]
+    path.write_text(json.dumps(found | {"owner": "someone on a machine of yesterday"}))
+    train_tiny(stopped)
+    again = json.loads(path.read_text())
+    assert f"process {os.getpid()}, since " in again["owner"]
+    assert {k: v for k, v in again.items() if k != "owner"} == {k: v for k, v in found.items() if k != "owner"}
+
+
+# Links, permissions, left-overs
+
+
+NAMES = [runs.LAST, runs.BEST, "last.previous.safetensors", "last.safetensors.tmp", ".last.safetensors.x.tmp", "run.json", "history.json", ".history.json.x.tmp", ".lock"]  # fmt: skip # noqa: E501
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("exists", [True, False])
+def test_nothing_is_written_through_a_link(tmp_path, name, exists):
+    """In a folder of several accounts, a link could lead anywhere: it is replaced, or the run is refused."""
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    run.mkdir()
+    if exists:
+        victim.write_text("mine")
+    (run / name).symlink_to(victim)
+    try:
+        train_tiny(run, epochs=1)
+    except CheckpointError as error:
+        assert str(run) in str(error)
+    assert victim.read_text() == "mine" if exists else not victim.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX permissions")
+def test_the_umask_decides_who_may_read_a_run(tmp_path):
+    before = os.umask(0o027)
+    try:
+        train_tiny(tmp_path / "run", epochs=1)
+    finally:
+        os.umask(before)
+    for name in (runs.LAST, runs.BEST, "run.json", "history.json"):
+        assert (tmp_path / "run" / name).stat().st_mode & 0o777 == 0o640, name
+
+
+def test_left_overs_of_a_killed_process_are_cleaned(tmp_path):
+    for name in (".last.safetensors.abc.tmp", ".history.json.abc.tmp", ".run.json.abc.tmp"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".folder.tmp").mkdir()
+    train_tiny(tmp_path, epochs=1)
+    assert [path.name for path in tmp_path.glob(".*.tmp")] == [".folder.tmp"]
+
+
+def test_training_works_in_a_thread_where_no_signals_arrive(tmp_path):
+    histories = []
+    thread = threading.Thread(target=lambda: histories.append(train_tiny(tmp_path)[0]))
+    thread.start()
+    thread.join()
+    assert len(histories[0]) == 2
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        ({"transform": Policy(degrees=7)}, "transform was .*degrees=10.0.* and is .*degrees=7.0"),
+        ({"images": 32}, "data.title was SAMPLE, 64 training images and is SAMPLE, 32 training images"),
+        ({"batch_size": 16}, "batch_size was 32 and is 16"),
+        ({"epochs": 3}, "epochs was 2 and is 3"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss was .*smoothing=0.0.* and is .*smoothing=0.1"),
+        ({"scheduler_per": "epoch"}, "scheduler_per was step and is epoch"),
+        ({"autocast": torch.bfloat16}, "autocast was None and is torch.bfloat16"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_another_setting_is_refused_with_the_difference_named(stopped, options, words):
+    before = (stopped / runs.LAST).read_bytes(), (stopped / "run.json").read_text()
+    with pytest.raises(CheckpointError, match=f"holds a run with other settings: .*{words}.*leave run out"):
+        train_tiny(stopped, **options)
+    assert (stopped / runs.LAST).read_bytes() == before[0]
+
+
+def test_another_learning_rate_is_refused(stopped):
+    model = narrow()
+    with pytest.raises(CheckpointError, match="optimizer.defaults.lr was 0.05 and is 0.1"):
+        train_tiny(stopped, model, optimizer=sgd(model, 0.1))
+
+
+def test_another_optimizer_is_refused(stopped):
+    model = narrow()
+    with pytest.raises(CheckpointError, match="optimizer.name was SGD and is AdamW"):
+        train_tiny(stopped, model, optimizer=torch.optim.AdamW(model.parameters()))
+
+
+def test_without_the_comparison_another_setting_is_not_noticed(stopped, monkeypatch):
+    """The negative control."""
+    model = narrow()
+    monkeypatch.setattr(runs, "differences", lambda *_: [])
+    assert len(train_tiny(stopped, model, optimizer=sgd(model, 0.1))[0]) == 2
+
+
+def test_differences_are_named_with_their_place():
+    then = {"a": 1, "b": {"c": 2, "d": [1]}, "e": 0}
+    now = {"a": 1, "b": {"c": 3, "d": [1, 2]}, "f": 0}
+    found = ["b.c was 2 and is 3", "b.d was [1] and is [1, 2]", "e was 0 and is None", "f was None and is 0"]
+    assert runs.differences(then, now) == found
+
+
+@pytest.mark.parametrize(
+    "make,per",
+    [
+        (lambda o: OneCycleLR(o, 1e-2, total_steps=4), "step"),
+        (lambda o: MultiStepLR(o, [1, 2]), "step"),
+        (lambda o: ReduceLROnPlateau(o, patience=0), "epoch"),
+        (lambda o: CosineAnnealingWarmRestarts(o, 3), "step"),
+    ],
+    ids=["OneCycleLR", "MultiStepLR", "ReduceLROnPlateau", "WarmRestarts"],
+)
+def test_the_same_objects_resume_a_stopped_run(tmp_path, make, per):
+    """As in a notebook, whose training cell is run again: by then, optimizer and scheduler have gone some steps."""
+    made = {}
+    for name in ("through", "stopped"):
+        model = narrow()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        made[name] = {"model": model, "optimizer": optimizer, "scheduler": make(optimizer), "scheduler_per": per}
+    train_tiny(tmp_path / "through", **made["through"])
+    for _ in range(2):
+        train_tiny(tmp_path / "stopped", **made["stopped"], stop_after=3)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "through")
+
+
+# Folders without a name
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The folder of all runs."""
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def folders(home) -> int:
+    return len(list(home.iterdir()))
+
+
+def test_without_a_name_the_same_call_resumes(home, capsys):
+    train_tiny(None, stop_after=3)
+    history, _ = train_tiny(None)
+    assert folders(home) == 1 and "Resuming" in capsys.readouterr().out and len(history) == 2
+
+
+def adamw(model, **options):
+    return torch.optim.AdamW(model.parameters(), **options)
+
+
+def scheduled(make):
+    def options(model):
+        optimizer = sgd(model)
+        return {"optimizer": optimizer, "scheduler": make(optimizer)}
+
+    return options
+
+
+class Cutout:
+    """A participant's transform, without a repr of its own."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, images):
+        return images
+
+
+def in_a_notebook(code: str):
+    """What a cell defines as `transform`."""
+    cell = {"__name__": "__main__"}
+    exec(code, cell)
+    return cell["transform"]
+
+
+CLASS = """
+class Shift:
+    def __call__(self, images):
+        return images.roll({}, 3)
+transform = Shift()
+"""
+FUNCTION = """
+AMOUNT = {}
+def transform(images):
+    return images.roll(AMOUNT, 3)
+"""
+OPTIONS = {  # of one call each, from the model; no two of them are the same training
+    "default": lambda model: {},
+    "policy": lambda model: {"transform": PRESETS["light"]},
+    "another policy": lambda model: {"transform": PRESETS["strong"]},
+    "a list": lambda model: {"transform": [PRESETS["light"], v2.RandomErasing(p=0.5)]},
+    "another list": lambda model: {"transform": [PRESETS["light"], v2.RandomErasing(p=0.6)]},
+    "a class": lambda model: {"transform": Cutout(4)},
+    "the class with another size": lambda model: {"transform": Cutout(8)},
+    "a function": lambda model: {"transform": lambda images: images},
+    "another function of the same name": lambda model: {"transform": lambda images: images.flip(3)},
+    "a class in a notebook": lambda model: {"transform": in_a_notebook(CLASS.format(1))},
+    "the class with another method": lambda model: {"transform": in_a_notebook(CLASS.format(2))},
+    "a function in a notebook": lambda model: {"transform": in_a_notebook(FUNCTION.format(1))},
+    "the function with another global": lambda model: {"transform": in_a_notebook(FUNCTION.format(2))},
+    "seed": lambda model: {"seed": 1},
+    "epochs": lambda model: {"epochs": 3},
+    "AdamW": lambda model: {"optimizer": adamw(model)},
+    "AdamW with another rate": lambda model: {"optimizer": adamw(model, lr=1e-4)},
+    "AdamW with another beta": lambda model: {"optimizer": adamw(model, betas=(0.8, 0.999))},
+    "loss": lambda model: {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)},
+    "loss function": lambda model: {"loss": lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1)},
+    "another loss function": lambda model: {"loss": lambda x, y: F.cross_entropy(x, y, label_smoothing=0.2)},
+    "schedule": scheduled(lambda o: StepLR(o, 2)),
+    "another schedule": scheduled(lambda o: StepLR(o, 3)),
+    "milestones": scheduled(lambda o: MultiStepLR(o, [2])),
+    "other milestones": scheduled(lambda o: MultiStepLR(o, [3])),
+    "lambda": scheduled(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 0.9**step)),
+    "another lambda": scheduled(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: 0.8**step)),
+}
+
+
+def name_of(options: str) -> str:
+    """The folder that training with these options gets."""
+    model, found = narrow(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "run_lock", lambda run, about: found.append((run, about)) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train_tiny(None, model, **{"transform": None} | OPTIONS[options](model))
+    ((run, about),) = found
+    assert " at 0x" not in json.dumps(about)
+    return run.name
+
+
+def test_different_settings_get_different_folders_and_equal_ones_the_same(home):
+    names = [name_of(options) for options in OPTIONS]
+    assert len(set(names)) == len(OPTIONS)
+    assert names == [name_of(options) for options in OPTIONS]
+    assert all(name.startswith("SmallCNN-") and len(name) < 80 for name in names)
+
+
+@pytest.mark.slow
+def test_the_names_are_the_same_in_every_process(home):
+    code = "from test_runs import OPTIONS, name_of; print(*map(name_of, OPTIONS), sep='\\n')"
+    found = []
+    for number in "12":
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": number}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.append(done.stdout.split()[-len(OPTIONS) :])
+    assert found[0] == found[1] == [name_of(options) for options in OPTIONS]
+
+
+def test_another_policy_gets_another_folder_and_both_train(home):
+    """Turn a slider, train, compare: no run stands in the way of the next."""
+    histories = [train_tiny(None, transform=Policy(degrees=degrees))[0] for degrees in (5, 10)]
+    assert folders(home) == 2 and histories[0][0]["training_loss"] != histories[1][0]["training_loss"]
+
+
+def test_losses_that_differ_in_their_class_weights_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    for heavy in (0, 1, 1):
+        weight = torch.ones(10)
+        weight[heavy] = 5
+        train_tiny(None, loss=torch.nn.CrossEntropyLoss(weight), epochs=1)
+    assert len(list(tmp_path.iterdir())) == 2

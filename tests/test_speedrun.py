@@ -1,0 +1,165 @@
+"""The recipe: all tricks together, for the fast network and for networks of your own."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from speedrun_networks import NETWORKS, make, narrow, synthetic
+from tiny import tiny
+
+from cifar_utils import speedrun
+from cifar_utils.augment import PRESETS, Policy
+from cifar_utils.runs import load
+from cifar_utils.speedrun import recipes
+from cifar_utils.speedrun.muon import Muon
+from cifar_utils.speedrun.resizing import ProgressiveResizing
+from cifar_utils.train import fit, steps
+
+
+@pytest.fixture(autouse=True)
+def in_32_bits(monkeypatch):
+    """So that results do not depend on the CPU."""
+    monkeypatch.setattr(recipes, "has_bfloat16", lambda _: False)
+    monkeypatch.setattr(recipes, "tune_malloc", lambda: None)
+
+
+def rates(optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("name,policy,epochs,batch_size,lr,fraction,smoothing,sizes", [
+    ("fast", "flip_and_shift", 6, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
+    ("class", "full", 9, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
+    ("sample", "full", 24, 250, 0.18, 0.0, 0.1, ((0.5, 0.15), (0.75, 0.65))),
+    ("short", "full", 7, 500, 0.18, 0.5, 0.0, ((0.5, 0.3), (0.75, 0.8))),
+    ("five", "flip_and_shift", 12, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
+    ("full", "flip_and_shift", 14, 2000, 0.24, 0.0, 0.2, ()),
+])  # fmt: skip
+def test_the_recipes_are_what_was_measured(name, policy, epochs, batch_size, lr, fraction, smoothing, sizes):
+    found = speedrun.recipe(narrow(), tiny(), name, seed=7)
+    transform, optimizer, sampler = found["transform"], found["optimizer"], found["sampler"]
+    assert (transform.transform if sizes else transform) is PRESETS[policy] and getattr(transform, "sizes", ()) == sizes
+    assert (found["epochs"], found["batch_size"], found["seed"]) == (epochs, batch_size, 7)
+    assert isinstance(optimizer, Muon) and rates(optimizer) == [lr, lr * 8, lr * 100]
+    assert {(group["momentum"], group["nesterov"], group["weight_decay"]) for group in optimizer.param_groups} == {
+        (0.6, True, 0.0)
+    }
+    assert (sampler.fraction, sampler.batch_size, sampler.seed) == (fraction, batch_size, 7)
+    assert found["loss"].label_smoothing == smoothing and found["autocast"] is None
+
+
+def test_the_recipes_networks():
+    assert recipes.RECIPES["five"].network == {"widths": (64, 128, 256)}
+    assert recipes.RECIPES["full"].network == {"widths": (64, 256, 256), "mirror": False}
+    assert not any(recipes.RECIPES[name].network for name in ("fast", "class", "sample", "short"))
+
+
+def test_the_learning_rate_falls_from_its_peak_to_0():
+    found = speedrun.recipe(narrow(), tiny(), "sample", epochs=4)
+    optimizer, scheduler, total = found["optimizer"], found["scheduler"], found["sampler"].total_steps(4)
+    seen = []
+    for _ in range(total):
+        seen.append(rates(optimizer))
+        optimizer.step()
+        scheduler.step()
+    assert total == 4 and seen[0] == [0.18, 0.18 * 8, 0.18 * 100]
+    assert [row[0] for row in seen] == pytest.approx([0.18 * min(1, (total - i) / (total - 1)) for i in range(total)])
+    assert rates(optimizer) == [0, 0, 0]
+
+
+def test_few_images_get_the_recipe_of_the_sample(monkeypatch):
+    assert speedrun.recipe(narrow(), tiny())["epochs"] == 24
+    monkeypatch.setattr(recipes, "FEW_IMAGES", 10)
+    assert speedrun.recipe(narrow(), tiny())["epochs"] == 9
+    assert speedrun.recipe(narrow(), tiny(), epochs=3)["epochs"] == 3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_of_your_own_gets_gentle_rates_and_sizes_that_it_takes(name, capsys):
+    network = make(name)
+    found = speedrun.recipe(network, tiny())
+    assert max(rates(found["optimizer"])) <= 0.18
+    fixed = name in ("linear", "perceptron", "SmallTransformer")
+    assert isinstance(found["transform"], Policy if fixed else ProgressiveResizing)
+    assert ("images of 32 pixels only" in capsys.readouterr().out) == fixed
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """All tricks of the fast recipe, in 4 + 2 + 2 steps of 16 images."""
+    monkeypatch.setitem(recipes.RECIPES, "sample", replace(recipes.RECIPES["fast"], epochs=3, batch_size=16))
+
+
+def options(network, train, **changes) -> dict:
+    return speedrun.recipe(network, train, device="cpu", **changes) | {"device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    "name", ["SmallCNN", "SmallTransformer", "fast", pytest.param("resnet18", marks=pytest.mark.slow)]
+)
+def test_any_network_trains_and_resumes_bit_for_bit(name, small_batches, tmp_path):
+    train, val = tiny(), tiny(32, "validation")
+    new = narrow if name == "fast" else partial(make, name)
+    network = new()
+    history = fit(network, train, val, **options(network, train), run=tmp_path / "whole")
+    assert len(history) == 3 and all(math.isfinite(row["validation_loss"]) for row in history)
+    whole, network = network.state_dict(), new()
+    for state in steps(network, train, val, **options(network, train), run=tmp_path / "parts"):
+        state.stop = (state.epoch, state.step) == (1, 1)
+    network = new()
+    fit(network, train, val, **options(network, train), run=tmp_path / "parts")
+    assert all(torch.equal(tensor, whole[key]) for key, tensor in network.state_dict().items())
+
+
+@pytest.mark.slow
+def test_the_fast_network_resumes_bit_for_bit_wherever_it_stops(small_batches, tmp_path):
+    train, val = tiny(), tiny(32, "validation")
+    network = narrow()
+    history = fit(network, train, val, **options(network, train), run=tmp_path / "whole")
+    whole = network.state_dict()
+    for stop in range(1, 9):
+        run, network = tmp_path / str(stop), narrow()
+        for done, state in enumerate(steps(network, train, val, **options(network, train), run=run)):
+            state.stop = done == stop
+        network = narrow()
+        resumed = fit(network, train, val, **options(network, train), run=run)
+        assert all(torch.equal(tensor, whole[key]) for key, tensor in network.state_dict().items()), stop
+        assert [row["validation_loss"] for row in resumed] == [row["validation_loss"] for row in history], stop
+
+
+def test_the_fast_network_is_loaded_from_its_run(small_batches, tmp_path):
+    train, val = tiny(), tiny(32, "validation")
+    network = narrow()
+    fit(network, train, val, **options(network, train, epochs=1), run=tmp_path / "run")
+    loaded = load(tmp_path / "run", narrow(seed=1))
+    assert not loaded.training and torch.equal(loaded(val.images), network.eval()(val.images))
+
+
+def test_your_own_images_train_at_fractions_of_their_own_size(small_batches, tmp_path):
+    train, val = synthetic(count=48, size=64, classes=3)
+    network = speedrun.network(train, widths=(8, 16, 16))
+    arguments, sizes = options(network, train), []
+    for state in steps(network, train, val, **arguments, run=tmp_path / "run"):
+        if state.step:
+            sizes.append(state.batch.shape[-1])
+    total = arguments["sampler"].total_steps(3)
+    assert len(sizes) == total and sizes == sorted(sizes) and set(sizes) == {32, 48, 64}
+    assert state.history[-1]["validation_accuracy"] > 0.5, "colors are easy"
+
+
+@pytest.mark.parametrize("wrong,words", [
+    ({"name": "turbo"}, "no recipe 'turbo'.*fast"), ({"epochs": 0}, "epochs is 0"), ({"epochs": 2.5}, "epochs is 2.5"),
+])  # fmt: skip
+def test_what_there_is_no_recipe_for(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        speedrun.recipe(narrow(), tiny(), **wrong)
+
+
+@pytest.mark.parametrize("device,tunes", [("cpu", True), ("meta", False)])
+def test_memory_is_tuned_on_a_cpu_only(device, tunes, monkeypatch):
+    calls = []
+    monkeypatch.setattr(recipes, "tune_malloc", lambda: calls.append(1))
+    speedrun.recipe(narrow(), tiny(), device=device)
+    assert bool(calls) == tunes
