@@ -1,13 +1,12 @@
 """Figures of an evaluation: their text alternatives, that their text can be read, and up to 100 classes."""
 
-from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 import pytest
+from figures import check_texts
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 from tables import certain, names, random_images, random_predictions
 
@@ -144,30 +143,9 @@ def test_no_figure_stays_open():
     assert plt.get_fignums() == []
 
 
-@contextmanager
-def drawn_texts(monkeypatch):
-    """The texts that are really drawn: matplotlib also keeps labels of ticks out of sight."""
-    texts, draw = [], Text.draw
-    with monkeypatch.context() as patch:
-        patch.setattr(Text, "draw", lambda self, *args, **kwargs: (texts.append(self), draw(self, *args, **kwargs))[1])
-        yield texts
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_text_is_cut_off_or_covers_another(name, monkeypatch):
-    picture = drawn(name)
-    with drawn_texts(monkeypatch) as texts:
-        picture.draw_without_rendering()
-    texts = [text for text in dict.fromkeys(texts) if text.get_visible() and text.get_text()]
-    boxes = [text.get_window_extent() for text in texts]
-    assert len(texts) >= 3
-    whole = picture.bbox.padded(1)
-    for text, box in zip(texts, boxes):
-        assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1, text
-    for i, (text, box) in enumerate(zip(texts, boxes)):
-        for other, other_box in zip(texts[:i], boxes):
-            if not (text.get_rotation() % 90 or other.get_rotation() % 90):  # boxes of slanted labels prove nothing
-                assert not box.padded(-1).overlaps(other_box.padded(-1)), (text, other)
+    check_texts(drawn(name), monkeypatch, fewest=3)
 
 
 def luminance(color) -> float:

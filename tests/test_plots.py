@@ -5,11 +5,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from figures import check_texts, drawn_texts
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 from tables import names
-from test_evaluation_plots import FORMULA, drawn_texts
+from test_evaluation_plots import FORMULA
 from tiny import tiny
 
 from cifar_utils import plots
@@ -137,19 +138,7 @@ def test_a_saved_figure_replaces_a_link_instead_of_following_it(tmp_path):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_text_is_cut_off_or_covers_another(name, monkeypatch):
-    picture = drawn(name)
-    with drawn_texts(monkeypatch) as texts:
-        picture.draw_without_rendering()
-    texts = [text for text in dict.fromkeys(texts) if text.get_visible() and text.get_text()]
-    boxes = [text.get_window_extent() for text in texts]
-    assert len(texts) >= 1
-    whole = picture.bbox.padded(1)
-    for text, box in zip(texts, boxes):
-        assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1, text
-    for i, (text, box) in enumerate(zip(texts, boxes)):
-        for other, other_box in zip(texts[:i], boxes):
-            if not (text.get_rotation() % 90 or other.get_rotation() % 90):  # boxes of slanted labels prove nothing
-                assert not box.padded(-1).overlaps(other_box.padded(-1)), (text, other)
+    check_texts(drawn(name), monkeypatch, fewest=1)
 
 
 def test_training_curves_show_the_history():
