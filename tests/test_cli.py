@@ -64,9 +64,9 @@ class Shelf:
 
 @pytest.fixture(autouse=True)
 def shelf(monkeypatch, tmp_path, request):
-    """A few images for CIFAR-10, a folder for runs, one thread, and, but for a few tests, empty figures."""
+    """A few images for CIFAR-10, a folder for runs, and, but for a few tests, empty figures."""
     parts("SAMPLE"), parts("CIFAR-10"), tiny(2), tiny(2, "validation")  # before cifar10 is another
-    shelf, threads = Shelf(), torch.get_num_threads()
+    shelf = Shelf()
     monkeypatch.setattr(data, "cifar10", shelf.cifar10)
     monkeypatch.setenv("CIFAR_RUNS", str(tmp_path / "runs"))
     if "real_figures" not in request.fixturenames:
@@ -74,9 +74,7 @@ def shelf(monkeypatch, tmp_path, request):
             (evaluation_plots, n) for n in ("class_accuracy", "reliability_diagram", "model_accuracies")
         ]:
             monkeypatch.setattr(module, name, lambda *_: empty_figure())
-    torch.set_num_threads(1)
     yield shelf
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

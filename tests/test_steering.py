@@ -13,15 +13,6 @@ from cifar_utils.augment import PRESETS
 from cifar_utils.train import TrainerState, steps
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """So small a network gains nothing from more threads, and loses much where others compute as well."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def train(run: Path, between=lambda state: None, **changes) -> list[dict]:
     """Trains two epochs of two steps each, and calls `between` with every state."""
     options = {"transform": PRESETS["full"], "epochs": 2, "batch_size": 32, "run": run, "device": "cpu"} | changes

@@ -307,14 +307,6 @@ def dashboard(run, **changes) -> Dashboard:
 
 
 @pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
 def no_pause(monkeypatch):
     monkeypatch.setattr("cifar_utils.widgets.dashboard.PAUSE", 0)
     monkeypatch.setattr("cifar_utils.widgets.dashboard.BATCH_PAUSE", 0)
