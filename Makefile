@@ -8,7 +8,7 @@ run: .venv/installed     ## execute the notebooks without a screen; results in b
 	$(BIN)/python tools/run_notebooks.py
 
 lab: .venv/installed     ## open JupyterLab on the first notebook
-	cd notebooks && PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab 01_data_and_augmentation.ipynb
+	PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab notebooks/01_data_and_augmentation.ipynb
 
 test: .venv/installed    ## every test, the notebooks included
 	$(BIN)/python -m pytest -m "slow or not slow"

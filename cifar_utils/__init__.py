@@ -5,6 +5,7 @@ augment     what may happen to a training image                     (warp: the b
 models      a plain convolutional network, and Normalize
 train       the training loop                                       (checks: what it refuses before the first step)
 runs        a run's folder: lock, save, load, resume                (checkpoint: the files; settings: where they lie)
+overview    all runs as a table
 plots       figures of data and training                            (progress: the bar)
 __main__    everything without a notebook: python -m cifar_utils
 takehome    a policy for projects of your own

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from cifar_utils.augment import Step, apply_transform, describe, flatten
+from cifar_utils.augment import Step, apply_transform, describe, flatten, label
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.data import Dataset
 from cifar_utils.models import uncompiled
@@ -126,7 +126,8 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     """Tries a copy of the model on up to three images, as in training and alone; the model itself is left as it is.
 
     Returns:
-        The loss, on the device.
+        The loss, on the device, and the layout in memory in which the model is given its images: channels last, which
+        convolutions compute fastest, unless it fails on that (as `view` may, where `reshape` or `flatten` does not).
 
     Raises:
         ValueError: the model, the transform or the loss fails, or the outputs are not finite [N, classes] logits.
@@ -175,7 +176,11 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
         print(f"WARNING: {unused[0]} gets no gradient: the model never uses it ({len(unused)} such parameters).")
-    return loss
+    try:
+        loss(model(augmented.contiguous(memory_format=torch.channels_last)).float(), targets).backward()
+        return loss, torch.channels_last
+    except Exception:  # each model has its own
+        return loss, torch.contiguous_format
 
 
 def _logits(model: nn.Module, images: torch.Tensor, train: Dataset) -> torch.Tensor:
@@ -213,6 +218,8 @@ def check_start(model: nn.Module, run: Path, resumed: bool) -> None:
             flush=True,
         )
     _trained.add(uncompiled(model))
+    if not resumed:
+        print(f"Training in {run.absolute().parent.name}/{run.name}", flush=True)
 
 
 def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, numbers: dict) -> dict:
@@ -224,6 +231,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     return {
         "model": names[-1] if len(names) < 4 else type(model).__name__,
         "tensors": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
+        "augmentation": label(transform),
         "transform": _words(transforms[0] if len(transforms) == 1 else transforms),
         "loss": _words(loss),
         "optimizer": {"name": type(optimizer).__name__, "defaults": _plain(optimizer.defaults), "groups": groups},
@@ -233,6 +241,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
         "data": {
             "title": str(train), "source": train.source, "size": train.size, "classes": list(train.classes),
             "seed": train.seed, "training": train.fingerprint(), "validation": val.fingerprint(),
+            "validation_images": len(val),
         },
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Everything that the notebooks do, as commands: run, train, evaluate, classify, download."""
+"""Everything that the notebooks do, as commands: run, train, runs, evaluate, classify, download."""
 
 import argparse
 import importlib.util
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cifar_utils import data, download, plots, runs, settings, train
+from cifar_utils import data, download, overview, plots, runs, settings, train
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.download import DataError
@@ -35,6 +35,7 @@ examples:
   python -m cifar_utils train --policy strong        only train, with stronger augmentation
   python -m cifar_utils train --model mine.py:Net    train a network of your own, a function or class in a file
   python -m cifar_utils --images photos --size 64    train on your own images, one sub-folder per class
+  python -m cifar_utils runs                         all runs as a table: what differs, validation accuracy, minutes
   python -m cifar_utils evaluate runs/mine           only evaluate: report, JSON, CSV and plots in runs/mine/evaluation
   python -m cifar_utils evaluate runs/a runs/b       evaluate both and compare them, image by image
   python -m cifar_utils classify photo.jpg           the probability of each class
@@ -80,6 +81,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
     command("run", _run, "train, then evaluate (also when no command is given)", _data_options, _train_options)
     command("train", _train, "train, or resume a run that was stopped", _data_options, _train_options)
+    found = command("runs", _runs, "all runs as a table, the highest validation accuracy first")
+    found.add_argument("--delete", metavar="DIR", type=Path, help="delete this run's folder, after asking")
     found = command("evaluate", _evaluate, "report on the test images; several runs are compared", _data_options)
     found.add_argument(
         "runs",
@@ -210,8 +213,22 @@ def _train(options: argparse.Namespace) -> Path:
     return state.run
 
 
+def _runs(options: argparse.Namespace) -> None:
+    if not options.delete:
+        print(overview.table(overview.find_runs()))
+        return
+    options.delete = _found(options.delete)
+    overview.check_deletable(options.delete)
+    print(f"Delete {options.delete} and all checkpoints in it for good? Type yes:", end=" ", flush=True)
+    if sys.stdin.readline().strip() != "yes":
+        print("Nothing was deleted.")
+        return
+    overview.delete(options.delete)
+    print("Deleted.")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
-    paths = options.runs or [_latest_run()]
+    paths = [_found(path) for path in options.runs] or [_latest_run()]
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError("the same run is named twice: there is nothing to compare")
     tables = {}
@@ -234,6 +251,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     if others:
         folder = options.output or settings.runs_directory() / "comparison"
         print(f"\nSaved in {folder}: {', '.join(reports.write_comparison(folder, tables, comparisons))}")
+
+
+def _found(path: Path) -> Path:
+    """The path, or the run of this name in the folder of all runs."""
+    by_name = settings.runs_directory() / path.name
+    return by_name if by_name.is_dir() and not path.exists() else path
 
 
 def _latest_run() -> Path:
@@ -293,7 +316,7 @@ def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tupl
 
 def _classify(options: argparse.Namespace) -> None:
     found = list(settings.runs_directory().glob(f"*/{runs.BEST}"))
-    run = options.run or (_latest_run() if found else runs.SHIPPED)
+    run = _found(options.run) if options.run else _latest_run() if found else runs.SHIPPED
     model, about = _trained(run, options.model)
     its, temperature = about["settings"]["data"], _temperature(run / "evaluation" / "report.json")
     found = classify(model, options.photo, its["classes"], size=its["size"], temperature=temperature)

@@ -227,7 +227,7 @@ def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset
         raise DataError(f"{root}: {what}. Take a smaller size or fewer images.")
     if left_out:
         names = ", ".join(str(entry.relative_to(root)) for entry in left_out[:9]) + ", ..." * (len(left_out) > 9)
-        print(f"{root.name}: {len(left_out)} hidden files or files that are no images were left out: {names}")
+        print(f"{root.name}: {len(left_out)} left out, hidden or no image: {names}")
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(4) as pool, bar(len(files), f"Reading {root.name}", " images", delay=2) as progress:
         for i, image in enumerate(pool.map(lambda file: square(read_image(file[0]), size), files)):

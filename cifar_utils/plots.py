@@ -148,16 +148,21 @@ def class_counts(counts: dict[str, np.ndarray], classes, title: str) -> Figure:
     return figure
 
 
-def curve(values: list[float], title: str, xlabel: str, ylabel: str) -> Figure:
-    """One line: values against their position."""
+def curves(lines: dict[str, list[float]], title: str, xlabel: str, ylabel: str) -> Figure:
+    """Up to three lines: values against their position. lines: name -> values; a single one needs no legend."""
     figure, axis = new_figure(figsize=(7, 3))
-    axis.plot(values, color=BLUE)
+    words = []
+    for (name, values), color, line in zip(lines.items(), (BLUE, ORANGE, GREEN), ("-", "--", ":")):
+        axis.plot(values, line, color=color, label=literal(name))
+        words.append(
+            f"{name}, {len(values)} values: it starts at {values[0]:.3g}, its highest value is {max(values):.3g}, its "
+            f"lowest {min(values):.3g}, it ends at {values[-1]:.3g}."
+        )
+    if len(lines) > 1:
+        axis.legend()
     axis.set(title=literal(title), xlabel=literal(xlabel), ylabel=literal(ylabel))
     axis.grid(alpha=0.3)
-    figure.alt_text = (
-        f"{title}. Line plot of {ylabel} against {xlabel}, {len(values)} values: it starts at {values[0]:.3g}, its "
-        f"highest value is {max(values):.3g}, its lowest {min(values):.3g}, it ends at {values[-1]:.3g}."
-    )
+    figure.alt_text = f"{title}. Line plot of {ylabel} against {xlabel}. {' '.join(words)}"
     return figure
 
 

@@ -102,7 +102,7 @@ def steps(
     scheduler = warm_up_and_decay(optimizer, total_steps) if scheduler is None else scheduler
     checks.check_parts(model, optimizer, scheduler, scheduler_per, epochs, total_steps)
     with seeded(seed, "check"):
-        loss = checks.check_model(model, train, transform, loss, device, checks.smallest_batch(sampler, train))
+        loss, layout = checks.check_model(model, train, transform, loss, device, checks.smallest_batch(sampler, train))
     state = TrainerState(epochs)
     parts = {"model": model, "trainer": state, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
     numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "scheduler_per": scheduler_per}
@@ -133,7 +133,7 @@ def steps(
                         where = Step(seed, state.epoch, index[batch], done)
                         x, y = apply_transform(transform, images[batch], labels[batch], where)
                         with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                            logits = model(x)
+                            logits = model(x.contiguous(memory_format=layout))
                         logits = logits.float()
                         value = loss(logits, y)
                         optimizer.zero_grad()

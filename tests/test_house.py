@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "cifar_utils"
 CENTER = [
     "settings", "progress", "files", "download", "data", "models", "warp", "augment", "plots", "checkpoint", "runs",
-    "checks", "train", "takehome", "cli", "__main__",
+    "overview", "checks", "train", "takehome", "cli", "__main__",
 ]  # fmt: skip
 WINGS = ("evaluation", "speedrun", "widgets")
 FOR_THE_LOOP = {"evaluation.predictions", "evaluation.metrics"}  # validation is part of it

@@ -69,7 +69,11 @@ FIGURES = {  # how to draw it, and what its text alternative must contain
     "counts of 300 classes": (lambda: counts(names(300)), ["class 299 1299"]),
     "counts of long names": (lambda: counts(("a" * 90, "b" * 90, "c")), ["a" * 90]),
     "counts of one": (lambda: counts(test=100), ["truck 109"]),
-    "curve": (lambda: plots.curve([0.1, 2.5, 0.25], "Curve", "step", "rate"), ["3 values", "2.5", "0.25"]),
+    "curve": (lambda: plots.curves({"a": [0.1, 2.5, 0.25]}, "Curve", "step", "rate"), ["3 values", "2.5", "0.25"]),
+    "two curves": (
+        lambda: plots.curves({"plain": [1.0, 2.0], "normalized": [3.0, 0.5, 4.0]}, "Curves", "step", "loss"),
+        ["plain, 2 values", "normalized, 3 values", "ends at 4"],
+    ),
     "curves": (
         lambda: plots.training_curves(history(12), "Run"),
         ["12 epochs", "1.84 to 0.16", "1.25 to 2.11", "20.1% to 88.7%", "best epoch by validation loss is epoch 3."],
@@ -88,7 +92,7 @@ FIGURES = {  # how to draw it, and what its text alternative must contain
         [f"{FORMULA} 55.8%"],
     ),
     "a formula as a title": (lambda: plots.training_curves(history(3), FORMULA), [FORMULA]),
-    "a formula above a curve": (lambda: plots.curve([1.0, 2.0], FORMULA, FORMULA, FORMULA), [FORMULA]),
+    "a formula above a curve": (lambda: plots.curves({FORMULA: [1.0, 2.0]}, FORMULA, FORMULA, FORMULA), [FORMULA]),
 }
 
 

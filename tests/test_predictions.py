@@ -514,8 +514,40 @@ def test_averaging_is_the_mean_over_shifted_images_and_mirror_images():
     network.register_forward_hook(lambda *_: calls.append(1))
     p = predict(network, dataset, tta=True)
     assert p.probabilities == pytest.approx(expected.numpy(), abs=1e-6)
-    assert len(calls) == 6
+    assert len(calls) == 2 + 6  # the first two find out whether mirror images make a difference
     assert p.probabilities != pytest.approx(predict(network, dataset).probabilities, abs=1e-3)
+
+
+class Symmetric(torch.nn.Module):
+    """Predicts the same for an image and its mirror image."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = small_network()
+
+    def forward(self, images):
+        return self.network(images) + self.network(images.flip(3))
+
+
+def test_mirror_images_are_left_out_where_they_make_no_difference():
+    network, dataset, calls = Symmetric(), random_images(), []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    found = predict(network, dataset, tta=True).probabilities
+    assert len(calls) == 2 + 3
+
+    class Hidden(torch.nn.Module):  # all six views are computed, since the difference is not found in the first images
+        def __init__(self):
+            super().__init__()
+            self.inner = Symmetric()
+
+        def forward(self, images):
+            return self.inner(images) + (len(images) == 8) * images[:, 0, 0, :1]
+
+    calls.clear()
+    hidden = Hidden()
+    hidden.register_forward_hook(lambda *_: calls.append(1))
+    np.testing.assert_allclose(found, predict(hidden, dataset, tta=True, batch_size=7).probabilities, atol=1e-5)
+    assert len(calls) > 2 + 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 10**12])

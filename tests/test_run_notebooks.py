@@ -14,9 +14,9 @@ TOOL = Path(__file__).resolve().parent.parent / "tools" / "run_notebooks.py"
 
 @pytest.mark.slow
 def test_a_failing_cell_is_told_and_the_others_are_kept(tmp_path):
-    figure = (
-        """from cifar_utils import plots\nplots.show(plots.curve([1, 2], 'Two "numbers"', 'x', 'y'))\nprint(6 * 7)"""
-    )
+    figure = """from cifar_utils import plots
+plots.show(plots.curves({'line': [1, 2]}, 'Two "numbers"', 'x', 'y'))
+print(6 * 7)"""
     for name, source in (("1_good", figure), ("2_bad", "print('before')\n1 / 0")):
         nbformat.write(new_notebook(cells=[new_code_cell(source)]), tmp_path / f"{name}.ipynb")
     paths = sorted(tmp_path.glob("*.ipynb"))

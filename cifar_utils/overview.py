@@ -1,0 +1,112 @@
+"""All runs as one table: what differs between them, how far they got, how good they are, and how long they took.
+
+    print(overview.table(overview.find_runs(val)))
+
+A row is read from run.json and history.json, without the checkpoints, so a table of many runs appears at once.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cifar_utils import runs, settings
+from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.data import Dataset
+from cifar_utils.evaluation.metrics import wilson_interval
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of the table.
+
+    Attributes:
+        folder: of the run.
+        words: setting -> its value in a few words, see `runs.in_words`.
+        epoch, epochs: finished, and planned.
+        accuracy: of the validation images after the epoch with the lowest validation loss: value, low, high (the 95 %
+            Wilson interval), 0 to 1; None before the first epoch's end.
+        minutes: of training.
+        validation: fingerprint of the validation images; only runs with the same ones can be compared.
+    """
+
+    folder: Path
+    words: dict[str, str]
+    epoch: int
+    epochs: int
+    accuracy: tuple[float, float, float] | None
+    minutes: float
+    validation: str
+
+
+def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -> list[Run]:
+    """The runs in a folder, the highest validation accuracy first. What cannot be read is left out, and a line says so.
+
+    Args:
+        val: only runs that were validated on exactly these images.
+        directory: by default `settings.runs_directory()`.
+    """
+    found = []
+    for file in sorted(Path(directory or settings.runs_directory()).glob("*/run.json")):
+        try:
+            found.append(_read(file.parent))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            print(f"Left out: {file.parent.name}, whose run.json or history.json cannot be read.")
+    if val is not None:
+        found = [run for run in found if run.validation == val.fingerprint()]
+    return sorted(found, key=lambda run: -run.accuracy[0] if run.accuracy else 0)
+
+
+def _read(folder: Path) -> Run:
+    about = json.loads((folder / "run.json").read_text())["settings"]
+    file = folder / "history.json"
+    history = json.loads(file.read_text()) if file.exists() else []
+    accuracy, count = None, about["data"]["validation_images"]
+    if not isinstance(history, list):
+        raise TypeError("history.json holds no list")
+    if history:
+        value = min(history, key=lambda row: row["validation_loss"])["validation_accuracy"]
+        accuracy = (value, *wilson_interval(round(value * count), count))
+    minutes = history[-1]["seconds"] / 60 if history else 0.0
+    return Run(
+        folder, runs.in_words(about), len(history), about["epochs"], accuracy, minutes, about["data"]["validation"]
+    )
+
+
+def table(found: list[Run]) -> str:
+    """The runs as text, one per line, counted from 0 as a list is; of their settings, those in which they differ."""
+    if not found:
+        return f"There are no runs in {settings.runs_directory().name}/ yet."
+    names = [name for name in found[0].words if len({run.words[name] for run in found}) > 1]
+    rows = [["", *names, "epochs", "validation accuracy", "minutes", "folder"]]
+    for number, run in enumerate(found):
+        accuracy = "{:.1%} ({:.1%} to {:.1%})".format(*run.accuracy) if run.accuracy else "none yet"
+        words = [run.words[name][:40] for name in names]
+        progress = f"{run.epoch} of {run.epochs}"
+        rows.append([f"{number}", *words, progress, accuracy, f"{run.minutes:.1f}", run.folder.name])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def delete(folder: str | Path) -> None:
+    """Deletes a run's folder for good. Ask first, as the command line does.
+
+    Raises:
+        CheckpointError: see `check_deletable`, or a training holds the folder.
+    """
+    check_deletable(folder)
+    try:
+        with FileLock(Path(folder) / ".lock", timeout=0):
+            shutil.rmtree(folder)
+    except Timeout:
+        raise CheckpointError(f"{folder} is in use: a training holds it. Stop it first.") from None
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be deleted: {error.strerror or error}.") from None
+
+
+def check_deletable(folder: str | Path) -> None:
+    """Raises CheckpointError: this is not the folder of a run, but of something else or a link to one."""
+    if Path(folder).is_symlink() or not (Path(folder) / "run.json").is_file():
+        raise CheckpointError(f"{folder} is not the folder of a run: there is no run.json in it, or it is a link.")
