@@ -9,13 +9,19 @@ from cifar_utils.augment import Policy, Step, checked_batch, draw
 
 
 def to_code(policy: Policy) -> str:
-    """Python source that makes the transforms of `Policy.to_torchvision`."""
+    """Python source that makes the transforms of `Policy.to_torchvision`, in lines of at most 88 columns."""
 
     def ready(value) -> str:
         return f"v2.InterpolationMode.{value.upper()}" if isinstance(value, str) else repr(value)
 
-    calls = [(name, ", ".join(f"{k}={ready(v)}" for k, v in args.items())) for name, args in policy.torchvision_steps()]
-    steps = "".join(f"    v2.{name}({arguments}),\n" for name, arguments in calls)
+    def call(name: str, options: dict) -> str:
+        arguments = [f"{key}={ready(value)}" for key, value in options.items()]
+        line = f"    v2.{name}({', '.join(arguments)}),\n"
+        if len(line) > 89:  # with the line's end
+            line = f"    v2.{name}(\n" + "".join(f"        {argument},\n" for argument in arguments) + "    ),\n"
+        return line
+
+    steps = "".join(call(name, options) for name, options in policy.torchvision_steps())
     return f"from torchvision.transforms import v2\n\ntransform = v2.Compose([\n{steps}])\n"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import html
 import io
 import json
 import re
@@ -73,7 +74,8 @@ def test_every_field_at_both_ends_and_beyond(explorer, key):
         explorer.do("set", key, value)
         found = getattr(explorer.policy, name)
         assert explorer.error == "" and (found[int(part)] if part else found) == value
-        assert shown(explorer, explorer.policy) and explorer.view["policy"] == repr(explorer.policy)
+        assert shown(explorer, explorer.policy)
+        assert " ".join(explorer.view["policy"].split()) == repr(explorer.policy)
     for value in (low - 1, high + 1, None, "much", float("nan"), [1], {}):
         before, pixels = explorer.policy, explorer.pixels
         explorer.do("set", key, value)
@@ -172,8 +174,32 @@ def test_seed_images_classes_and_sweeps(explorer):
         explorer.do("sweep", field)
         sheet = preview.contact_sheet(explorer.images().images, explorer.shown())
         assert explorer.pixels == rgba(sheet) and f"{field} from end to end" in explorer.view["alt"]
+        assert len(explorer.view["captions"]) == len(explorer.view["columns"]) == 9
+        assert explorer.view["captions"][-1] in explorer.view["alt"]
     explorer.do("sweep", "")
     assert shown(explorer, PRESETS["full"], seed=1)
+
+
+@pytest.mark.parametrize(
+    "field,values",
+    [
+        ("flip_p", ["no flip", "no flip", "flip"]),
+        ("degrees", ["−12°", "0°", "12°"]),
+        ("translate", ["−16, −8 px", "0 px", "16, 8 px"]),
+        ("scale", ["0.80×", "1.00×", "1.20×"]),
+        ("shear", ["−5.5°", "0°", "5.5°"]),
+        ("distortion_scale", ["bottom 8 px", "bottom 0 px", "top 8 px"]),
+        ("brightness", ["0.00×", "1.50×", "3.00×"]),
+        ("contrast", ["0.90×", "1.00×", "1.10×"]),
+        ("saturation", ["1.00×", "1.00×", "1.00×"]),
+    ],
+)
+def test_the_values_of_a_sweep(field, values):
+    policy = Policy(
+        flip_p=0.5, degrees=12, translate=(0.5, 0.25), scale=(0.8, 1.2), shear=5.5, distortion_scale=0.5,
+        perspective_p=1, brightness=2, contrast=0.1,
+    )  # fmt: skip
+    assert preview.sweep_values(images(5), policy, field, 3) == values
 
 
 def test_save_and_load(explorer, tmp_path, monkeypatch):
@@ -234,6 +260,9 @@ def test_any_policy_can_be_shown(shared_explorer, policy):
     namespace = {}
     exec(explorer.view["code"], namespace)  # and the code is code
     assert repr(namespace["transform"]) == repr(policy.to_torchvision())
+    assert eval(explorer.view["policy"], {"Policy": Policy}) == policy
+    for text in (explorer.view["code"], explorer.view["policy"]):
+        assert max(map(len, text.splitlines())) <= 88  # it can be pasted anywhere
 
 
 @pytest.mark.parametrize("classes,size", [(100, 32), (2, 64), (7, 16), (3, 200)])
@@ -409,6 +438,111 @@ def test_the_same_cell_resumes(tmp_path, one_thread):
     assert board.view["done"] < 4
     assert len(asyncio.run(board.train())) == 4 and board.view["status"] == "finished"
     assert len(asyncio.run(board.train())) == 4  # a complete run: nothing is trained
+
+
+def resumed(board: Dashboard, *actions) -> None:
+    """Continues as the kernel would on the page's behalf, carries out actions one step apart, and waits for the end."""
+
+    async def main():
+        board.do("resume")
+        assert board.error == "" and board.view["running"] and board.view["status"] == "training"
+        for action in actions:
+            seen = board._state
+            while not board._task.done() and board._state is seen:
+                await asyncio.sleep(0)
+            action()
+        await asyncio.wait([board._task])
+
+    asyncio.run(main())
+
+
+def test_continue_resumes_the_stopped_run(tmp_path, one_thread):
+    board = dashboard(tmp_path / "board", epochs=4)
+    board.do("resume")
+    assert board.error == "there is no stopped training to continue"  # it never started
+    history = during(board, lambda: board.do("resume"), lambda: board.do("stop"))
+    assert len(history) < 4 and board.view["stopped"] and "Continue" in board.view["status"]
+    resumed(board, lambda: board.do("stop"))
+    assert board.view["stopped"] and len(history) < 4
+    trace = list(board.view["trace"])
+    resumed(board)
+    assert board.view["status"] == "finished" and not board.view["stopped"] and not board.view["running"]
+    assert len(history) == 4 and history is board.history  # the notebook's variable has the whole history
+    assert board.view["trace"][: len(trace)] == trace
+    board.do("resume")
+    assert board.error == "there is no stopped training to continue"
+    asyncio.run(dashboard(tmp_path / "plain", epochs=4).train())
+    one, other = (checkpoint.load(tmp_path / name / runs.LAST)["states"]["model"] for name in ("board", "plain"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_trainings_of_one_dashboard_are_refused(tmp_path, one_thread):
+    board = dashboard(tmp_path, epochs=500)
+    during(board, lambda: board.do("stop"))
+
+    async def main():
+        before = board._state
+        board.do("resume")
+        board.do("resume")  # a double click
+        assert board.error == "there is no stopped training to continue" and board.view["running"]
+        with pytest.raises(ValueError, match="is training already"):
+            await board.train()
+        while board._state is before:
+            await asyncio.sleep(0)
+        board.do("stop")
+        assert board.error == ""
+        await board._task
+
+    asyncio.run(main())
+    assert board.view["stopped"]
+
+
+def test_an_error_after_continue_is_shown(tmp_path, one_thread):
+    board = dashboard(tmp_path / "run", epochs=500)
+    during(board, lambda: board.do("stop"))
+    (tmp_path / "run" / runs.LAST).write_bytes(b"")
+    (tmp_path / "run" / "last.previous.safetensors").unlink(missing_ok=True)
+    resumed(board)
+    assert "safetensors" in board.error and board.view["status"] == "ended by an error"
+    assert not board.view["running"] and not board.view["stopped"]
+
+
+def test_the_curve_of_a_resumed_run_begins_at_its_beginning(tmp_path, one_thread, no_pause):
+    asyncio.run(dashboard(tmp_path, epochs=3).train())
+    board = dashboard(tmp_path, epochs=3)  # as after a restart of the kernel
+    history = asyncio.run(board.train())
+    for point, row in zip(board.view["trace"], history):
+        assert point == [row[name] for name in ("epoch", "seconds", "training_loss", "training_accuracy")]
+    assert len(history) == 3 <= len(board.view["trace"])
+
+
+def test_the_picture_for_a_saved_notebook(tmp_path, one_thread, monkeypatch):
+    displayed = []
+
+    class Handle:
+        def update(self, data, **options):
+            displayed.append((data, options))
+
+    def display(data, **options):
+        displayed.append((data, options))
+        return Handle()
+
+    monkeypatch.delenv("CIFAR_HEADLESS")
+    monkeypatch.setattr("cifar_utils.widgets.dashboard.display", display)
+    monkeypatch.setattr("cifar_utils.widgets.dashboard.PICTURE_PAUSE", 0)
+    board = dashboard(tmp_path, epochs=3)
+    during(board, *[lambda: None] * 4, lambda: board.do("stop"))
+    resumed(board)
+    (widget, _), (before, _), *later = displayed
+    assert VIEW in widget and "image/png" not in widget  # the picture is beside it
+    assert "Before the first epoch" in before["text/html"] and "no longer runs here" in before["text/html"]
+    stopped = [data["text/html"] for data, _ in later if "training has ended here" in data["text/html"]]
+    assert len(stopped) == 1 and "running the cell again resumes" in stopped[0]
+    assert "Training is finished." in later[-1][0]["text/html"]
+    assert "running the cell" not in later[-1][0]["text/html"]
+    for bundle, options in displayed[1:]:
+        assert static_image((bundle, options["metadata"])).shape[0] > 80
+        assert f'alt="{html.escape(options["metadata"]["image/png"]["alt"])}"' in bundle["text/html"]
 
 
 def test_a_cancelled_cell_lets_go_of_the_run(tmp_path, one_thread):

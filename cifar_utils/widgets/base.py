@@ -67,16 +67,26 @@ class Widget(anywidget.AnyWidget):
         """The same content as figures with `alt_text`, for places where no widget can be shown."""
         raise NotImplementedError
 
+    def live(self) -> dict:
+        """The mimebundle of the widget alone."""
+        return {
+            "text/plain": f"{type(self).__name__}: interactive in JupyterLab, an image elsewhere",
+            VIEW: {"version_major": 2, "version_minor": 1, "model_id": self.model_id},
+        }
+
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
         """The widget and its image; a front end shows the richest form that it supports. Headless: the image only."""
-        figures = self.static_figures()
-        data = {
-            "text/plain": f"{type(self).__name__}: interactive in JupyterLab, an image elsewhere",
-            "image/png": base64.b64encode(_stacked(figures)).decode(),
-        }
-        if not settings.headless():
-            data[VIEW] = {"version_major": 2, "version_minor": 1, "model_id": self.model_id}
-        return data, {"image/png": {"alt": " ".join(" ".join(figure.alt_text for figure in figures).split())}}
+        data, metadata = picture(self.static_figures())
+        data |= self.live()
+        if settings.headless():
+            del data[VIEW]
+        return data, metadata
+
+
+def picture(figures: list[Figure]) -> tuple[dict, dict]:
+    """Figures as a mimebundle of one image, with its metadata: the text alternative."""
+    alt = " ".join(" ".join(figure.alt_text for figure in figures).split())
+    return {"image/png": base64.b64encode(_stacked(figures)).decode()}, {"image/png": {"alt": alt}}
 
 
 def _stacked(figures: list[Figure]) -> bytes:

@@ -17,13 +17,14 @@ function ticks(low, high) {
   return found;
 }
 
-// A chart of lines: {name, color, dash, marker, points: [[x, y], ...]}; `best` is a vertical line.
-function chart(title, xTitle, lines, best, text) {
+// A chart of lines: {name, color, dash, marker, points: [[x, y], ...]}; `best` is a vertical line. The horizontal axis
+// reaches at least to `least`, so that the first points do not make a scale of thousandths that changes all the time.
+function chart(title, xTitle, lines, best, text, least) {
   const [W, H, L, R, T, B] = [440, 270, 52, 10, 30, 44];
   const all = lines.flatMap((l) => l.points);
   const xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
-  const [x0, x1] = [0, Math.max(0, ...xs) || 1];
-  const pad = (Math.max(...ys) - Math.min(...ys)) * 0.06 || 0.1;
+  const [x0, x1] = [0, Math.max(least, ...xs)];
+  const pad = Math.max((Math.max(...ys) - Math.min(...ys)) * 0.06, 0.02);
   const [y0, y1] = all.length ? [Math.min(...ys) - pad, Math.max(...ys) + pad] : [0, 1];
   const X = (x) => L + ((x - x0) / (x1 - x0)) * (W - L - R);
   const Y = (y) => H - B - ((y - y0) / (y1 - y0)) * (H - T - B);
@@ -55,14 +56,17 @@ function chart(title, xTitle, lines, best, text) {
   return root;
 }
 
+const GONE = "Training no longer runs here, since its kernel is gone: run the cell again to resume.";
+
 export default {
-  render({ model, el }) {
+  render({ model, el, signal }) {
     const { send, sendLatest, idle } = connect(model, () => show());
     const title = element("p", { class: "title" });
     const bar = element("progress", { max: 1, "aria-label": "Training progress" });
     const numbers = element("span", { class: "numbers" });
     const status = element("p", { class: "status", role: "status" });
     const stop = button("Stop and save", "stop primary", () => send("stop"));
+    const resume = button("Continue", "resume", () => send("resume"));
     const slider = element("input", {
       type: "range", min: 0, max: 3, step: 0.05, class: "rate", "aria-label": "Factor on the learning rate",
       oninput: () => sendLatest("learning_rate", Number(slider.value)),
@@ -75,11 +79,12 @@ export default {
     const canvas = element("canvas", { role: "img", class: "batch", "aria-label": "The first images of the current batch, after the transform" });
 
     el.replaceChildren(root("dashboard",
-      title, element("div", { class: "bar" }, bar, numbers, stop,
-        element("label", { for: id }, "Factor on the learning rate "), slider, typed,
-        axisLabel),
+      title, element("div", { class: "bar" }, bar, numbers, stop, resume,
+        element("span", {}, element("label", { for: id }, "Factor on the learning rate "), slider, " ", typed), axisLabel),
       status, errors(model), charts, batchTitle, canvas));
 
+    let gone = el.classList.contains("jupyter-widgets-disconnected"); // restored from a file, without a kernel
+    let running = false;
     const show = () => {
       const v = model.get("view");
       const place = axis.value === "minutes" ? (e, s) => s / 60 : (e) => e;
@@ -88,23 +93,39 @@ export default {
         { name: "validation", color: "#D55E00", dash: "none", marker: true,
           points: v.history.map((r) => [place(r.epoch, r.seconds), r[`validation_${name}`]]).filter((p) => p[1] !== null) },
       ];
+      const least = axis.value === "minutes" ? 0.1 : 1;
       const row = v.history.find((r) => r.epoch === v.best);
       const best = row ? place(row.epoch, row.seconds) : null;
       charts.replaceChildren(
-        chart("Loss", axis.value, linesOf("loss", 2), best, (y) => y.toFixed(2)),
-        chart("Accuracy", axis.value, linesOf("accuracy", 3), best, (y) => `${Math.round(100 * y)}%`));
+        chart("Loss", axis.value, linesOf("loss", 2), best, (y) => y.toFixed(2), least),
+        chart("Accuracy", axis.value, linesOf("accuracy", 3), best, (y) => `${Math.round(100 * y)}%`, least));
       title.textContent = v.title;
       bar.value = v.epochs ? v.done / v.epochs : 0;
       const rate = v.rate === null ? "" : `, learning rate ${v.rate.toPrecision(3)}`;
       const marked = v.best === null ? "" : `, best epoch ${v.best} (dotted)`;
       numbers.textContent = v.epochs ? `epoch ${v.done.toFixed(1)} of ${v.epochs}, ${Math.round(v.seconds)} s${rate}${marked}` : "";
-      if (status.textContent !== v.status) status.textContent = v.status;
-      stop.disabled = !v.running;
+      const now = gone && !v.complete ? GONE : v.status;
+      if (status.textContent !== now) status.textContent = now;
+      // A page that is reloaded finds the dashboard in the notebook's file, so it must be there from the start of
+      // training on, and not only after the next automatic save.
+      if (v.running && !running && context?.model.dirty && context.contentsModel?.writable) context.save();
+      running = v.running;
+      stop.disabled = gone || !v.running;
+      resume.disabled = gone || !v.stopped;
+      slider.disabled = typed.disabled = gone;
       if (idle()) { put(slider, v.scale); put(typed, v.scale); }
       batchTitle.hidden = canvas.hidden = !v.width;
       if (v.width) paint(canvas, model.get("pixels"), v.width, v.height);
     };
     model.on("change:view", show);
+    const lost = () => {
+      gone = true;
+      show();
+    };
+    model.on("comm_live_update", lost); // the kernel restarted, perhaps after a crash
+    const context = model.widget_manager?.context; // of the notebook, in JupyterLab
+    context?.sessionContext.kernelChanged.connect(lost); // it was shut down, or another one took its place
+    signal?.addEventListener("abort", () => context?.sessionContext.kernelChanged.disconnect(lost));
     show();
   },
 };

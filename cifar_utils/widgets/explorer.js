@@ -22,7 +22,7 @@ export default {
         settled();
       });
       controls[key] = { slider, typed };
-      grid.append(element("label", { for: id }, title, element("small", {}, ` ${unit}`)), slider, typed);
+      grid.append(element("div", {}, element("label", { for: id }, title, element("small", {}, ` ${unit}`)), slider, typed));
     }
     const [presetLabel, preset] = choice(
       "Preset", "preset", [["", "(custom)"], ...view().presets.map((p) => [p, p])],
@@ -52,18 +52,21 @@ export default {
     const chosen = () => boxes.filter((b) => b.checked).map((b) => b.value);
 
     const canvas = element("canvas", { role: "img", class: "sheet" });
+    const rowNames = element("div", { class: "row-names", "aria-hidden": "true" }); // the image's text has them, too
+    const captions = element("div", { class: "captions", "aria-hidden": "true" });
     const title = element("p", { class: "title" });
     const warning = element("p", { class: "warning", role: "status" });
     const note = element("p", { class: "note", role: "status" });
     const policy = element("code", { class: "policy" });
-    const code = element("textarea", { class: "code", readonly: true, rows: 8, "aria-label": "The policy as torchvision code" });
+    const code = element("textarea", { class: "code", readonly: true, cols: 88, "aria-label": "The policy as torchvision code" });
     const copy = button("Copy the code", "copy", async () => {
       code.select(); // selected text can be copied by hand where the page has no permission
       try { await navigator.clipboard.writeText(code.value); note.textContent = "Copied."; }
       catch { note.textContent = "The browser does not allow the page to copy. The code is selected: press Ctrl-C."; }
     });
 
-    el.replaceChildren(root("explorer",
+    el.replaceChildren(root("explorer", title,
+      element("div", { class: "stage" }, element("div", { class: "framed" }, rowNames, canvas, captions), warning),
       element("div", { class: "bar" },
         presetLabel, element("label", {}, "Strength ", strength, " "), strengthText, sweepLabel, interpolationLabel,
         element("label", {}, "Seed ", seed),
@@ -71,10 +74,7 @@ export default {
         button("Reset", "reset", () => { send("reset"); settled(); }),
         button("Load the saved policy", "load", () => { send("load"); settled(); }),
         button("Train with this policy", "save primary", () => send("save"))),
-      errors(model), note,
-      element("div", { class: "halves" }, grid,
-        element("div", { class: "result" }, title, canvas, warning, names,
-          button("Other images", "other-images", () => send("other_images")))),
+      errors(model), note, grid, names, button("Other images", "other-images", () => send("other_images")),
       element("details", {}, element("summary", {}, "The policy, and its torchvision code"), policy, code, copy)));
 
     const show = () => {
@@ -97,8 +97,13 @@ export default {
       note.textContent = v.note;
       policy.textContent = v.policy;
       code.value = v.code;
+      code.rows = v.code.split("\n").length;
+      rowNames.replaceChildren(...v.names.map((name) => element("span", { title: name }, name)));
+      captions.replaceChildren(...v.captions.map((caption) => element("span", {}, caption)));
+      captions.style.gridTemplateColumns = v.columns.map((pixels) => `minmax(0, ${pixels}fr)`).join(" ");
       canvas.setAttribute("aria-label", v.alt);
       paint(canvas, model.get("pixels"), v.width, v.height);
+      canvas.parentElement.style.setProperty("--aspect", v.width / v.height);
     };
     model.on("change:view", show);
     show();

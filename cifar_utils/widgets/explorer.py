@@ -10,7 +10,7 @@ from cifar_utils import checkpoint, plots, runs, settings, takehome
 from cifar_utils.augment import PRESETS, RANGES, Policy
 from cifar_utils.data import CIFAR10_CLASSES, Dataset
 from cifar_utils.widgets import preview
-from cifar_utils.widgets.base import Widget, check_number, page, rgba
+from cifar_utils.widgets.base import MAX_SIDE, Widget, check_number, page, rgba
 
 FIELDS = {  # title, unit and step of each control; the limits are those of augment.RANGES
     "flip_p": ("Flip", "probability", 0.05),
@@ -218,15 +218,20 @@ class Explorer(Widget):
     def _show(self) -> None:
         images = self.images()
         sheet = preview.contact_sheet(images.images, self.shown())
-        names = ", ".join(images.classes[label] for label in images.labels)
+        names = [images.classes[label] for label in images.labels]
         state, swept = self._state, self._state["swept"]
-        content = f"{swept} from end to end" if swept else f"{self._columns} random draws"
+        lines = textwrap.wrap(repr(self.policy), 88, subsequent_indent="    ", break_on_hyphens=False)
+        values = preview.sweep_values(images, self.policy, swept, self._columns) if swept else []
+        content = f"{swept} from end to end ({', '.join(values)})" if swept else f"{self._columns} random draws"
         with self.hold_sync():  # one message: the image and its description belong together
             self.pixels = rgba(sheet)
             self.view = {
                 "width": sheet.shape[1],
                 "height": sheet.shape[0],
-                "alt": f"{len(images)} rows ({names}): the original on the left, then {content}.",
+                "names": names,
+                "columns": [min(images.size, MAX_SIDE) + gap for gap in (4, *[2] * (self._columns - 1), 4)],
+                "captions": ["original", *values],
+                "alt": f"{len(images)} rows ({', '.join(names)}): the original on the left, then {content}.",
                 "fields": [[key, *texts, *_limits(key), _value(self.policy, key)] for key, texts in FIELDS.items()],
                 "interpolation": self.policy.interpolation,
                 "presets": list(PRESETS),
@@ -236,7 +241,7 @@ class Explorer(Widget):
                 "classes": [[name, name in state["classes"]] for name in self._classes],
                 "sweeps": list(preview.SWEEPS),
                 "swept": swept,
-                "policy": repr(self.policy),
+                "policy": "\n".join(lines),
                 "code": takehome.to_code(self.policy),
                 "can_undo": bool(self._previous),
                 "note": self._note,

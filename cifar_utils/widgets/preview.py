@@ -56,10 +56,37 @@ def draws(dataset: Dataset, policy: Policy, seed: int, count: int) -> np.ndarray
 
 def sweep(dataset: Dataset, policy: Policy, field: str, count: int) -> np.ndarray:
     """[N, count, S, S, 3] uint8: one of SWEEPS alone, from one end of the policy's range to the other."""
-    neutral = draw(Policy(), 0, 0, dataset.index, dataset.size)
-    columns = [_at(neutral, policy, field, place, dataset.size) for place in torch.linspace(-1, 1, count).tolist()]
+    columns = _columns(dataset, policy, field, count)
     options = {"interpolation": policy.interpolation, "fill": policy.fill}
     return np.stack([plots.to_pixels(warp.apply(dataset.images, p, **options)) for p in columns], 1)
+
+
+def sweep_values(dataset: Dataset, policy: Policy, field: str, count: int) -> list[str]:
+    """The angle, factor or shift of each column of `sweep`, for the captions."""
+    return [_value(p, field) for p in _columns(dataset, policy, field, count)]
+
+
+def _columns(dataset: Dataset, policy: Policy, field: str, count: int) -> list[warp.Parameters]:
+    neutral = draw(Policy(), 0, 0, dataset.index, dataset.size)
+    return [_at(neutral, policy, field, place, dataset.size) for place in torch.linspace(-1, 1, count).tolist()]
+
+
+def _value(p: warp.Parameters, field: str) -> str:
+    """What `_at` changed, which is the same for all images."""
+    if field == "flip_p":
+        return "flip" if p.flip[0] else "no flip"
+    if field in ("degrees", "shear"):
+        x = (p.angle if field == "degrees" else p.shear)[0].item() + 0.0  # -0 + 0 is 0
+        text = f"{x:.0f}°" if abs(x) >= 10 or x == 0 else f"{x:.1f}°"
+    elif field == "translate":
+        x, y = (p.translate[0] + 0.0).tolist()
+        text = f"{x:.0f} px" if x == y else f"{x:.0f}, {y:.0f} px"
+    elif field == "distortion_scale":
+        depth = p.corners[0, :, 0].tolist()
+        text = f"{'top' if depth[0] else 'bottom'} {max(depth):.0f} px"
+    else:
+        text = f"{getattr(p, field)[0].item():.2f}×"
+    return text.replace("-", "\u2212")
 
 
 def _at(p: warp.Parameters, policy: Policy, field: str, place: float, size: int) -> warp.Parameters:

@@ -45,4 +45,5 @@ def open_notebook(chromium, lab):
 
     yield open_
     for notebook in opened:
-        notebook.close()
+        if not notebook.page.is_closed():
+            notebook.close()

@@ -88,21 +88,47 @@ class Lab:
 
 
 class Notebook:
-    """A notebook open in the browser; errors in the page are collected in `problems`."""
+    """A notebook open in JupyterLab beside its file browser, as people have it on a small screen.
 
-    def __init__(self, chromium, lab: Lab, name: str) -> None:
+    Errors in the page are collected in `problems`.
+
+    Args:
+        chromium: the browser.
+        lab: the server.
+        name: of the notebook, without .ipynb.
+        zoom: of the browser; at 1.5 the screen of 1280 x 720 pixels has room for 853 x 480 of the page's.
+        dark: whether in JupyterLab's dark theme.
+    """
+
+    def __init__(self, chromium, lab: Lab, name: str, zoom: float = 1, dark: bool = False) -> None:
         self.lab, self.name, self.problems = lab, name, []
-        self.page = chromium.new_page(viewport={"width": 1280, "height": 720})
+        screen = {"width": int(1280 / zoom), "height": int(720 / zoom)}
+        self.page = chromium.new_page(viewport=screen, device_scale_factor=zoom)
         self.page.on("console", lambda m: m.type == "error" and self.problems.append(f"console: {m.text}"))
         self.page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
         self.page.on("request", self._check_host)
-        self.page.goto(f"http://127.0.0.1:{lab.port}/doc/tree/notebooks/{name}.ipynb?reset", timeout=120_000)
+        self.page.goto(f"http://127.0.0.1:{lab.port}/lab/tree/notebooks/{name}.ipynb?reset", timeout=120_000)
         self.page.wait_for_function(KERNEL_IS_IDLE, timeout=120_000)
+        self.page.locator("#filebrowser").wait_for()
+        self.set_dark(dark)
 
     def _check_host(self, request) -> None:
         address = urlparse(request.url)
         if address.scheme in ("http", "https", "ws", "wss") and address.hostname != "127.0.0.1":
             self.problems.append(f"request to another host: {request.url}")
+
+    def set_dark(self, dark: bool) -> None:
+        theme = f"JupyterLab {'Dark' if dark else 'Light'}"
+        self.page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: '{theme}'}})")
+        is_light = f"() => document.body.dataset.jpThemeLight === '{str(not dark).lower()}'"
+        self.page.wait_for_function(is_light)
+
+    def reload(self) -> None:
+        """Reloads the page, while the kernel keeps running."""
+        self.page.reload(timeout=120_000)
+        self.page.wait_for_function(
+            "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel", timeout=60_000
+        )
 
     def run_all(self) -> None:
         """Runs all cells and waits for the last."""
@@ -154,10 +180,24 @@ class Notebook:
         inside, outside = self.page.locator(selector).evaluate("e => [e.scrollWidth, e.clientWidth]")
         return inside > outside
 
-    def shoot(self, name: str) -> None:
-        """Saves a screenshot with the notebook's first widget at the top."""
+    def is_in_sight(self, selector: str) -> bool:
+        """Whether the whole of this part of the page can be seen: within the notebook, and nothing in front of it."""
+        return self.page.locator(selector).evaluate(
+            """e => {
+                const part = e.getBoundingClientRect();
+                const box = e.closest('.jp-WindowedPanel-outer').getBoundingClientRect();
+                const inside = part.top >= box.top - 1 && part.bottom <= box.bottom + 1
+                    && part.left >= box.left - 1 && part.right <= box.right + 1;
+                const corners = [[part.left + 3, part.top + 3], [part.right - 3, part.top + 3],
+                    [part.left + 3, part.bottom - 3], [part.right - 3, part.bottom - 3]];
+                return inside && corners.every(([x, y]) => e === document.elementFromPoint(x, y));
+            }"""
+        )
+
+    def shoot(self, name: str, scroll: bool = True) -> None:
+        """Saves a screenshot, by default with the notebook's first widget at the top."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        if self.page.locator(".cifar").count():
+        if scroll and self.page.locator(".cifar").count():
             self.page.locator(".cifar").first.evaluate("e => e.scrollIntoView()")
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 

@@ -1,6 +1,8 @@
-"""The training dashboard: Stop and the learning rate work while training continues, and Run All waits for the end."""
+"""The training dashboard: its controls work while training continues, it survives a reload of the page, and where its
+kernel is gone, it says so."""
 
 import json
+import re
 
 import pytest
 
@@ -34,6 +36,27 @@ def status(notebook, text: str, timeout: float = 60) -> None:
     notebook.page.wait_for_function(query, arg=text, timeout=1000 * timeout)
 
 
+def curves(notebook) -> dict:
+    """The loss chart: horizontal places of the training curve's points, and the number of finished epochs."""
+    chart = notebook.page.locator(".cifar.dashboard svg").first
+    points = chart.locator("polyline").first.get_attribute("points").split()
+    return {"x": [float(point.split(",")[0]) for point in points], "epochs": chart.locator("rect").count()}
+
+
+def epochs_done(notebook) -> float:
+    return float(notebook.page.locator(".cifar.dashboard .numbers").text_content().split()[1])
+
+
+def wait_for_epoch(notebook, epoch: float, timeout: float = 60) -> None:
+    query = "n => parseFloat(document.querySelector('.cifar.dashboard .numbers')?.textContent.slice(6)) >= n"
+    notebook.page.wait_for_function(query, arg=epoch, timeout=1000 * timeout)
+
+
+def picture(notebook):
+    """The saved picture of the curves, below the place of the widget."""
+    return notebook.page.locator(".cifar-saved")
+
+
 def saved(lab, name: str) -> dict:
     return checkpoint.load(lab.runs / name / runs.LAST)["states"]["trainer"]
 
@@ -47,9 +70,7 @@ def training(lab, open_notebook):
         notebook = open_notebook(lab.write(name, *cells))
         notebook.start_all()
         notebook.page.locator(".cifar.dashboard").wait_for(timeout=60_000)
-        notebook.page.wait_for_function(
-            "() => parseFloat(document.querySelector('.cifar.dashboard .numbers').textContent.slice(6)) > 0.1"
-        )
+        wait_for_epoch(notebook, 0.2)
         return notebook
 
     return start
@@ -58,6 +79,8 @@ def training(lab, open_notebook):
 def test_stop_stops_while_run_all_waits(lab, training):
     notebook = training("stopped")
     assert "next cell" not in notebook.outputs()  # Run All waits
+    texts = notebook.page.locator(".cifar.dashboard svg").first.locator("text").all_text_contents()
+    assert {"0", "1"} < set(texts) and not re.search(r"\de-|0\.00", " ".join(texts))  # also of the very first points
     notebook.shoot("dashboard")
     notebook.page.locator(".cifar.dashboard .stop").focus()
     notebook.page.keyboard.press("Enter")
@@ -111,6 +134,129 @@ def test_the_interrupt_button_stops_it_too_and_the_cell_resumes_from_there(lab, 
     assert saved(lab, "interrupted")["epoch"] == 12
     assert len(json.loads((lab.runs / "interrupted" / "history.json").read_text())) == 12
     assert "next cell 12 False" in notebook.outputs()
+
+
+def goes_on(notebook, lab, name: str, before: dict, epoch: float) -> None:
+    """The page was left while training went on: the dashboard is live, with the whole curve and a Stop that works."""
+    status(notebook, "training")
+    after = curves(notebook)
+    assert len(after["x"]) >= len(before["x"]) and after["epochs"] >= before["epochs"]
+    assert after["x"][0] < 70  # the chart begins at 52
+    now = epochs_done(notebook)
+    assert now >= epoch
+    wait_for_epoch(notebook, now + 1)
+    assert len(curves(notebook)["x"]) > len(after["x"])
+    assert picture(notebook).is_hidden()
+    notebook.page.locator(".cifar.dashboard .stop").click()
+    status(notebook, "stopped and saved")
+    assert now < saved(lab, name)["epoch"] < 500
+
+
+def test_a_reloaded_page_finds_the_training_live(lab, training):
+    """Reloaded at once: not even JupyterLab's automatic save has been there yet."""
+    notebook = training("reloaded")
+    wait_for_epoch(notebook, 3)
+    before, epoch = curves(notebook), epochs_done(notebook)
+    notebook.reload()
+    goes_on(notebook, lab, "reloaded", before, epoch)
+    notebook.shoot("dashboard_reloaded")
+    notebook.page.locator(".cifar.dashboard .resume").click()  # and so it goes on, without the cell
+    status(notebook, "training")
+    notebook.page.locator(".cifar.dashboard .stop").click()
+    status(notebook, "stopped and saved")
+    notebook.check()
+
+
+def test_a_notebook_that_is_closed_and_opened_finds_the_training_live(lab, training):
+    notebook = training("closed")
+    wait_for_epoch(notebook, 3)
+    before, epoch = curves(notebook), epochs_done(notebook)
+    notebook.page.evaluate(
+        """async () => {
+            await jupyterapp.commands.execute('docmanager:save');
+            await jupyterapp.commands.execute('application:close');
+        }"""
+    )
+    notebook.page.locator(".cifar.dashboard").wait_for(state="detached")
+    notebook.page.evaluate("() => jupyterapp.commands.execute('docmanager:open', {path: 'notebooks/closed.ipynb'})")
+    goes_on(notebook, lab, "closed", before, epoch)
+    notebook.check()
+
+
+def test_continue_resumes_in_the_same_dashboard(lab, training):
+    notebook = training("continued", epochs=40)
+    board = notebook.page.locator(".cifar.dashboard")
+    stop, resume = board.locator(".stop"), board.locator(".resume")
+    looks = {}
+    for theme in ("light", "dark"):
+        notebook.set_dark(theme == "dark")
+        looks[theme] = [float(b.evaluate("e => getComputedStyle(e).opacity")) for b in (stop, resume)]
+    assert stop.is_enabled() and resume.is_disabled() and resume.get_attribute("disabled") is not None
+    assert all(enabled == 1 and disabled < 0.6 for enabled, disabled in looks.values())
+    stop.click()
+    status(notebook, "stopped and saved: press Continue")
+    assert notebook.wait_for_all()
+    at_stop = saved(lab, "continued")
+    before = curves(notebook)
+    assert stop.is_disabled() and resume.is_enabled()
+    notebook.shoot("dashboard_stopped_dark")
+    resume.click()
+    status(notebook, "training")
+    assert stop.is_enabled() and resume.is_disabled() and board.count() == 1
+    status(notebook, "finished")
+    assert stop.is_disabled() and resume.is_disabled()
+    after = curves(notebook)
+    assert after["epochs"] == 40 and len(after["x"]) > len(before["x"])
+    assert at_stop["epoch"] < saved(lab, "continued")["epoch"] == 40
+    run_last = "content.activeCellIndex = 2; await jupyterapp.commands.execute('notebook:run-cell')"
+    notebook.page.evaluate(f"async () => {{ jupyterapp.shell.currentWidget.{run_last}; }}")
+    assert "next cell 40 False" in notebook.outputs()  # the cells below find the history of the whole training
+    notebook.check()
+
+
+@pytest.mark.parametrize("how", ["session.kernel.restart()", "shutdown()"], ids=["restarted", "shut_down"])
+def test_where_the_kernel_is_gone_the_dashboard_says_so(lab, training, how):
+    name = f"gone_{how[:4]}"
+    notebook = training(name)
+    wait_for_epoch(notebook, 2)
+    assert notebook.page.locator(".cifar.dashboard .status").text_content() == "training"
+    notebook.page.evaluate(f"() => jupyterapp.shell.currentWidget.sessionContext.{how}")
+    status(notebook, "Training no longer runs here")
+    assert "run the cell again to resume" in notebook.page.locator(".cifar.dashboard .status").text_content()
+    for control in ("stop", "resume", "rate", "rate-number"):
+        assert notebook.page.locator(f".cifar.dashboard .{control}").is_disabled()
+    assert curves(notebook)["epochs"] >= 1  # the curves stay
+    notebook.shoot(f"dashboard_{name}")
+
+
+@pytest.mark.parametrize("cut_short", [True, False])
+def test_a_notebook_opened_without_its_kernel_shows_the_saved_curves_and_one_sentence(lab, training, cut_short):
+    name = f"anew_{cut_short}"
+    at_once = "import cifar_utils.widgets.dashboard as module\nmodule.PICTURE_PAUSE = 0\n"
+    notebook = training(name, train=at_once + TRAIN)
+    wait_for_epoch(notebook, 2)
+    assert picture(notebook).is_hidden()
+    if not cut_short:
+        notebook.page.locator(".cifar.dashboard .stop").click()
+        assert notebook.wait_for_all()
+    notebook.page.evaluate(
+        """async () => {
+            await jupyterapp.commands.execute('docmanager:save');
+            await jupyterapp.shell.currentWidget.sessionContext.shutdown();
+        }"""
+    )
+    notebook.reload()
+    picture(notebook).wait_for()
+    notebook.page.locator("text=Error displaying widget").wait_for(state="hidden")
+    assert notebook.page.locator(".cifar.dashboard").count() == 0
+    caption = picture(notebook).locator("figcaption").text_content()
+    assert "Epoch" in caption and "of 500" in caption and "running the cell again resumes" in caption
+    assert ("no longer runs here" in caption) == cut_short
+    image = picture(notebook).locator("img")
+    assert re.search("Two line plots over [1-9][0-9]* epoch", image.get_attribute("alt"))
+    assert image.evaluate("e => e.naturalWidth") > 500
+    picture(notebook).evaluate("e => e.scrollIntoView()")
+    notebook.shoot(f"dashboard_{name}")
 
 
 def test_the_curves_and_the_batch_are_shown(lab, training):

@@ -18,6 +18,7 @@ from cifar_utils.widgets.explorer import FIELDS
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
+SHEET = ".cifar.explorer canvas.sheet"
 CELL = """
 from cifar_utils import data
 from cifar_utils.widgets import Explorer
@@ -71,7 +72,7 @@ class Explorer:
 
     def shows(self, digest: str) -> None:
         for _ in range(100):
-            if self.notebook.digests(".cifar.explorer canvas.sheet") == [digest]:
+            if self.notebook.digests(SHEET) == [digest]:
                 return
             self.page.wait_for_timeout(50)
         raise AssertionError(f"the sheet is another; the policy is {self.part('policy').text_content()}")
@@ -106,16 +107,54 @@ def reset(explorer):
 
 
 def test_it_fits_a_small_screen(explorer):
-    """At 1280 x 720 nothing is cut off at the side, and the sliders and the images are on the screen together."""
+    """At 1280 x 720, beside the file browser, nothing is cut off at the side, and text is of a legible size."""
     explorer.root.evaluate("e => e.scrollIntoView()")
     explorer.notebook.shoot("explorer")
     assert not explorer.notebook.is_cut_off(".cifar.explorer")
-    assert explorer.root.evaluate("e => e.querySelector('.halves').clientHeight") <= 720
     fonts = explorer.root.evaluate(
-        "e => [...e.querySelectorAll('label, button, p, select, input, small, legend')]"
+        "e => [...e.querySelectorAll('label, button, p, select, input, small, legend, span')]"
         ".map(x => parseFloat(getComputedStyle(x).fontSize))"
     )
     assert min(fonts) >= 14
+
+
+SLIDERS = ["strength", *(f"slider-{key.replace('.', '-')}" for key in FIELDS)]
+
+
+def out_of_sight(explorer, sliders: list[str]) -> list[str]:
+    """Those of the sliders that cannot be moved with them and the images in sight, coming from above and from below."""
+    found = []
+    for end, step in (("start", 1), ("end", -1)):
+        explorer.root.evaluate("(e, end) => { document.activeElement.blur(); e.scrollIntoView({block: end}); }", end)
+        for slider in sliders[::step]:
+            explorer.part(slider).focus()
+            explorer.page.keyboard.press("ArrowRight")
+            for _ in range(10):  # while the page scrolls
+                if in_sight := all(map(explorer.notebook.is_in_sight, (SHEET, f".cifar.explorer .{slider}"))):
+                    break
+                explorer.page.wait_for_timeout(50)
+            if not in_sight:
+                found.append(f"{slider} from the {end}")
+    return found
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("zoom", [1, 1.5])
+def test_the_images_stay_in_sight_while_any_slider_moves(chromium, lab, zoom, dark):
+    notebook = Notebook(chromium, lab, lab.write("in_sight", CELL), zoom, dark)
+    notebook.run_all()
+    explorer = Explorer(notebook)
+    assert out_of_sight(explorer, SLIDERS) == []
+    assert not notebook.is_cut_off(".cifar.explorer")
+    for slider in ("strength", "slider-shear"):
+        explorer.part(slider).focus()
+        notebook.shoot(f"explorer_{zoom}_{'dark' if dark else 'light'}_{slider}", scroll=False)
+    assert notebook.serious_accessibility_issues(".cifar.explorer") == []
+    # The check can fail: images that scroll away are noticed.
+    notebook.page.add_style_tag(content=".cifar :is(.stage, .framed) { position: static !important }")
+    assert out_of_sight(explorer, SLIDERS[-2:])
+    notebook.check()
+    notebook.close()
 
 
 @pytest.mark.parametrize("key", FIELDS)
@@ -134,7 +173,7 @@ def test_every_slider_reaches_both_ends_by_keyboard(explorer, key):
             continue
         policy = changed(policy, key, end)
         explorer.shows(expected(policy))
-        assert explorer.part("policy").text_content() == repr(policy)
+        assert " ".join(explorer.part("policy").text_content().split()) == repr(policy)
         explorer.typed(key, f"{end:g}")
 
 
@@ -161,6 +200,20 @@ def test_the_strength_knob(explorer, press, strength):
 def test_sweeps(explorer, field):
     explorer.part("sweep").select_option(field)
     explorer.shows(expected(PRESETS["full"], swept=field))
+    images = preview.choose(training_images(), data.CIFAR10_CLASSES, 5)
+    values = preview.sweep_values(images, PRESETS["full"], field, 8)
+    captions = explorer.root.locator(".captions span")
+    assert captions.all_text_contents() == ["original", *values]
+    names = explorer.root.locator(".row-names span")
+    assert names.all_text_contents() == [data.CIFAR10_CLASSES[label] for label in images.labels]
+    sheet = explorer.part("sheet").bounding_box()
+    for i in range(8):  # each value is below its column, and each name beside its row
+        box, column = captions.nth(i + 1).bounding_box(), sheet["x"] + sheet["width"] * (37 + 34 * (i + 0.5)) / 310
+        assert abs(box["x"] + box["width"] / 2 - column) < 3 and 0 <= box["y"] - sheet["y"] - sheet["height"] < 10
+    for i in range(5):
+        box, row = names.nth(i).bounding_box(), sheet["y"] + sheet["height"] * (i + 0.5) / 5
+        assert abs(box["y"] + box["height"] / 2 - row) < 3 and box["x"] < sheet["x"]
+    explorer.notebook.shoot(f"explorer_sweep_{field}")
 
 
 def test_seed_draw_again_images_classes_and_interpolation(explorer):
@@ -244,6 +297,10 @@ def test_the_code_can_be_copied(explorer):
     explorer.root.locator("summary").click()
     code = explorer.part("code").input_value()
     assert code == takehome.to_code(PRESETS["full"])
+    assert max(map(len, (code + explorer.part("policy").text_content()).splitlines())) <= 88
+    explorer.part("code").scroll_into_view_if_needed()
+    assert not explorer.notebook.is_cut_off(".cifar.explorer .code")
+    explorer.notebook.shoot("explorer_code", scroll=False)
     explorer.part("copy").click()
     explorer.page.wait_for_function("() => /Copied|Ctrl-C/.test(document.querySelector('.cifar .note').textContent)")
     explorer.root.locator("summary").click()
