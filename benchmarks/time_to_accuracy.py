@@ -5,13 +5,16 @@
     python benchmarks/time_to_accuracy.py --finished         # the tables of the runs that are finished so far
     python benchmarks/time_to_accuracy.py --quick            # does everything run?
 
-Each recipe (`speedrun.RECIPES`) is fixed beforehand, was chosen on validation images, and is evaluated on the test
-images once per run, at its end. As in the published speed runs, all 50,000 training images (4,000 of the sample) are
-trained on, none held out. The time covers everything after the data is on the disk: loading, whitening, augmentation,
-training, and the evaluation of all test images; test-time augmentation (shifted and mirrored images) is reported
-separately. Reference minutes are explained in clock.py. The competitors, which have no schedule of their own for
-minutes, are evaluated after 2 and after 5 reference minutes; these evaluations are not counted. On a GPU, the published
-airbench runs as well where it is installed, and the first run of each recipe, which warms up, is reported apart.
+*plain* is the network of notebook 2 as notebook 3 trains it: on 45,000 training images, with the full policy and SGD.
+*plain_tricks* is the same network with those tricks of notebook 5 that any network can have (Muon, progressive
+resizing, example selection, bfloat16). Each recipe (`speedrun.RECIPES`) is fixed beforehand, was chosen on validation
+images, and is evaluated on the test images once per run, at its end. As in the published speed runs, the recipes train
+on all 50,000 training images (4,000 of the sample), none held out. The time covers everything after the data is on the
+disk: loading, whitening, augmentation, training, and the evaluation of all test images; test-time augmentation (shifted
+and mirrored images) is reported separately. Reference minutes are explained in clock.py. The competitors, which have no
+schedule of their own for minutes, are evaluated after 2 and after 5 reference minutes; these evaluations are not
+counted. On a GPU, the published airbench runs as well where it is installed, and the first run of each recipe, which
+warms up, is reported apart.
 
 Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png; on a GPU
 with _gpu in their names. Runs add up over sessions and machines: a run that is in time_to_accuracy.json, trained as its
@@ -36,8 +39,10 @@ from torch import nn
 from tutorial import resnet_20, tutorial
 
 from cifar_utils import data, speedrun
+from cifar_utils.augment import PRESETS
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.predictions import predict
+from cifar_utils.models import Normalize, SmallCNN
 from cifar_utils.progress import bar
 from cifar_utils.speedrun import RECIPES
 from cifar_utils.train import best_device, steps
@@ -70,6 +75,22 @@ TARGETS = {
     "five": Target(5, 0.92, tta=True),
     "sample": Target(3, 0.76, sample=True),
     "full": Target(25, 0.94, tta=True),
+}
+
+
+@dataclass(frozen=True)
+class Plain(Target):
+    """How the plain network is trained."""
+
+    epochs: int = 1
+    batch_size: int = 128
+    policy: str = "full"
+    tricks: bool = False
+
+
+PLAIN = {
+    "plain": Plain(4, 0.83, epochs=12),
+    "plain_tricks": Plain(3, 0.87, epochs=36, batch_size=500, tricks=True),
 }
 COMPETITORS = {"tutorial": tutorial, "ResNet-20": resnet_20}
 AIRBENCH = "airbench"
@@ -104,6 +125,22 @@ def run_recipe(name: str, sample: bool, seed: int, device: torch.device, epochs:
     train_by_the_clock(clock, model, train, unused, device, **options)
     row = {"accuracy": predict(model, test).accuracy} | clock.times()
     row["accuracy_shifted"] = predict(model, test, tta=True).accuracy
+    return row | clock.times_of_more_looks(row, looks=3 if RECIPES[name].network.get("mirror", True) else 6)
+
+
+def run_plain(plain: Plain, seed: int, device: torch.device) -> dict:
+    """One run of the plain network: its figures. The network, split, and defaults are those of the notebooks."""
+    clock = Clock(device)
+    train, val = data.split(data.cifar10(sample=plain.sample))
+    test = data.cifar10(train=False, sample=plain.sample)
+    torch.manual_seed(seed)
+    model = nn.Sequential(Normalize.from_dataset(train), SmallCNN(len(train.classes)))
+    options = {"transform": PRESETS[plain.policy], "epochs": plain.epochs, "batch_size": plain.batch_size, "seed": seed}
+    if plain.tricks:
+        options = speedrun.recipe(model, train, "class", epochs=plain.epochs, seed=seed, device=device)
+    train_by_the_clock(clock, model, train, val, device, **options)
+    row = {"accuracy": predict(model, test).accuracy} | clock.times()
+    row["accuracy_shifted"] = predict(model, test, tta=True).accuracy
     return row | clock.times_of_more_looks(row, looks=6)
 
 
@@ -135,7 +172,7 @@ def earlier_rows(file: Path, settings: dict) -> list[dict]:
 def main() -> None:
     parser = command_line(__doc__)
     device = best_device()
-    names = [*TARGETS, *COMPETITORS, *[AIRBENCH] * speed_run.is_there(device)]
+    names = [*PLAIN, *TARGETS, *COMPETITORS, *[AIRBENCH] * speed_run.is_there(device)]
     title = "time_to_accuracy" + "_gpu" * (device.type == "cuda")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="train these and no others")
     parser.add_argument("--seeds", type=int, default=20 if device.type == "cuda" else 5)
@@ -146,15 +183,17 @@ def main() -> None:
     args = parser.parse_args()
     args.runs /= title
     torch.set_num_threads(args.threads)
-    targets, looks, epochs = TARGETS, LOOKS, None
+    plain, targets, looks, epochs = PLAIN, TARGETS, LOOKS, None
     if args.quick:
         args.seeds, looks, epochs = 1, (0.02, 0.05), 1
         args.output = args.runs = args.runs / "quick"
         targets = {name: replace(target, sample=True) for name, target in TARGETS.items()}
+        plain = {name: replace(target, sample=True, epochs=1) for name, target in PLAIN.items()}
     args.runs.mkdir(parents=True, exist_ok=True)
     facts = machine(args.threads)
     where = f"{facts.get('GPU', facts['CPU'])}, torch {facts['torch']}"
-    about = {name: asdict(RECIPES[name]) | asdict(target) for name, target in targets.items()}
+    about = {name: asdict(target) for name, target in plain.items()}
+    about |= {name: asdict(RECIPES[name]) | asdict(target) for name, target in targets.items()}
     about |= {AIRBENCH: speed_run.ABOUT} if AIRBENCH in names else {}
     competitors = {name: {"looks": looks, "workers": "stand still while the clock measures"} for name in COMPETITORS}
     settings = about | competitors
@@ -163,7 +202,9 @@ def main() -> None:
     todo = [] if args.finished else [run for run in todo if run not in rows]
 
     def run(name: str, seed: int) -> dict:
-        if name in targets:
+        if name in plain:
+            row = run_plain(plain[name], seed, device)
+        elif name in targets:
             row = run_recipe(name, targets[name].sample, seed, device, epochs)
         elif name in COMPETITORS:
             row = run_competitor(COMPETITORS[name], seed, device, looks)
