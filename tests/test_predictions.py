@@ -550,6 +550,26 @@ def test_mirror_images_are_left_out_where_they_make_no_difference():
     assert len(calls) > 2 + 3
 
 
+class Viewing(torch.nn.Module):
+    """Calls `view` where the features' layout in memory decides whether that is possible."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return self.convolution(images).view(len(images), 10, -1).mean(2)
+
+
+def test_a_network_that_calls_view_predicts_as_well():
+    network, images = Viewing(), random_images()
+    with torch.no_grad():
+        expected = network(images.images / 255).softmax(1)
+        with pytest.raises(RuntimeError, match="view"):  # the negative control
+            network((images.images / 255).contiguous(memory_format=torch.channels_last))
+    np.testing.assert_allclose(predict(network, images).probabilities, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 10**12])
 def test_the_batch_size_does_not_matter(batch_size):
     found = predict(small_network(), random_images(), batch_size=batch_size).probabilities

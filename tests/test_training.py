@@ -45,6 +45,25 @@ def trainer(path):
 # What it learns
 
 
+@pytest.mark.parametrize("views", [False, True])
+def test_images_come_channels_last_unless_the_model_fails_on_that(tmp_path, views):
+    layouts = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.head = nn.Conv2d(3, 4, 3), nn.Linear(3600, 10)
+
+        def forward(self, images):
+            if self.training:
+                layouts.append(images.is_contiguous(memory_format=torch.channels_last))
+            features = self.convolution(images)
+            return self.head(features.view(len(images), 3600) if views else features.flatten(1))
+
+    train_tiny(tmp_path, Watching())
+    assert layouts[-1] is not views
+
+
 def test_one_batch_can_be_memorized(tmp_path):
     model = network("no norm")
     history, _ = train_tiny(tmp_path, model, images=32, transform=None, epochs=40, optimizer=sgd(model, 0.1))

@@ -485,9 +485,22 @@ def check_batch_size(batch_size) -> None:
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
 
 
+def _channels_last(model: nn.Module, batch: Tensor) -> Tensor:
+    """The outputs for images in the layout in which convolutions are fastest, unless the model fails on it.
+
+    A model may, if it calls `view` on features, where `reshape` or `flatten` copy.
+    """
+    try:
+        return model(batch.contiguous(memory_format=torch.channels_last))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return model(batch)
+
+
 def _checked_logits(model: nn.Module, batch: Tensor, classes: int | None) -> Tensor:
     try:
-        logits = model(batch)
+        logits = _channels_last(model, batch)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
