@@ -9,8 +9,12 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a class name that the terminal cannot show stops nothing
     try:
-        from cifar_utils.cli import run
-
+        try:
+            from cifar_utils.cli import run
+        except ImportError as error:  # torch ignores an interrupt within its own import of NumPy, and imports it again
+            if "more than once per process" not in str(error):
+                raise
+            raise KeyboardInterrupt from None
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         exec("")  # CPython remembers an exec() that was interrupted, as in an import, and would exit by the signal

@@ -177,7 +177,7 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     if unused:
         print(f"WARNING: {unused[0]} gets no gradient: the model never uses it ({len(unused)} such parameters).")
     try:
-        loss(model(augmented.contiguous(memory_format=torch.channels_last)).float(), targets).backward()
+        model(augmented.contiguous(memory_format=torch.channels_last)).sum().backward()
         return loss, torch.channels_last
     except Exception:  # each model has its own
         return loss, torch.contiguous_format

@@ -184,7 +184,7 @@ def test_with_normalize_it_learns_to_tell_two_colors_apart():
     images[labels == 1, 0] += 100  # redder
     model = nn.Sequential(Normalize.from_dataset(dataset(images)), SmallCNN(classes=2, widths=(8, 16)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(10):
+    for _ in range(30):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()

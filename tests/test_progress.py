@@ -79,7 +79,9 @@ def test_the_training_bar_shows_loss_accuracy_and_the_time_left(monkeypatch, tmp
     with terminal(monkeypatch) as text:
         # Slowly enough for the bar to be redrawn: in the first epoch, and after the first validation.
         history, _ = train_tiny(tmp_path, epochs=4, between=lambda state: state.epochs in (0.5, 1) and time.sleep(0.25))
-    states = text[0].removesuffix("\n").split("\r")
+    start, _, redrawn = text[0].partition("\n")
+    assert start == f"Training in {tmp_path.parent.name}/{tmp_path.name}"
+    states = redrawn.removesuffix("\n").split("\r")
     assert "\n" not in "".join(states)
     running = r"Training +\d+%\|.*\| epoch \d\.\d of 4 \[\d\d:\d\d, \d\d:\d\d left, loss \d\.\d{3}, accuracy \d+\.\d%"
     validation = r"; validation \d\.\d{3}, \d+\.\d%\]"
@@ -91,6 +93,7 @@ def test_the_training_bar_shows_loss_accuracy_and_the_time_left(monkeypatch, tmp
 
 def test_the_training_bar_in_a_log_file(capsys, tmp_path):
     history, _ = train_tiny(tmp_path)
-    first, last = capsys.readouterr().out.splitlines()
+    start, first, last = capsys.readouterr().out.splitlines()
+    assert start.startswith("Training in ")
     assert "0%" in first and "epoch 0.0 of 2" in first
     assert "100%" in last and f"{history[-1]['validation_accuracy']:.1%}]" in last

@@ -203,7 +203,7 @@ class Notebook:
 
     def check(self) -> None:
         """No console error, no error of a widget, nothing on stderr, no request to another host."""
-        assert self.problems == []
+        assert self.problems == [], self.problems
         assert self.page.locator(".jupyter-widgets-error-widget").count() == 0
         stderr = self.page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']")
         assert stderr.all_inner_texts() == []

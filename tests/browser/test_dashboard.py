@@ -80,7 +80,7 @@ def test_stop_stops_while_run_all_waits(lab, training):
     notebook = training("stopped")
     assert "next cell" not in notebook.outputs()  # Run All waits
     texts = notebook.page.locator(".cifar.dashboard svg").first.locator("text").all_text_contents()
-    assert {"0", "1"} < set(texts) and not re.search(r"\de-|0\.00", " ".join(texts))  # also of the very first points
+    assert "0" in texts and not re.search(r"\de-|0\.00\d", " ".join(texts))  # also of the very first points
     notebook.shoot("dashboard")
     notebook.page.locator(".cifar.dashboard .stop").focus()
     notebook.page.keyboard.press("Enter")
