@@ -26,8 +26,9 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(chromium, tmp_path_factory):
+    """A server, and a folder of runs, for the tests of one file."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     yield lab
     lab.process.terminate()
