@@ -206,14 +206,14 @@ def test_sweeps(explorer, field):
     assert captions.all_text_contents() == ["original", *values]
     names = explorer.root.locator(".row-names span")
     assert names.all_text_contents() == [data.CIFAR10_CLASSES[label] for label in images.labels]
-    boxes = (
-        "all => all.map((e) => e.getBoundingClientRect().toJSON())"  # at once: the page may draw them anew meanwhile
+    (sheet,), columns, rows = explorer.page.evaluate(  # at once: the page may draw them anew in between
+        """() => ['.sheet', '.captions span', '.row-names span'].map((part) => Array.from(
+            document.querySelectorAll(`.cifar.explorer ${part}`), (e) => e.getBoundingClientRect().toJSON()))"""
     )
-    (sheet,) = explorer.part("sheet").evaluate_all(boxes)
-    for i, box in enumerate(captions.evaluate_all(boxes)[1:]):  # each value is below its column
+    for i, box in enumerate(columns[1:]):  # each value is below its column
         column = sheet["x"] + sheet["width"] * (37 + 34 * (i + 0.5)) / 310
         assert abs(box["x"] + box["width"] / 2 - column) < 3 and 0 <= box["y"] - sheet["y"] - sheet["height"] < 10
-    for i, box in enumerate(names.evaluate_all(boxes)):  # and each name beside its row
+    for i, box in enumerate(rows):  # and each name beside its row
         row = sheet["y"] + sheet["height"] * (i + 0.5) / 5
         assert abs(box["y"] + box["height"] / 2 - row) < 3 and box["x"] < sheet["x"]
     explorer.notebook.shoot(f"explorer_sweep_{field}")
