@@ -123,9 +123,7 @@ def run_recipe(name: str, sample: bool, seed: int, device: torch.device, epochs:
     model = speedrun.network(train, seed, **RECIPES[name].network)
     options = speedrun.recipe(model, train, name, seed=seed, epochs=epochs, device=device)
     train_by_the_clock(clock, model, train, unused, device, **options)
-    row = {"accuracy": predict(model, test).accuracy} | clock.times()
-    row["accuracy_shifted"] = predict(model, test, tta=True).accuracy
-    return row | clock.times_of_more_looks(row, looks=3 if RECIPES[name].network.get("mirror", True) else 6)
+    return figures(clock, model, test, looks=3 if RECIPES[name].network.get("mirror", True) else 6)
 
 
 def run_plain(plain: Plain, seed: int, device: torch.device) -> dict:
@@ -139,9 +137,14 @@ def run_plain(plain: Plain, seed: int, device: torch.device) -> dict:
     if plain.tricks:
         options = speedrun.recipe(model, train, "class", epochs=plain.epochs, seed=seed, device=device)
     train_by_the_clock(clock, model, train, val, device, **options)
+    return figures(clock, model, test, looks=6)
+
+
+def figures(clock: Clock, model: nn.Module, test: Dataset, looks: int) -> dict:
+    """Test accuracy and time, without and with test-time augmentation, which predicts each image `looks` times."""
     row = {"accuracy": predict(model, test).accuracy} | clock.times()
     row["accuracy_shifted"] = predict(model, test, tta=True).accuracy
-    return row | clock.times_of_more_looks(row, looks=6)
+    return row | clock.times_of_more_looks(row, looks)
 
 
 def run_competitor(competitor: Callable, seed: int, device: torch.device, looks: tuple[float, ...]) -> dict:

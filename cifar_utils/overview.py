@@ -55,7 +55,8 @@ def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             print(f"Left out: {file.parent.name}, whose run.json or history.json cannot be read.")
     if val is not None:
-        found = [run for run in found if run.validation == val.fingerprint()]
+        wanted = val.fingerprint()
+        found = [run for run in found if run.validation == wanted]
     return sorted(found, key=lambda run: -run.accuracy[0] if run.accuracy else 0)
 
 

@@ -194,8 +194,8 @@ def named(about: dict) -> Path:
     As in `SmallCNN_full_SGD-0.05_5-epochs_3f2a91`: the model, its augmentation, the optimizer with its learning rate,
     the epochs, a seed other than 0, and six digits that tell apart what these words do not.
     """
-    text = json.dumps(about, sort_keys=True)
-    words = [*list(in_words(about).values())[:3], f"{about['epochs']} epochs"]
+    text, short = json.dumps(about, sort_keys=True), in_words(about)
+    words = [short["model"], short["augmentation"], short["optimizer"], f"{about['epochs']} epochs"]
     words += [f"seed {about['seed']}"] if about["seed"] else []
     words = [re.sub(r"[^\w.=]+", "-", word)[:40].strip("-.") for word in words]
     return settings.runs_directory() / "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
