@@ -1,7 +1,7 @@
 """Makes cifar_utils/shipped from a finished run: its best network, without what only resuming needs.
 
-    python -m cifar_utils train --recipe class --folder runs/shipped
-    python tools/make_shipped.py runs/shipped
+python -m cifar_utils train --recipe class --folder runs/shipped
+python tools/make_shipped.py runs/shipped
 """
 
 import json
