@@ -153,6 +153,23 @@ class Notebook:
     def ran_in_order(self) -> bool:
         return self.counts() == list(range(1, len(self.counts()) + 1))
 
+    def close_tab(self) -> None:
+        """Saves the notebook and closes its tab, as a person does; its kernel keeps running.
+
+        Training that writes into the notebook between the two makes JupyterLab ask: save again.
+        """
+        self.page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+        panel = self.page.locator(".jp-NotebookPanel")
+        self.page.evaluate("() => { jupyterapp.commands.execute('application:close'); }")
+        save = self.page.locator(".jp-Dialog .jp-mod-accept")
+        for _ in range(100):
+            if not panel.count():
+                return
+            if save.count():
+                save.first.click()
+            self.page.wait_for_timeout(300)
+        raise AssertionError(f"the tab of {self.name} does not close")
+
     def close(self) -> None:
         """Shuts the kernel down as well, so that two cores suffice for the next one."""
         self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")

@@ -171,13 +171,7 @@ def test_a_notebook_that_is_closed_and_opened_finds_the_training_live(lab, train
     notebook = training("closed")
     wait_for_epoch(notebook, 3)
     before, epoch = curves(notebook), epochs_done(notebook)
-    notebook.page.evaluate(
-        """async () => {
-            await jupyterapp.commands.execute('docmanager:save');
-            await jupyterapp.commands.execute('application:close');
-        }"""
-    )
-    notebook.page.locator(".cifar.dashboard").wait_for(state="detached")
+    notebook.close_tab()
     notebook.page.evaluate("() => jupyterapp.commands.execute('docmanager:open', {path: 'notebooks/closed.ipynb'})")
     goes_on(notebook, lab, "closed", before, epoch)
     notebook.check()
