@@ -1,0 +1,1 @@
+"""What a room needs around the notebooks: doctor (will this laptop do?), reset (a clean start), room (no Wi-Fi)."""
