@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: run lab test clean
+.PHONY: run lab check test clean
 
 run: .venv/installed     ## execute the notebooks without a screen; results in build/
 	$(BIN)/python tools/run_notebooks.py
 
 lab: .venv/installed     ## open JupyterLab on the first notebook
 	PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab notebooks/01_data_and_augmentation.ipynb
+
+check: .venv/installed   ## will this machine do for the workshop, and how long will each notebook take?
+	$(BIN)/python -m cifar_utils.workshop.doctor
 
 test: .venv/installed    ## every test, the notebooks included
 	$(BIN)/python -m pytest -m "slow or not slow"

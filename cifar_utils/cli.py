@@ -40,6 +40,7 @@ examples:
   python -m cifar_utils evaluate runs/a runs/b       evaluate both and compare them, image by image
   python -m cifar_utils classify photo.jpg           the probability of each class
   python -m cifar_utils download                     only fetch CIFAR-10, however slow its server is today
+  python -m cifar_utils doctor                       will this machine do for the workshop, and how long will it take
   python -m cifar_utils train --help                 the options of one command
 
 A run that was stopped, by Ctrl-C or otherwise, resumes when the same command is given again.
@@ -100,6 +101,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     _model_option(found)
     found = command("download", _download, "fetch the full data set, however long it takes")
     found.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
+    command("doctor", _doctor, "check this machine for the workshop, and estimate the minutes of each notebook")
     return parser.parse_args(arguments)
 
 
@@ -340,3 +342,10 @@ def _download(options: argparse.Namespace) -> None:
     download.ensure(directory, patience=24 * 60)
     download.check(directory)
     print(f"CIFAR-10 is in {directory}, whole and checked.")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from cifar_utils.workshop import doctor
+
+    if not doctor.report():
+        raise ValueError("this machine is not ready for the workshop: do what the FIX lines say, then run this again")

@@ -21,6 +21,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
+from cifar_utils.workshop.speed import step_milliseconds
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -36,18 +38,21 @@ def main() -> int:
     os.environ["CIFAR_HEADLESS"] = "1"
     paths = options.notebooks or sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
     options.output.mkdir(parents=True, exist_ok=True)
-    failed = []
+    failed, step = [], round(step_milliseconds(), 1)
     for path in paths:
         start = time.perf_counter()
-        problem = run(path, path if options.in_place else options.output / path.name, options.output)
+        problem = run(path, path if options.in_place else options.output / path.name, options.output, step)
         print(f"{path.name}: {problem or 'done'} ({time.perf_counter() - start:.0f} s)", flush=True)
         failed += [path.name] if problem else []
     print(f"{len(paths) - len(failed)} of {len(paths)} notebooks ran through; pages are in {options.output}")
     return 1 if failed else 0
 
 
-def run(path: Path, target: Path, pages: Path) -> str:
-    """Executes one notebook, writes the result and its HTML page, and returns what went wrong, if anything."""
+def run(path: Path, target: Path, pages: Path, step: float) -> str:
+    """Executes one notebook, writes the result and its HTML page, and returns what went wrong, if anything.
+
+    The notebook's metadata get its duration, and step: this machine's milliseconds per training step.
+    """
     notebook = nbformat.read(path, as_version=4)
     code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     bar = tqdm(total=code_cells, desc=path.stem, unit="cell", file=sys.stdout, mininterval=5)
@@ -70,6 +75,7 @@ def run(path: Path, target: Path, pages: Path) -> str:
         problem = "the kernel died (out of memory?)"
     bar.close()
     notebook.metadata["seconds"] = round(time.perf_counter() - start)  # a test compares it with the minutes in the text
+    notebook.metadata["step_milliseconds"] = step  # `python -m cifar_utils doctor` scales the seconds by it
     nbformat.write(notebook, target)
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(with_text_alternatives(notebook))
     (pages / f"{path.stem}.html").write_text(page, encoding="utf-8")
