@@ -41,6 +41,9 @@ examples:
   python -m cifar_utils classify photo.jpg           the probability of each class
   python -m cifar_utils download                     only fetch CIFAR-10, however slow its server is today
   python -m cifar_utils doctor                       will this machine do for the workshop, and how long will it take
+  python -m cifar_utils reset                        put runs and changed notebooks aside, for the next group
+  python -m cifar_utils copies FOLDER                participants' copies of the notebooks, without outputs
+  python -m cifar_utils prepare-room FOLDER          a folder that installs the workshop without the internet
   python -m cifar_utils train --help                 the options of one command
 
 A run that was stopped, by Ctrl-C or otherwise, resumes when the same command is given again.
@@ -102,6 +105,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     found = command("download", _download, "fetch the full data set, however long it takes")
     found.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
     command("doctor", _doctor, "check this machine for the workshop, and estimate the minutes of each notebook")
+    command("reset", _reset, "put runs and changed notebooks aside for a clean start; nothing is deleted")
+    found = command("copies", _copies, "write participants' copies of the notebooks, without outputs and solutions")
+    found.add_argument("folder", type=Path, help="new or empty; the copies work there like the whole project")
+    found = command("prepare-room", _prepare_room, "make a folder that installs the workshop without the internet")
+    found.add_argument("folder", type=Path, help="new or empty; for a stick, or for a server in the room")
+    platforms = "linux, linux-arm, windows or macos-arm (default: this one; others need the package uv)"
+    found.add_argument("--platform", nargs="+", default=[], help=platforms)
+    found.add_argument("--python", nargs="+", default=[], help="versions, as in 3.12 (default: this one)")
+    found.add_argument("--cpu", action="store_true", help="PyTorch without GPU libraries: several GB less on Linux")
     return parser.parse_args(arguments)
 
 
@@ -349,3 +361,25 @@ def _doctor(options: argparse.Namespace) -> None:
 
     if not doctor.report():
         raise ValueError("this machine is not ready for the workshop: do what the FIX lines say, then run this again")
+
+
+def _reset(options: argparse.Namespace) -> None:
+    from cifar_utils.workshop import reset
+
+    print(*reset.reset(), sep="\n")
+
+
+def _copies(options: argparse.Namespace) -> None:
+    from cifar_utils.workshop import copies
+
+    dead_links = copies.write(options.folder)
+    print(f"The copies are in {options.folder}. Participants start jupyter lab there.")
+    if dead_links:
+        print(f"Links that lead nowhere there: {', '.join(dead_links)}")
+
+
+def _prepare_room(options: argparse.Namespace) -> None:
+    from cifar_utils.workshop import room
+
+    packages = room.requirements()
+    print(*room.prepare(options.folder, packages, options.platform, options.python, options.cpu), sep="\n")
