@@ -1,8 +1,6 @@
 """Everything that the notebooks do, as commands: run, train, runs, evaluate, classify, download."""
 
 import argparse
-import importlib.util
-import inspect
 import json
 import os
 import sys
@@ -12,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cifar_utils import data, download, overview, plots, runs, settings, train
+from cifar_utils import data, download, network_file, overview, plots, runs, settings, train
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.download import DataError
@@ -176,18 +174,9 @@ def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
     if not text:
         return nn.Sequential(normalize, SmallCNN(classes))
     file, _, name = text.rpartition(":")
-    try:
-        spec = importlib.util.spec_from_file_location("participants_model", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        make = getattr(module, name)
-        known = inspect.signature(make).parameters
-        argument = next((word for word in ("classes", "num_classes", "n_classes") if word in known), None)
-        model = make(**{argument: classes}) if argument else make()
-    except Exception as error:  # a participant's code can fail in any way
-        raise ValueError(f"--model {text!r} cannot be made ({error}); name it as FILE.py:NAME") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"--model {text!r} makes a {type(model).__name__}; an nn.Module is needed")
+    if not file or not name:
+        raise ValueError(f"--model {text!r} must name a file and a class or function in it, as in mine.py:Net")
+    model = network_file.make(network_file.load(file, name), classes)
     has_normalize = any(isinstance(layer, Normalize) for layer in model.modules())
     return model if has_normalize else nn.Sequential(normalize, model)
 

@@ -63,6 +63,11 @@ def policy_file() -> Path:
     return runs_directory() / "policy.json"
 
 
+def network_file() -> Path:
+    """Where the network that you wrote in notebook 02 is saved, for notebooks 03 and 04; see `network_file.save`."""
+    return runs_directory() / "network.py"
+
+
 def headless() -> bool:
     """Whether the notebook runs unattended, as in tests and in tools/run_notebooks.py."""
     return bool(os.environ.get("CIFAR_HEADLESS"))
@@ -72,4 +77,7 @@ def _directory(variable: str, default: str) -> Path:
     if os.environ.get(variable):
         return Path(os.environ[variable]).expanduser()
     here = Path.cwd()
-    return (here.parent if here.name == "notebooks" else here) / default
+    for inside in ("notebooks", "notebooks/exercises", "notebooks/exercises/solutions"):
+        if here.as_posix().endswith(f"/{inside}"):
+            return here.parents[inside.count("/")] / default
+    return here / default

@@ -1,0 +1,418 @@
+"""Exercises of notebook 2: parameters, broken networks, and a network of your own."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cifar_utils import network_file
+from cifar_utils.exercises.core import RIGHT, Wrong, exercise
+from cifar_utils.exercises.images import images
+from cifar_utils.models import Normalize, count_parameters
+
+BUDGET = 250_000  # parameters of exercise 2.4: SmallCNN has more, so a copy of it does not do
+
+
+@exercise(
+    "2.1",
+    "Predict",
+    "The parameters of a layer",
+    hints=(
+        "How many filters has the layer, and how many numbers has one filter?",
+        "A filter looks at all 16 input channels, through a window of 3 x 3.",
+        "Multiply: filters, input channels, rows and columns of the window. bias=False adds nothing.",
+    ),
+    wrong={
+        "inputs": Wrong(
+            "input channels left out",
+            "answer = 32 * 9",
+            "That is one 3 x 3 window per filter. How many channels does a filter look at?",
+        ),
+        "window": Wrong(
+            "the window left out", "answer = 16 * 32", "Each filter looks at more than one pixel of a channel."
+        ),
+        "bias": Wrong(
+            "a bias per filter added",
+            "answer = 16 * 32 * 9 + 32",
+            "This counts one bias per filter. The layer has bias=False.",
+        ),
+        "filters": Wrong("a single filter", "answer = 16 * 9", "That is one filter. The layer has several."),
+        "pixels": Wrong(
+            "one filter per pixel of the image",
+            "answer = 16 * 32 * 9 * 32 * 32",
+            "A filter is the same for all pixels, so the image's size does not matter.",
+        ),
+        "other": Wrong(
+            "a slip in the product", "answer = 4600", "Three factors: filters, channels, and the numbers in a window."
+        ),
+    },
+    meaning="The number does not depend on the image's size. So the same layer takes images of any size.",
+    sound=("answer = 4608", "answer = sum(p.numel() for p in nn.Conv2d(16, 32, 3, bias=False).parameters())"),
+)
+def layer_parameters(answer) -> str:
+    replies = {4608: RIGHT, 288: "inputs", 512: "window", 4640: "bias", 144: "filters", 4608 * 1024: "pixels"}
+    return replies.get(answer, "other")
+
+
+HEAD = "class answer(nn.Module):\n    def __init__(self, classes=10):\n"
+FORWARD = "\n    def forward(self, images):\n        return self.head(self.blocks(images).mean((2, 3)))"
+
+
+@exercise(
+    "2.2",
+    "Repair",
+    "A network that cannot be made",
+    hints=(
+        "Run MyNetwork() in a new cell and read the last line of the error.",
+        "The error names a call that has to come before the first layer is assigned.",
+        "nn.Module sets itself up in its own __init__, which your class replaces. Call it first.",
+    ),
+    wrong={
+        "made": Wrong(
+            "the call is still missing",
+            HEAD + "        self.blocks = nn.Conv2d(3, 8, 3)\n        self.head = nn.Linear(8, classes)" + FORWARD,
+            "The network cannot be made: {error}.",
+        ),
+        "late": Wrong(
+            "the call comes last, and empties the module",
+            HEAD + "        self.blocks = []\n        super().__init__()\n        self.head = nn.Linear(8, classes)\n"
+            "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
+            "The network can be made but fails on images: {error}.",
+        ),
+        "layers": Wrong(
+            "layers removed to silence the error",
+            "class answer(nn.Module):\n    def __init__(self, classes=10):\n"
+            "        super().__init__()\n    def forward(self, images):\n        return torch.zeros(len(images), 10)",
+            "This network has no parameters. The repair keeps all layers.",
+        ),
+    },
+    meaning="The check that finds this mistake: make the network once, and read the error's last line.",
+    sound=(
+        HEAD + "        super().__init__()\n        self.blocks = nn.Conv2d(3, 8, 3)\n"
+        "        self.head = nn.Linear(8, classes)" + FORWARD,
+        HEAD + "        super(answer, self).__init__()\n        self.blocks = nn.Conv2d(3, 16, 3)\n"
+        "        self.head = nn.Linear(16, classes)" + FORWARD,
+    ),
+)
+def can_be_made(answer) -> str | tuple[str, dict]:
+    try:
+        model = answer()
+    except Exception as error:
+        return "made", {"error": _first(error)}
+    try:
+        model(torch.zeros(2, 3, 32, 32))
+    except Exception as error:
+        return "late", {"error": _first(error)}
+    return RIGHT if count_parameters(model) else "layers"
+
+
+SUPER = HEAD + "        super().__init__()\n"
+BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
+
+
+@exercise(
+    "2.3",
+    "Repair",
+    "Layers that are not trained",
+    hints=(
+        "Compare count_parameters(...) with the sum that you expect.",
+        "PyTorch finds layers that are attributes of a module. What is in a plain list, it does not find.",
+        "nn.Sequential and nn.ModuleList are lists that PyTorch looks into.",
+    ),
+    wrong={
+        "list": Wrong(
+            "the list is still there",
+            SUPER + f"        self.blocks = [{BLOCKS}]\n        self.head = nn.Linear(16, classes)\n"
+            "    def forward(self, images):\n        for block in self.blocks:\n            images = block(images)\n"
+            "        return self.head(images.mean((2, 3)))",
+            "Only {count:,} parameters can be trained: those of the head. Count what the convolutions should have.",
+        ),
+        "tuple": Wrong(
+            "a dictionary instead of the list",
+            SUPER + "        self.blocks = {1: nn.Conv2d(3, 16, 3)}\n        self.head = nn.Linear(16, classes)\n"
+            "        self.norm = nn.BatchNorm2d(16)\n"
+            "    def forward(self, images):\n        return self.head(self.norm(self.blocks[1](images)).mean((2, 3)))",
+            "Now {count:,} parameters can be trained, still fewer than one convolution has. PyTorch does not look into "
+            "dictionaries either.",
+        ),
+        "unused": Wrong(
+            "registered, but forward goes past them",
+            SUPER + f"        self.blocks = nn.Sequential({BLOCKS})\n        self.head = nn.Linear(3, classes)\n"
+            "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
+            "{name} gets no gradient: forward does not use it.",
+        ),
+        "fails": Wrong(
+            "a ModuleList that is called like a layer",
+            SUPER
+            + f"        self.blocks = nn.ModuleList([{BLOCKS}])\n        self.head = nn.Linear(16, classes)"
+            + FORWARD,
+            "The network fails on images: {error}. A ModuleList is a list: loop over it.",
+        ),
+    },
+    meaning="The check that finds this mistake: count the parameters. fit refuses such a network, and names the list.",
+    sound=(
+        SUPER + f"        self.blocks = nn.Sequential({BLOCKS})\n        self.head = nn.Linear(16, classes)" + FORWARD,
+        SUPER + f"        self.blocks = nn.ModuleList([{BLOCKS}])\n        self.head = nn.Linear(16, classes)\n"
+        "    def forward(self, images):\n        for block in self.blocks:\n            images = block(images)\n"
+        "        return self.head(images.mean((2, 3)))",
+    ),
+)
+def all_layers_are_registered(answer) -> str | tuple[str, dict]:
+    model = answer()
+    try:
+        model(torch.rand(4, 3, 32, 32)).sum().backward()
+    except Exception as error:
+        return "fails", {"error": _first(error)}
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    if unused:
+        return "unused", {"name": unused[0]}
+    if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
+        is_head_only = all(isinstance(layer, (nn.Linear, type(model))) for layer in model.modules())
+        return "list" if is_head_only else "tuple", {"count": count_parameters(model)}
+    return RIGHT
+
+
+NETWORK = SUPER + "        self.body = nn.Sequential(*[{}])\n        self.head = nn.Linear(32, classes)\n"
+SIMPLE = "nn.Conv2d(3, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU()"
+MEAN = "    def forward(self, images):\n        return self.head(self.body(images).mean((2, 3)))"
+
+
+@exercise(
+    "2.4",
+    "Code",
+    "Your network",
+    hints=(
+        "Start from SmallCNN in notebook 2, and change its widths or the number of its blocks.",
+        "In __init__: self.blocks = nn.Sequential(...) of blocks, and self.head = nn.Linear(channels, classes).",
+        "In forward: the blocks, then .mean((2, 3)), then the head. Nothing after the head.",
+    ),
+    wrong={
+        "module": Wrong(
+            "a function that computes, not an nn.Module",
+            "def answer(classes=10):\n    return lambda images: images",
+            "It makes no nn.Module: {error}.",
+        ),
+        "shape": Wrong(
+            "the mean over rows and columns forgotten",
+            NETWORK.format(SIMPLE) + "    def forward(self, images):\n        return self.head(self.body(images))",
+            "Images [8, 3, 32, 32] do not become logits [8, 10]: {error}.",
+        ),
+        "batch": Wrong(
+            "a batch size written into forward",
+            NETWORK.format(SIMPLE) + "    def forward(self, images):\n"
+            "        return self.head(self.body(images).reshape(8, 32, -1).mean(2))",
+            "It takes 8 images but not 3: {error}. Is a batch size written into forward?",
+        ),
+        "hidden": Wrong(
+            "layers in a plain list",
+            NETWORK.format(SIMPLE).replace("nn.Sequential(*", "list(")
+            + "    def forward(self, images):\n        for layer in self.body:\n            images = layer(images)\n"
+            "        return self.head(images.mean((2, 3)))",
+            "Layers in a plain list or dictionary are not trained: exercise 2.3.",
+        ),
+        "unused": Wrong(
+            "a layer that forward forgets",
+            NETWORK.format(SIMPLE) + "        self.extra = nn.Linear(5, 5)\n" + MEAN,
+            "{name} gets no gradient: forward does not use it.",
+        ),
+        "softmax": Wrong(
+            "a softmax at the end",
+            NETWORK.format(SIMPLE) + MEAN + ".softmax(1)",
+            "Its outputs are probabilities: they are at least 0 and sum to 1. Cross-entropy takes logits.",
+        ),
+        "relu": Wrong(
+            "a ReLU at the end",
+            NETWORK.format(SIMPLE) + MEAN + ".relu()",
+            "No logit is below 0: is there a ReLU after the last layer?",
+        ),
+        "first": Wrong(
+            "large first weights",
+            NETWORK.format(SIMPLE) + "        nn.init.normal_(self.head.weight, std=40)\n" + MEAN,
+            "The first loss is {loss:.2f}, and log 10 = 2.30. A new network gives all classes about the same chance.",
+        ),
+        "budget": Wrong(
+            "wider instead of smarter",
+            SUPER + "        self.body = nn.Conv2d(3, 1000, 11)\n        self.head = nn.Linear(1000, classes)\n" + MEAN,
+            "It has {count:,} parameters, and the budget is {budget:,}.",
+        ),
+        "memorize": Wrong(
+            "no activation and no convolution",
+            SUPER + "        self.head = nn.Linear(3, classes)\n"
+            "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
+            "Its loss on 64 images is still {loss:.2f} after {steps} steps, so it cannot learn them by heart. Give it "
+            "more layers, or batch norm between them.",
+        ),
+    },
+    meaning="A module with the right shapes for any batch, every parameter trained, logits as outputs, a first loss "
+    "near log 10, 64 images learned by heart, within the budget.",
+    sound=(
+        NETWORK.format(SIMPLE) + MEAN,
+        SUPER
+        + "        self.body = nn.Sequential(nn.Conv2d(3, 24, 4, 4), nn.GroupNorm(4, 24), nn.GELU(), nn.Flatten())\n"
+        "        self.head = nn.Linear(24 * 64, classes)\n    def forward(self, images):\n"
+        "        return self.head(self.body(images))",
+        "class Net(nn.Sequential):\n    def __init__(self, n_classes):\n        super().__init__("
+        "nn.Conv2d(3, 32, 5, 2), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), "
+        "nn.Linear(512, n_classes))\nanswer = Net",
+    ),
+    then=lambda network: f"It is saved for notebooks 3 and 4, in {_save(network)}.",
+)
+def network(answer) -> str | tuple[str, dict]:
+    """The checks of notebook 2, in the order in which they tell most."""
+    torch.manual_seed(0)
+    try:
+        model = network_file.make(answer)
+    except ValueError as error:
+        return "module", {"error": _first(error)}
+    train, val = images()
+    model = nn.Sequential(Normalize.from_dataset(train), model)
+    for count, name in ((8, "shape"), (3, "batch")):
+        try:
+            found = list(model(val.images[:count]).shape)
+            error = f"it returns {found}" if found != [count, 10] else ""
+        except Exception as problem:
+            error = _first(problem)
+        if error:
+            return name, {"error": error}
+    F.cross_entropy(model(train.images[:8]), train.labels[:8]).backward()
+    hidden = [
+        layer
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, (list, dict))
+        for layer in (value.values() if isinstance(value, dict) else value)
+        if isinstance(layer, nn.Module) and layer not in set(model.modules())
+    ]
+    if hidden:
+        return "hidden"
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        return "unused", {"name": unused[0].partition(".")[2]}
+    with torch.no_grad():
+        logits = model.eval()(val.images[:100])
+    if logits.min() >= 0:
+        return "softmax" if torch.allclose(logits.sum(1), torch.ones(100), atol=1e-3) else "relu"
+    loss = F.cross_entropy(logits, val.labels[:100]).item()
+    if abs(loss - math.log(10)) > 0.5:
+        return "first", {"loss": loss}
+    if count_parameters(model) > BUDGET:
+        return "budget", {"count": count_parameters(model), "budget": BUDGET}
+    loss, steps = memorize(model, train.images[:64], train.labels[:64])
+    return RIGHT if loss < 0.1 else ("memorize", {"loss": loss, "steps": steps})
+
+
+def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, most: int = 300) -> tuple[float, int]:
+    """The lowest loss on one batch, and the steps until it was below 0.1, at most so many."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    losses: list[float] = []
+    while len(losses) < most and min(losses, default=1) >= 0.1:
+        loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return min(losses), len(losses)
+
+
+def _save(network) -> str:
+    file = network_file.save(network)
+    return f"{file.parent.name}/{file.name}"
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+@exercise(
+    "2.5",
+    "Repair",
+    "A network that hardly learns",
+    hints=(
+        "Look at the outputs: what is their smallest value, and what does a row sum to?",
+        "F.cross_entropy applies a softmax itself.",
+        "The network returns logits, as the head computes them.",
+    ),
+    wrong={
+        "softmax": Wrong(
+            "the softmax is still there",
+            SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
+            "        return self.head(images.mean((2, 3))).softmax(1)",
+            "Every row of its outputs sums to 1: they are probabilities.",
+        ),
+        "log": Wrong(
+            "log_softmax instead",
+            SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
+            "        return self.head(images.mean((2, 3))).log_softmax(1)",
+            "Now the outputs are logarithms of probabilities. That trains, but leaves a computation twice: return what "
+            "the head computes.",
+        ),
+        "sigmoid": Wrong(
+            "a sigmoid instead",
+            SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
+            "        return self.head(images.mean((2, 3))).sigmoid()",
+            "All outputs are between 0 and 1. Logits have no such limits.",
+        ),
+    },
+    meaning="The check that finds this mistake: the smallest logit, never below 0, and a batch that is not memorized.",
+    sound=(
+        SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
+        "        return self.head(images.mean((2, 3)))",
+        SUPER + "        self.head = nn.Linear(3072, classes)\n    def forward(self, images):\n"
+        "        return 2 * self.head(images.flatten(1))",
+    ),
+    core=False,
+)
+def returns_logits(answer) -> str:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        outputs = answer()(5 * torch.randn(50, 3, 32, 32))
+    ones = torch.ones(len(outputs))
+    if torch.allclose(outputs.sum(1), ones, atol=1e-3) and outputs.min() >= 0:
+        return "softmax"
+    if torch.allclose(outputs.exp().sum(1), ones, atol=1e-3):
+        return "log"
+    return "sigmoid" if 0 <= outputs.min() and outputs.max() <= 1 else RIGHT
+
+
+@exercise(
+    "2.6",
+    "Code",
+    "A filter that blurs",
+    hints=(
+        "Blurring replaces each pixel by the mean of its neighborhood.",
+        "An image of one color must stay as it is. What do the filter's nine numbers sum to, then?",
+    ),
+    wrong={
+        "shape": Wrong(
+            "a row of nine numbers", "answer = torch.ones(9) / 9", "The filter must be a tensor of shape [3, 3]."
+        ),
+        "bright": Wrong(
+            "nine ones",
+            "answer = torch.ones(3, 3)",
+            "A gray image becomes {factor:.1f} times as bright. It should stay as it is.",
+        ),
+        "edges": Wrong(
+            "a filter for edges",
+            "answer = torch.tensor([[-1.0, 0, 1], [-1, 0, 1], [-1, 0, 1]])",
+            "A gray image becomes black: this filter finds edges.",
+        ),
+        "sharp": Wrong(
+            "the filter that changes nothing",
+            "answer = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])",
+            "Noise is as strong after the filter as before. A blur weakens it.",
+        ),
+    },
+    meaning="A gray image stays as it is, and noise gets weaker.",
+    sound=("answer = torch.ones(3, 3) / 9", "answer = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16"),
+    core=False,
+)
+def blur(answer) -> str | tuple[str, dict]:
+    if not isinstance(answer, torch.Tensor) or answer.shape != (3, 3):
+        return "shape"
+    factor = answer.sum().item()
+    if abs(factor - 1) > 0.01:
+        return "edges" if abs(factor) < 0.01 else ("bright", {"factor": factor})
+    noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    return RIGHT if F.conv2d(noise, answer[None, None].float()).std() < 0.7 * noise.std() else "sharp"

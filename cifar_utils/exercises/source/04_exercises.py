@@ -1,0 +1,141 @@
+# %% [markdown]
+# # Exercises for notebook 4 · Evaluation
+#
+# Four exercises and one extra. `hint("4.1")` gives up to three hints, one per call, and `solution("4.1")` shows a
+# solution.
+
+# %%
+import numpy as np
+import torch
+from torch import nn
+
+from cifar_utils import data, runs, speedrun
+from cifar_utils.evaluation import compare, plots, predict, robustness
+from cifar_utils.exercises import check, hint, quiz, solution
+from cifar_utils.plots import show
+
+# %% [markdown]
+# ## 4.1 Predict: recall and precision
+#
+# Rows are the true classes cat, dog and frog, columns the predicted ones. What are the recall and the precision of
+# *cat*? Hand in two fractions.
+
+# %%
+print(np.array([[70, 20, 10], [15, 80, 5], [5, 0, 95]]))
+
+# %% exercise="4.1" part="stub"
+recall, precision = ..., ...
+check("4.1", (recall, precision))
+
+# %% exercise="4.1" part="solution"
+recall, precision = 70 / (70 + 20 + 10), 70 / (70 + 15 + 5)  # along the row, and along the column
+check("4.1", (recall, precision))
+
+# %% [markdown]
+# ## 4.2 Repair: the best epoch
+#
+# This function chooses the epoch whose network is reported. The history has one row per epoch with `epoch`,
+# `training_loss`, `validation_loss`, `validation_accuracy` and `test_accuracy`. Repair the choice.
+
+
+# %% exercise="4.2" part="stub"
+def best_epoch(history):
+    return max(history, key=lambda row: row["test_accuracy"])["epoch"]
+
+
+check("4.2", best_epoch)
+
+
+# %% exercise="4.2" part="solution"
+def best_epoch(history):
+    return min(history, key=lambda row: row["validation_loss"])["epoch"]
+
+
+check("4.2", best_epoch)
+
+# %% [markdown]
+# ## 4.3 Explore: find the leak
+#
+# Five teams report an accuracy. Which of them cannot be trusted?
+#
+# - **a** makes ten augmented copies of every photo, then splits all copies at random into training and test images.
+# - **b** trains five networks, takes the one with the best validation accuracy, and reports its test accuracy.
+# - **c** tries 30 policies, and reports the highest of the 30 test accuracies.
+# - **d** measures mean and standard deviation on all 60,000 images for normalization, then trains on 45,000 of them
+#   and reports the accuracy on the rest.
+# - **e** finds on the validation images that six views are better than one, and reports the test accuracy with six
+#   views.
+
+# %% exercise="4.3" part="stub"
+leaks = {...}  # letters, as in {"a", "b"}
+check("4.3", leaks)
+
+# %% exercise="4.3" part="solution"
+leaks = {"a", "c", "d"}
+check("4.3", leaks)
+
+# %% [markdown]
+# ## 4.4 Code: defend your result
+#
+# This is the last part of your project: two networks, the same images, and a claim. Compare your run with another
+# one. Until you have two runs, compare two views of the network that ships, as here. The claim is one of "the first
+# is better", "the second is better" and "cannot tell".
+
+# %%
+train, val = data.split(data.cifar10(sample=True))
+model = runs.load(runs.SHIPPED, speedrun.network(train))  # or your own
+first, second = predict(model, val), predict(model, val, tta=True)
+print(compare(first, second))
+
+# %% exercise="4.4" part="stub"
+claim = ...
+check("4.4", (first, second, claim))
+
+# %% exercise="4.4" part="solution"
+result = compare(first, second)
+claim = "cannot tell"
+if result.p_value < 0.05:
+    claim = "the second is better" if result.difference > 0 else "the first is better"
+check("4.4", (first, second, claim))
+
+# %% [markdown]
+# For your report: how robust is your network to rotation? The curve shows the accuracy at each angle.
+
+# %%
+curve = robustness.robustness_curve(model, val, "rotation")
+units = {"rotation": robustness.CORRUPTIONS["rotation"].unit}
+show(plots.robustness_curves({"rotation": {"first": curve}}, units, f"Robustness ({val})"))
+
+# %% [markdown]
+# ## 4.5 Extra · Code: paired counts
+#
+# `a` and `b` are arrays [N] of truth values: which images does the first network predict correctly, and which the
+# second? Return two counts: images that only the first predicts correctly, and images that only the second predicts
+# correctly.
+
+
+# %% exercise="4.5" part="stub"
+def paired_counts(a, b): ...
+
+
+check("4.5", paired_counts)
+
+
+# %% exercise="4.5" part="solution"
+def paired_counts(a, b):
+    return (a & ~b).sum(), (~a & b).sum()
+
+
+check("4.5", paired_counts)
+
+# %% [markdown]
+# ## Quiz
+
+# %%
+quiz(4, 1)
+
+# %%
+quiz(4, 2)
+
+# %%
+quiz(4, 3)

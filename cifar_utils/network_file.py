@@ -1,0 +1,125 @@
+"""The code of a network that you wrote in a notebook, as a file from which other notebooks can build it.
+
+    network_file.save(MyNetwork)     # in notebook 02: to runs/network.py
+    MyNetwork = network_file.load()  # in notebooks 03 and 04
+
+A checkpoint holds weights, no code. The command line takes the same file: `--model runs/network.py:MyNetwork`.
+"""
+
+import ast
+import importlib.util
+import inspect
+import linecache
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from cifar_utils import checkpoint, settings
+
+
+def save(network: Callable[..., nn.Module]) -> Path:
+    """Writes a class or function, and what it uses of the same notebook, to `settings.network_file()`.
+
+    Args:
+        network: called with `classes=...` (or without arguments), it makes the network.
+
+    Returns:
+        The file. One that was there is replaced once the new one has been tried.
+
+    Raises:
+        ValueError: its code cannot be found, or it does not work outside the notebook.
+    """
+    name = getattr(network, "__name__", "")
+    if not (inspect.isclass(network) or inspect.isfunction(network)) or name == "<lambda>":
+        raise ValueError(f"a class or function that makes a network is needed, not a {type(network).__name__}")
+    lines: dict[str, str] = {}
+    _collect(name, network, lines)
+    imports = sorted(line for line in lines.values() if line.startswith(("import ", "from ")))
+    code = [line for line in lines.values() if line not in imports]
+    file = settings.network_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    trial = file.with_name(".network_trial.py")
+    try:
+        checkpoint.write(trial, ("\n".join(imports) + "\n\n\n" + "\n\n\n".join(code) + "\n").encode())
+        make(load(trial))
+        trial.replace(file)
+    finally:
+        trial.unlink(missing_ok=True)
+    return file
+
+
+def load(file: str | Path | None = None, name: str | None = None) -> Callable[..., nn.Module]:
+    """The class or function of this name in a Python file, by default the last one that the file defines.
+
+    It runs the file's code, so name only files that you trust.
+
+    Args:
+        file: by default `settings.network_file()`.
+
+    Raises:
+        ValueError: the file is missing, fails when it runs, or has no such name.
+    """
+    file = Path(file or settings.network_file())
+    try:
+        spec = importlib.util.spec_from_file_location("network_file", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        # Without a name: the last that is defined there or, if none is, imported; a dict keeps the order.
+        known = {
+            key: thing for key, thing in vars(module).items() if inspect.isclass(thing) or inspect.isfunction(thing)
+        }
+        own = [key for key, thing in known.items() if thing.__module__ == "network_file"]
+        return getattr(module, name or [*known, *own][-1])
+    except Exception as error:  # a participant's code can fail in any way
+        raise ValueError(f"{file}: {name or 'the network'} cannot be loaded ({error})") from error
+
+
+def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
+    """The network for so many classes, where the class or function takes their number.
+
+    Raises:
+        ValueError: it fails, or makes something else than an nn.Module.
+    """
+    try:
+        known = inspect.signature(network).parameters
+        argument = next((word for word in ("classes", "num_classes", "n_classes") if word in known), None)
+        model = network(**{argument: classes}) if argument else network()
+    except Exception as error:
+        raise ValueError(f"{getattr(network, '__name__', network)} cannot be made ({error})") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{network.__name__} makes a {type(model).__name__}; an nn.Module is needed")
+    return model
+
+
+def _collect(name: str, thing, lines: dict[str, str]) -> None:
+    """Adds the code of what this name stands for, after the code of all that it uses."""
+    if isinstance(thing, ModuleType):
+        lines[name] = f"import {thing.__name__}" + (f" as {name}" if name != thing.__name__ else "")
+    elif isinstance(thing, (bool, int, float, str, tuple)):
+        lines[name] = f"{name} = {thing!r}"
+    elif getattr(thing, "__module__", "__main__") != "__main__":
+        lines[name] = f"from {thing.__module__} import {thing.__name__}" + (
+            f" as {name}" if name != thing.__name__ else ""
+        )
+    elif inspect.isclass(thing) or inspect.isfunction(thing):
+        node, source, outside = _definition(thing)
+        used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - {thing.__name__}
+        for other in sorted(used & outside.keys() - lines.keys()):
+            _collect(other, outside[other], lines)
+        lines[name] = source
+
+
+def _definition(thing) -> tuple[ast.AST, str, dict]:
+    """The syntax tree and source of a class or function, and the names that it can see outside.
+
+    `inspect.getsource` does not find a class of a notebook. Its methods know their cell.
+    """
+    functions = [thing] if inspect.isfunction(thing) else [f for f in vars(thing).values() if inspect.isfunction(f)]
+    for function in functions:
+        source = "".join(linecache.getlines(function.__code__.co_filename))
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == thing.__name__:
+                return node, ast.get_source_segment(source, node), function.__globals__
+    raise ValueError(f"the code of {thing.__name__} is not in this notebook: define it in a cell, with a method")

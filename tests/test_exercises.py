@@ -1,0 +1,221 @@
+"""Exercises: the stub says "not yet", sound answers pass, each wrong answer gets its own reply, and nothing leaks."""
+
+import difflib
+import linecache
+import re
+
+import jupytext
+import nbformat
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from cifar_utils import data, fit, network_file, settings
+from cifar_utils.augment import PRESETS, Policy
+from cifar_utils.evaluation.predictions import Predictions
+from cifar_utils.exercises import EXERCISES, check, core, hint, quiz, solution
+from cifar_utils.exercises.quizzes import QUIZZES
+from cifar_utils.models import Normalize, SmallCNN
+from cifar_utils.train import steps
+from tools import make_exercises
+
+CELLS = [cell for source in sorted(core.SOURCE.glob("*.py")) for cell in jupytext.read(source).cells]
+WRONG = [(key, name) for key, exercise in EXERCISES.items() for name, wrong in exercise.wrong.items() if wrong.code]
+SOUND = [(key, number) for key, exercise in EXERCISES.items() for number in range(len(exercise.sound))]
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path, monkeypatch):
+    """Right answers are saved in a folder of the test's own; hints are counted anew."""
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path / "runs"))
+    core._hints_given.clear()
+
+
+def part(key: str, name: str) -> str:
+    """The code of an exercise's stub or solution."""
+    (cell,) = (c for c in CELLS if (c.metadata.get("exercise"), c.metadata.get("part")) == (key, name))
+    return cell.source
+
+
+def tiny_run(name: str, stop: bool = False, transform=PRESETS["full"], seed: int = 0):
+    """A finished run of one epoch, or a stopped one, in the folder of all runs."""
+    train, val = data.split(data.cifar10(sample=True), seed=seed)
+    train, val = train.select(torch.arange(60)), val.select(torch.arange(20))
+    model = nn.Sequential(Normalize.from_dataset(train), SmallCNN(widths=(4, 4, 4)))
+    options = {"transform": transform, "epochs": 1, "batch_size": 30, "run": settings.runs_directory() / name}
+    if not stop:
+        fit(model, train, val, **options)
+    else:
+        for state in steps(model, train, val, **options):
+            state.stop = True
+    return settings.runs_directory() / name
+
+
+def table_of(correct: int) -> Predictions:
+    """100 predictions of two classes, the first so many of them correct."""
+    labels = np.zeros(100, dtype=np.int64)
+    probabilities = np.tile([0.2, 0.8], (100, 1)).astype(np.float32)
+    probabilities[:correct] = [0.8, 0.2]
+    about = {"classes": ("cat", "dog"), "split": "validation", "source": "made up"}
+    return Predictions(np.arange(100), labels, probabilities, **about)
+
+
+def run(code: str) -> dict:
+    """Runs code as a cell of a notebook: its classes know where their source is."""
+    file = f"<cell {hash(code)}>"
+    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+    names = {"torch": torch, "nn": nn, "F": F, "v2": v2, "np": np, "PRESETS": PRESETS, "Policy": Policy}
+    names |= {"tiny_run": tiny_run, "first": table_of(50), "second": table_of(80), "first_changed": table_of(52)}
+    scope = {"__name__": "__main__"} | names
+    exec(compile(code, file, "exec"), scope)
+    return scope
+
+
+def preparation(key: str) -> str:
+    """The cells of its notebook that the exercise's own cells need: imports, block and data, not those that train."""
+    (source,) = core.SOURCE.glob(f"0{key[0]}_*.py")
+    cells = [c.source for c in jupytext.read(source).cells if c.cell_type == "code" and not c.metadata.get("part")]
+    return "\n\n".join(c for c in cells if "import" in c or "def block" in c)
+
+
+def test_each_core_notebook_has_three_or_four_exercises_that_build_a_project():
+    for notebook in "1234":
+        found = [exercise for key, exercise in EXERCISES.items() if key[0] == notebook and exercise.core]
+        assert 3 <= len(found) <= 4
+        assert len({exercise.kind for exercise in found}) >= 3
+    assert {exercise.kind for exercise in EXERCISES.values()} == set(core.KINDS)
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_the_source_has_its_section_stub_and_solution(key):
+    exercise = EXERCISES[key]
+    extra = "" if exercise.core else "Extra · "
+    heading = f"## {key} {extra}{exercise.kind}: {exercise.title[0].lower()}{exercise.title[1:]}"
+    assert any(cell.source.startswith(heading + "\n") for cell in CELLS if cell.cell_type == "markdown"), heading
+    stub, solved = part(key, "stub"), part(key, "solution")
+    typed = [line for line in difflib.ndiff(stub.splitlines(), solved.splitlines()) if re.match(r"\+ *\S", line)]
+    assert 1 <= len(typed) <= 6
+    assert core.solution_of(key) == solved
+    assert f'check("{key}", ' in stub.splitlines()[-1] and f'check("{key}", ' in solved.splitlines()[-1]
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_the_stub_is_not_yet_right(key, capsys):
+    before = "first, second = None, None\n" if key == "4.4" else ""
+    run(f"{preparation(key)}\n{before}{part(key, 'stub')}")
+    assert f"{key} Not yet." in capsys.readouterr().out
+    if "..." in part(key, "stub"):
+        assert core.is_stub(...) and EXERCISES[key].kind != "Repair"
+
+
+@pytest.mark.parametrize("key", [key for key in EXERCISES if key not in ("3.4", "4.4")])
+def test_the_solution_is_right(key, capsys):
+    run(f"{preparation(key)}\n{part(key, 'solution')}")
+    assert f"{key} Right." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("key", "number"), SOUND)
+def test_other_sound_answers_are_right(key, number):
+    exercise = EXERCISES[key]
+    assert len(exercise.sound) >= 2
+    assert core.judge(exercise, run(exercise.sound[number])["answer"]) == ""
+
+
+@pytest.mark.parametrize(("key", "name"), WRONG)
+def test_each_wrong_answer_gets_its_own_reply(key, name):
+    exercise = EXERCISES[key]
+    answer = run(exercise.wrong[name].code)["answer"]
+    found = exercise.check(answer)
+    assert (found[0] if isinstance(found, tuple) else found) == name
+    reply = core.judge(exercise, answer)
+    assert reply and "{" not in reply.replace('{"', "")
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_replies_and_hints_differ_and_do_not_hold_the_answer(key):
+    exercise = EXERCISES[key]
+    replies = [wrong.reply for wrong in exercise.wrong.values()]
+    assert len([wrong for wrong in exercise.wrong.values() if wrong.code]) >= 3
+    assert len(set(replies)) == len(replies) and 2 <= len(exercise.hints) <= 3
+    told = "\n".join([*replies, *exercise.hints])
+    new = [line for line in part(key, "solution").splitlines() if line not in part(key, "stub").splitlines()]
+    for text in [line.partition("  #")[0].strip() for line in new]:
+        assert len(text) < 4 or text not in told, text
+    answers = {"1.1": "500", "2.1": r"4,?608", "3.1": r"4,?224", "4.1": r"0\.7\d*", "4.3": "acd"}
+    assert not re.search(rf"(?<![\d,]){answers.get(key, '$^')}(?!\d)", told)
+
+
+def test_answers_that_fail_are_reported_in_a_sentence(capsys):
+    check("2.6", "blur")
+    assert "2.6 Not yet. The filter must be a tensor" in capsys.readouterr().out
+    check("3.2", lambda model, optimizer, images, labels: 1 / 0)
+    assert "Your answer fails: ZeroDivisionError: division by zero" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="there is no exercise '9.9'; there are 1.1, 1.2"):
+        check("9.9", 1)
+
+
+def test_hints_come_one_by_one(capsys):
+    for number in (1, 2, 3, 3):
+        hint("1.1")
+        assert f"1.1 Hint {number} of 3" in capsys.readouterr().out
+    hint("1.1")
+    assert 'solution("1.1") shows a solution' in " ".join(capsys.readouterr().out.split())
+    solution("1.1")
+    assert "50_000 // 10 // 10" in capsys.readouterr().out
+
+
+def test_a_right_policy_and_a_right_network_are_saved(capsys):
+    check("1.4", PRESETS["full"])
+    assert Policy.from_json(settings.policy_file().read_text()) == PRESETS["full"]
+    run(f"{preparation('2.4')}\n{part('2.4', 'solution')}")
+    saved = network_file.load()
+    assert saved.__name__ == "MyNetwork" and saved()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert "It is saved for notebooks 3 and 4, in runs/network.py." in " ".join(capsys.readouterr().out.split())
+    check("1.4", Policy())
+    assert Policy.from_json(settings.policy_file().read_text()) == PRESETS["full"]
+
+
+@pytest.mark.parametrize("notebook", QUIZZES)
+def test_a_quiz_has_three_questions_with_one_right_option_and_a_sentence_for_each(notebook, capsys):
+    assert len(QUIZZES[notebook]) == 3
+    for number, (question, options) in enumerate(QUIZZES[notebook], start=1):
+        quiz(notebook, number)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert question in shown and "Right" not in shown
+        assert [is_right for _, is_right, _ in options].count(True) == 1 and len(options) >= 3
+        assert len({why for _, _, why in options}) == len(options)
+        for letter, (option, is_right, why) in zip("abcdefgh", options):
+            quiz(notebook, number, letter)
+            out = " ".join(capsys.readouterr().out.split())
+            assert option in shown and why in out and ("Right." in out) == is_right
+            assert why not in shown
+
+
+def test_the_right_option_is_not_always_at_the_same_place():
+    places = [
+        [right for _, right, _ in options].index(True) for questions in QUIZZES.values() for _, options in questions
+    ]
+    assert max(map(places.count, set(places))) <= 2 / 3 * len(places)
+
+
+def test_a_quiz_refuses_what_is_not_there():
+    with pytest.raises(ValueError, match="no question 4 of notebook 1"):
+        quiz(1, 4)
+    with pytest.raises(ValueError, match="'z' is none of the options a, b, c"):
+        quiz(1, 1, "z")
+
+
+def test_making_the_exercises_again_changes_nothing():
+    for path, text in make_exercises.made().items():
+        assert path.read_text(encoding="utf-8") == text, f"run tools/make_exercises.py: {path.name} is not up to date"
+
+
+def test_no_solution_is_in_a_stub():
+    for path in sorted((make_exercises.ROOT / "notebooks" / "exercises").glob("*.ipynb")):
+        stub = {line for cell in nbformat.read(path, as_version=4).cells for line in cell.source.splitlines()}
+        for key in [key for key in EXERCISES if key[0] == path.stem[1]]:
+            new = set(part(key, "solution").splitlines()) - set(part(key, "stub").splitlines())
+            assert not {line for line in new & stub if "def " not in line and "super()" not in line}

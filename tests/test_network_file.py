@@ -1,0 +1,110 @@
+"""A network's code as a file: whole, tried before it replaces another, and the same network afterwards."""
+
+import linecache
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+from torch import nn
+
+from cifar_utils import network_file, settings
+from cifar_utils.models import SmallCNN
+
+IMPORTS = "import torch\nfrom torch import nn\nimport torch.nn.functional as F\nWIDTHS = (8, 16)"
+BLOCK = "def block(a, b):\n    return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))"
+BASE = "class Base(nn.Module):\n    def count(self):\n        return 1"
+NETWORK = """class MyNetwork(Base):
+    def __init__(self, classes=10):
+        super().__init__()
+        self.body = nn.Sequential(block(3, WIDTHS[0]), block(*WIDTHS))
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, x: torch.Tensor):
+        return self.head(F.relu(self.body(x)).mean((2, 3)))"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def cell(code: str, **names) -> dict:
+    """Runs code as a cell of a notebook: its functions know where their source is."""
+    file = f"<cell {hash(code)}>"
+    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+    scope = {"__name__": "__main__", "nn": nn, "torch": torch} | names
+    exec(compile(code, file, "exec"), scope)
+    return scope
+
+
+def test_what_the_network_uses_goes_along():
+    network = cell("\n\n\n".join((IMPORTS, BLOCK, BASE, NETWORK)))["MyNetwork"]
+    file = network_file.save(network)
+    assert file == settings.network_file()
+    text = file.read_text()
+    for part in (BLOCK, BASE, NETWORK, "import torch\n", "WIDTHS = (8, 16)", "import torch.nn.functional as F"):
+        assert part in text
+    loaded = network_file.load()
+    assert loaded.__name__ == "MyNetwork" and loaded is not network
+    mine, theirs = network(classes=4), network_file.make(loaded, classes=4)
+    theirs.load_state_dict(mine.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(mine(images), theirs(images))
+    assert not list(file.parent.glob(".network*"))
+
+
+def test_a_function_and_a_network_of_the_package():
+    network_file.save(cell("def small():\n    return nn.Linear(2, 3)")["small"])
+    assert isinstance(network_file.make(network_file.load()), nn.Linear)
+    network_file.save(SmallCNN)
+    assert network_file.load(name="SmallCNN") is SmallCNN
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("answer = 3", "a class or function that makes a network is needed, not a int"),
+        ("answer = lambda: 3", "a class or function that makes a network is needed"),
+        ("def answer(classes):\n    return classes", "answer makes a int; an nn.Module is needed"),
+        ("def answer(classes):\n    return missing(classes)", "answer cannot be made \\(name 'missing' is not defined"),
+        ("class answer(nn.Module):\n    pass", "the code of answer is not in this notebook"),
+    ],
+)
+def test_what_does_not_work_is_refused_and_the_file_that_was_there_stays(code, message):
+    network_file.save(cell("def good():\n    return nn.Linear(2, 3)")["good"])
+    before = settings.network_file().read_text()
+    with pytest.raises(ValueError, match=message):
+        network_file.save(cell(code)["answer"])
+    assert settings.network_file().read_text() == before
+    assert [path.name for path in settings.runs_directory().iterdir()] == ["network.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        (None, None, "No such file"),
+        ("1 / 0", None, "division by zero"),
+        ("x = 1", None, "the network cannot be loaded"),
+        ("def a(): pass", "b", "b cannot be loaded"),
+        ("import missing_package", None, "No module named 'missing_package'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(folder, text, name, message):
+    file = folder / "mine.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        network_file.load(file, name)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.slow
+def test_in_a_notebook_where_a_cell_was_run_twice(folder):
+    """Each execution of a cell has a source of its own; the newest counts."""
+    old = NETWORK.replace("nn.Linear(16, classes)", "nn.Linear(16, classes, bias=False)")
+    cells = [IMPORTS, BLOCK, BASE, old, NETWORK, "from cifar_utils import network_file\nnetwork_file.save(MyNetwork)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    assert network_file.load(folder / "network.py")().head.bias is not None
