@@ -113,8 +113,7 @@ def test_from_a_stick_wheels_are_used_where_they_lie(stick, tmp_path, installed)
     assert installed == [["pip-1.0-py3-none-any.whl"]]
 
 
-def test_from_a_server_come_the_files_for_this_computer(server, tmp_path, installed, monkeypatch):
-    monkeypatch.setattr(os, "environ", os.environ | {"http_proxy": "http://127.0.0.1:9"})  # it does not know the room
+def test_from_a_server_come_the_files_for_this_computer(server, tmp_path, installed):
     install.bring_and_install(server.url, tmp_path / "mine")
     assert files(tmp_path / "mine") == BROUGHT | {WHEEL: ROOM[WHEEL]}
     assert installed == [["pip-1.0-py3-none-any.whl"]] and len(server.asked) == 1 + 4
@@ -171,7 +170,8 @@ def test_a_file_that_arrives_damaged_is_not_used(server, stick, tmp_path, instal
 
 def test_a_damaged_stick(stick, tmp_path, installed, capsys):
     write(stick / WHEEL, b"damaged")
-    assert "pip-1.0" in sentence(capsys, stick, tmp_path / "mine") and not installed
+    error = sentence(capsys, stick, tmp_path / "mine")
+    assert "pip-1.0" in error and "copy the room's folder again" in error and not installed
 
 
 def test_a_file_that_the_server_lost(server, stick, tmp_path, installed, capsys):
@@ -339,11 +339,12 @@ def prepared(tmp_path_factory) -> SimpleNamespace:
 def cut_off(script: str, tmp_path: Path) -> str:
     """What a shell script prints in a network namespace with a loopback and nothing else, as another user would run it.
 
-    This computer's pip options are replaced by some that would fail.
+    This computer's options of pip and its proxy are replaced by some that would fail.
     """
     if subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True).returncode:
         pytest.skip("this machine permits no network namespace")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "http_proxy": "http://127.0.0.1:9"}
+    environment |= {"PIP_FIND_LINKS": "http://127.0.0.1:9", "PIP_CONSTRAINT": "no-such-file"}
     command = ["unshare", "-rn", "sh", "-ec", f"ip link set lo up\n{script}"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout
@@ -395,7 +396,8 @@ def test_it_installs_from_the_rooms_server_without_another_network(prepared, tmp
 import time, urllib.request
 for _ in range(300):
     try:
-        content = urllib.request.urlopen("http://127.0.0.1:8000/install.py").read()
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler(dict()))
+        content = direct.open("http://127.0.0.1:8000/install.py").read()
         break
     except OSError:
         time.sleep(0.1)

@@ -45,7 +45,7 @@ def main(arguments=None):
     try:
         bring_and_install(options.source.rstrip("/"), folder)
         print("\nChecking this computer:", flush=True)
-        doctor = [str(venv_python(folder)), "-m", "cifar_utils.workshop.doctor"]
+        doctor = [str(venv_python(folder)), "-m", "cifar_utils", "doctor"]
         code = subprocess.run(doctor, cwd=str(folder)).returncode
     except (InstallError, OSError) as error:
         what = error if isinstance(error, InstallError) else f"{error.filename or folder}: {error.strerror or error}"
