@@ -1,6 +1,8 @@
 # Each target sets up .venv when it is missing or older than pyproject.toml. Needs Python 3.11 or later.
 PYTHON ?= python3
 BIN = .venv/bin
+# make CPU=1 ... installs PyTorch without GPU libraries: several GB less on Linux
+CPU_INDEX = https://download.pytorch.org/whl/cpu
 
 .PHONY: run lab check test clean
 
@@ -11,7 +13,7 @@ lab: .venv/installed     ## open JupyterLab on the first notebook
 	PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab notebooks/01_data_and_augmentation.ipynb
 
 check: .venv/installed   ## will this machine do for the workshop, and how long will each notebook take?
-	$(BIN)/python -m cifar_utils.workshop.doctor
+	$(BIN)/python -m cifar_utils doctor
 
 test: .venv/installed    ## every test, the notebooks included
 	$(BIN)/python -m pytest -m "slow or not slow"
@@ -20,6 +22,8 @@ test: .venv/installed    ## every test, the notebooks included
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	@echo "Installing the packages into .venv: a few minutes, once."
+	$(if $(CPU),$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision --index-url $(CPU_INDEX) \
+		|| echo "PyTorch's CPU packages cannot be reached: installing those with GPU libraries.")
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser]'
 	touch $@
 

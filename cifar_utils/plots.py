@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from IPython.display import display
 from matplotlib import pyplot as plt
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -234,13 +235,14 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
     cell = (0.55 if count <= 10 else 0.48) if few else max(7 / count, 0.125 if named else 0.0125)
     width = max(5, 2 + cell * count) + (not few)  # beside the color bar
     figure, axis = new_figure(figsize=(width, max(4.9, 1.9 + cell * count)))
-    image = axis.imshow(fraction, cmap="cividis", vmin=0, vmax=1)
+    norm = PowerNorm(0.5, vmin=0, vmax=1)  # by the square root: beside 90 %, the confusions of 5 % would all look alike
+    image = axis.imshow(fraction, cmap="cividis", norm=norm)
     if few:
         shown = np.where(total > 0, np.vectorize("{:.0%}".format)(fraction), "n/a")
         for (true, predicted), value in np.ndenumerate(fraction):
             text = f"{shown[true, predicted]}\n{matrix[true, predicted]}"
             size = 9 if count <= 10 else 7.5
-            axis.text(predicted, true, text, ha="center", va="center", fontsize=size, color=ink(value))
+            axis.text(predicted, true, text, ha="center", va="center", fontsize=size, color=ink(norm(value)))
     else:
         figure.colorbar(image, shrink=0.5, format=percent, label="fraction of the true class")
     axis.set(title=literal(title), xlabel="predicted class", ylabel="true class")

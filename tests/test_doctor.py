@@ -168,9 +168,9 @@ def test_torchvision_of_another_torch(monkeypatch, tmp_path):
 
 
 def test_without_torch(tmp_path):
-    """The command line imports torch before it knows its command; this way does without."""
+    """The command line imports torch; where that fails, the doctor still says why."""
     broken(tmp_path / "site", "torch", "OSError('a library is missing')")
-    command, path = [sys.executable, "-m", "cifar_utils.workshop.doctor"], os.pathsep.join([str(tmp_path / "site"), ""])
+    command, path = [sys.executable, "-m", "cifar_utils", "doctor"], os.pathsep.join([str(tmp_path / "site"), ""])
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
     assert result.returncode == 1 and not result.stderr
     assert "FIX  torch and torchvision: OSError: a library is missing: run" in result.stdout

@@ -114,7 +114,7 @@ def test_the_participant_writes_the_networks_that_the_package_has():
     ]
     written, packaged = (ast.unparse(block.body[-1]) for block in blocks)
     assert written == packaged
-    for words in ("class SmallCNN(nn.Module)", "F.conv2d", "theirs.load_state_dict", "assert torch.allclose"):
+    for words in ("class SmallCNN(nn.Module)", "F.conv2d", "package_model.load_state_dict", "assert torch.allclose"):
         assert words in source
 
 

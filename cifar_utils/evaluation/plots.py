@@ -148,6 +148,7 @@ def class_activation_maps(images, maps: np.ndarray, captions: list[str], title: 
         above.set_axis_off()
         beneath.set_axis_off()
     figure.suptitle(literal(title))
+    figure.supxlabel("purple: for the class; orange: against it", fontsize=9)
     rows, columns = ("top", "middle", "bottom"), ("left", "center", "right")
 
     def strongest(places: np.ndarray) -> str:

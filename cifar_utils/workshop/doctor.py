@@ -52,8 +52,9 @@ def quick() -> None:
     told = (python_version, packages, data_present)
     lines = {check: _line(check) for check in (*told, kernel, widgets, folders, run_in_use)}
     fixes = [line for line in lines.values() if line.status == "FIX"]
-    ready = "; ".join(line.text for check, line in lines.items() if check in told or line.status == "NOTE")
-    print(*fixes or [f"Ready: {ready}"], sep="\n")
+    ready = [line.text for check, line in lines.items() if check in told or line.status == "NOTE"]
+    ready = [text.partition(" is in ")[0] for text in ready]  # a notebook is shared, and its folders are private
+    print(*fixes or [f"Ready: {'; '.join(ready)}"], sep="\n")
 
 
 def check_all() -> Iterator[Line]:
@@ -241,9 +242,3 @@ def speed() -> Line:
 
     milliseconds = speed.step_milliseconds()
     return Line("OK", f"a training step takes {milliseconds:.0f} ms{speed.table(milliseconds)}")
-
-
-if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        sys.exit(0 if report() else 1)
-    sys.exit(130)

@@ -10,7 +10,11 @@ from nbconvert import HTMLExporter
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")))
+FOLDER = ROOT / "notebooks"
+PATHS = [*sorted(FOLDER.glob("*.ipynb")), *sorted(FOLDER.glob("exercises/*.ipynb"))]
+
+
+@pytest.mark.parametrize("name", [path.relative_to(FOLDER).with_suffix("").as_posix() for path in PATHS])
 def test_a_notebook_runs_through(open_notebook, name):
     notebook = open_notebook(name)
     notebook.run_all()

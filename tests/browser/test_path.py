@@ -22,12 +22,6 @@ def cell_with(notebook: nbformat.NotebookNode, text: str) -> nbformat.NotebookNo
     return found
 
 
-def written_network() -> str:
-    """The block and the network that notebook 2 leaves to the participant."""
-    written = notebook_of("02_model")
-    return "\n\n\n".join(cell_with(written, name).source for name in ("def block(", "class MyNetwork("))
-
-
 def run(open_notebook, name: str):
     notebook = open_notebook(name)
     notebook.run_all()
@@ -50,13 +44,15 @@ def test_change_one_thing_train_again_compare(lab, open_notebook):
     assert Policy.from_json(saved.read_text()) == PRESETS["strong"]
     notebook.close()
 
-    # Notebook 3 as it is, and with the network of one's own pasted: SGD and AdamW each.
+    # Notebook 3 as it is; then a network of one's own, saved in notebook 2: SGD and AdamW each.
     run(open_notebook, "03_training").close()
-    changed = notebook_of("03_training")
-    cell = cell_with(changed, "def new_network():")
-    cell.source = f"{written_network()}\n\n\n{cell.source.replace('SmallCNN(len', 'MyNetwork(len')}"
-    nbformat.write(changed, lab.notebooks / "mine_03.ipynb")
-    notebook = run(open_notebook, "mine_03")
+    changed = notebook_of("02_model")
+    cell = cell_with(changed, "# network_file.save(MyNetwork)")
+    cell.source = cell.source.replace("# network_file", "network_file")
+    nbformat.write(changed, lab.notebooks / "mine_02.ipynb")
+    run(open_notebook, "mine_02").close()
+    assert "class MyNetwork(nn.Module)" in (lab.runs / "network.py").read_text()
+    notebook = run(open_notebook, "03_training")
     table = notebook.outputs()
     for words in ("SmallCNN", "MyNetwork", "strong", "SGD 0.05", "AdamW 0.003"):
         assert words in table
@@ -65,13 +61,7 @@ def test_change_one_thing_train_again_compare(lab, open_notebook):
     assert {s["model"] for s in settings} >= {"SmallCNN", "MyNetwork"} and len(settings) >= 4
 
     # Notebook 4: any of the runs, and the comparison with the next.
-    changed = notebook_of("04_evaluation")
-    usual = 'networks = {"SmallCNN": SmallCNN}'
-    cell = cell_with(changed, usual)
-    both = cell.source.replace(usual, 'networks = {"SmallCNN": SmallCNN, "MyNetwork": MyNetwork}')
-    cell.source = f"{written_network()}\n\n\n{both}"
-    nbformat.write(changed, lab.notebooks / "mine_04.ipynb")
-    notebook = run(open_notebook, "mine_04")
+    notebook = run(open_notebook, "04_evaluation")
     assert "best epoch 1" in notebook.outputs() and "McNemar's exact p" in notebook.outputs()
     notebook.check()
 
