@@ -174,9 +174,12 @@ def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
     if not text:
         return nn.Sequential(normalize, SmallCNN(classes))
     file, _, name = text.rpartition(":")
-    if not file or not name:
-        raise ValueError(f"--model {text!r} must name a file and a class or function in it, as in mine.py:Net")
-    model = network_file.make(network_file.load(file, name), classes)
+    try:
+        if not file or not name:
+            raise ValueError("a file, and a class or function in it, are needed")
+        model = network_file.make(network_file.load(file, name), classes)
+    except ValueError as error:
+        raise ValueError(f"--model {text!r}: {error}; name it as FILE.py:NAME") from error
     has_normalize = any(isinstance(layer, Normalize) for layer in model.modules())
     return model if has_normalize else nn.Sequential(normalize, model)
 

@@ -6,10 +6,12 @@ import inspect
 import math
 import time
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import traitlets
 from IPython.display import display
+from packaging.version import Version
 from torch import nn
 
 from cifar_utils import plots, settings
@@ -21,6 +23,7 @@ PAUSE = 2.0  # seconds between two updates: kernel, server and page compete with
 BATCH_PAUSE = 6.0  # seconds between two images of the batch
 PICTURE_PAUSE = 30.0  # seconds between two pictures for the saved notebook: each takes a good half second
 TURNS = 10  # of the kernel's event loop between two steps: enough to handle a message of the page
+CLICKS_ARRIVE = Version("7.4")  # the first ipykernel that handles a page's messages while a cell awaits
 ROWS, COLUMNS = 4, 8  # of the batch's images that are shown
 MAX_POINTS = 400  # of the training curves: as many as a chart is wide
 # Below the widget, for wherever there is none. JupyterLab shows both, and an error where the widget's kernel is gone.
@@ -38,8 +41,9 @@ class Dashboard(Widget):
         history = await Dashboard(model, train, val, transform=policy, epochs=9, run="runs/mine").train()
 
     It trains in the kernel's main thread and gives way to the kernel's event loop after every step, so Stop and the
-    learning rate work while the cell runs (with ipykernel 7.4 or later). Training in a thread of its own was a fifth
-    slower on two cores. Continue resumes a stopped training in the same way, between the cells that you run meanwhile.
+    learning rate work while the cell runs. Before ipykernel 7.4, as on Colab, they do not: the status says so, and
+    training runs all the same. (Training in a thread of its own was a fifth slower on two cores.) Continue resumes a
+    stopped training in the same way, between the cells that you run meanwhile.
 
     Args:
         model, train, val: see `train.fit`.
@@ -196,6 +200,8 @@ class Dashboard(Widget):
     def _status(self) -> str:
         state = self._state
         if self._running:
+            if Version(version("ipykernel")) < CLICKS_ARRIVE:
+                return "training; in this kernel, the controls work between two cells: to stop, interrupt the kernel"
             return "stopping after this batch" if state and state.stop else "training"
         if state is None:
             return "not started"

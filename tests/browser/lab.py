@@ -31,12 +31,16 @@ def find_chromium() -> str | None:
 class Lab:
     """A running JupyterLab.
 
+    Args:
+        folder: for all that it needs, such as settings.
+        packages: a folder of other versions of some packages, for the server and its kernels.
+
     Attributes:
         notebooks: folder of the copies that it serves.
         runs: CIFAR_RUNS of its kernels.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packages: Path | None = None) -> None:
         self.notebooks, self.runs = folder / "project" / "notebooks", folder / "runs"
         shutil.copytree(ROOT / "notebooks", self.notebooks)
         shutil.copytree(ROOT / "benchmarks" / "results", folder / "project" / "benchmarks" / "results")
@@ -45,6 +49,8 @@ class Lab:
             self.port = free.getsockname()[1]
         environment = os.environ | {"CIFAR_PROFILE": "smoke", "CIFAR_RUNS": str(self.runs)}
         environment.pop("CIFAR_HEADLESS")  # here the widgets are displayed
+        if packages:
+            environment["PYTHONPATH"] = str(packages)
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
             environment[f"JUPYTER_{name}"] = str(folder / f"JUPYTER_{name}")
