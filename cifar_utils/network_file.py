@@ -99,14 +99,18 @@ def _collect(name: str, thing, lines: dict[str, str]) -> None:
         lines[name] = f"import {thing.__name__}" + (f" as {name}" if name != thing.__name__ else "")
     elif isinstance(thing, (bool, int, float, str, tuple)):
         lines[name] = f"{name} = {thing!r}"
-    elif getattr(thing, "__module__", "__main__") != "__main__":
+    elif not (inspect.isclass(thing) or inspect.isroutine(thing)):
+        raise ValueError(f"it uses {name}, a {type(thing).__name__} of the notebook: define that within the network")
+    elif thing.__module__ != "__main__":
         lines[name] = f"from {thing.__module__} import {thing.__name__}" + (
             f" as {name}" if name != thing.__name__ else ""
         )
-    elif inspect.isclass(thing) or inspect.isfunction(thing):
+    else:
         node, source, outside = _definition(thing)
-        used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - {thing.__name__}
-        for other in sorted(used & outside.keys() - lines.keys()):
+        names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+        inside = {n.id for n in names if isinstance(n.ctx, ast.Store)} | {thing.__name__}
+        inside |= {argument.arg for argument in ast.walk(node) if isinstance(argument, ast.arg)}
+        for other in sorted({n.id for n in names} & outside.keys() - inside - lines.keys()):
             _collect(other, outside[other], lines)
         lines[name] = source
 

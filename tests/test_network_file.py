@@ -55,6 +55,21 @@ def test_what_the_network_uses_goes_along():
     assert not list(file.parent.glob(".network*"))
 
 
+def test_a_local_name_is_not_taken_for_the_notebooks(folder):
+    """`images` is an argument here, whatever the notebook calls so."""
+    code = NETWORK.replace("x: torch.Tensor", "images").replace("self.body(x)", "self.body(images)")
+    scope = cell("\n\n\n".join((IMPORTS, BLOCK, BASE, code)), images=torch.zeros(3), classes=torch.zeros(2))
+    network_file.save(scope["MyNetwork"])
+    assert "images = " not in settings.network_file().read_text()
+
+
+def test_a_tensor_of_the_notebook_is_refused(folder):
+    code = NETWORK.replace("F.relu(", "F.relu(weights * ")
+    scope = cell("\n\n\n".join((IMPORTS, BLOCK, BASE, code)), weights=torch.ones(1))
+    with pytest.raises(ValueError, match="it uses weights, a Tensor of the notebook"):
+        network_file.save(scope["MyNetwork"])
+
+
 def test_a_function_and_a_network_of_the_package():
     network_file.save(cell("def small():\n    return nn.Linear(2, 3)")["small"])
     assert isinstance(network_file.make(network_file.load()), nn.Linear)
