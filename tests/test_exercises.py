@@ -134,6 +134,46 @@ def test_each_wrong_answer_gets_its_own_reply(key, name):
     assert reply and "{" not in reply.replace('{"', "")
 
 
+FULL_SHIFT = 'import dataclasses\nanswer = dataclasses.replace(PRESETS["full"], degrees=0, scale=(1, 1), {})'
+TUPLE = """class answer(nn.Module):
+    def __init__(self, classes=10):
+        super().__init__()
+        self.body, self.head = (nn.Conv2d(3, 24, 4, 4), nn.ReLU()), nn.Linear(1536, classes)
+        self.pools = [nn.Identity()] * 3
+
+    def forward(self, images):
+        for layer in (*self.body, *self.pools):
+            images = layer(images)
+        return self.head(images.flatten(1))"""
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "name"),
+    [
+        ("1.2", FULL_SHIFT.format("distortion_scale=0, translate=(0.125, 0.125)"), "color"),
+        ("1.2", "answer = Policy(flip_p=0.5, translate=(0.4, 0.4))", "far"),
+        ("1.2", "answer = Policy(flip_p=0.5, translate=(4 / 32, 2 / 32))", "little"),
+        ("2.3", TUPLE, "list"),
+        ("2.4", TUPLE, "hidden"),
+        ("2.4", TUPLE.replace("(nn.Conv2d", "nn.Sequential(nn.Conv2d"), core.RIGHT),
+        ("2.5", "class answer(nn.Linear):\n    def __init__(self):\n        super().__init__(3, 10)\n"
+                "    def forward(self, x):\n        return super().forward(50 * x.mean((2, 3))).relu()", "limited"),
+        ("3.2", "def answer(model, optimizer, images, labels):\n    return 2.0", "step"),
+        ("4.2", 'def answer(history):\n    return history[2]["epoch"]', "other"),
+    ],
+)  # fmt: skip
+def test_answers_that_were_misjudged_once(key, code, name):
+    found = EXERCISES[key].check(run(code)["answer"])
+    assert (found[0] if isinstance(found, tuple) else found) == name
+
+
+def test_a_right_network_that_cannot_be_saved_is_right_all_the_same(capsys):
+    code = TUPLE.replace("(nn.Conv2d", "nn.Sequential(nn.Conv2d").replace("1536", "SIZE[0]")
+    check("2.4", run(f"SIZE = [1536]\n{code}")["answer"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "2.4 Right." in text and "But it cannot be saved for the next notebook: it uses SIZE, a list" in text
+
+
 @pytest.mark.parametrize("key", EXERCISES)
 def test_replies_and_hints_differ_and_do_not_hold_the_answer(key):
     exercise = EXERCISES[key]

@@ -70,7 +70,7 @@ def table() -> list[str]:
     rows = ["| exercise | what you will see | what the check replies |", "|---|---|---|"]
     for key, exercise in sorted(EXERCISES.items()):
         for wrong in exercise.wrong.values():
-            reply = re.sub(r"\{\w+[^}]*\}", "…", wrong.reply.replace("{{", "").replace("}}", ""))
+            reply = re.sub(r"(?<!\{)\{\w+[^}]*\}", "…", wrong.reply).replace("{{", "{").replace("}}", "}")
             rows.append(f"| {key} | {wrong.what} | {reply} |")
     return rows
 

@@ -88,7 +88,11 @@ def check(key: str, answer) -> None:
     if reply := judge(found, answer):
         _say(f"{key} Not yet. {reply}")
     else:
-        _say(f"{key} Right. {found.meaning} {found.then(answer) if found.then else ''}")
+        try:
+            after = found.then(answer) if found.then else ""
+        except (ValueError, OSError) as error:
+            after = f"But it cannot be saved for the next notebook: {error}."
+        _say(f"{key} Right. {found.meaning} {after}")
 
 
 def judge(found: Exercise, answer) -> str:

@@ -22,6 +22,13 @@ def images() -> tuple[Dataset, Dataset]:
 
 
 @cache
+def unseen() -> Dataset:
+    """300 images that the shipped network was not trained on; most of the sample's validation images it was."""
+    test = data.cifar10(train=False, sample=True)
+    return test.select(torch.arange(0, len(test), 3)[:300])  # every third: they are sorted by class
+
+
+@cache
 def shipped() -> nn.Module:
     return runs.load(runs.SHIPPED, speedrun.network(images()[0]))
 
@@ -39,7 +46,11 @@ def shipped() -> nn.Module:
         "all": Wrong("all validation images", "answer = 5000", "This is the whole validation set. Count one class."),
         "class": Wrong("all images", "answer = 50_000", "These are all images, of every class and before the split."),
         "rest": Wrong("the cats that remain for training", "answer = 4500", "These cats remain for training."),
-        "test": Wrong("the test set's cats", "answer = 1000", "The test set has so many. It is a set of its own."),
+        "test": Wrong(
+            "the test set's cats",
+            "answer = 1000",
+            "That is the number of cats in the test set, which is a set of its own.",
+        ),
         "other": Wrong("a slip in the arithmetic", "answer = 50", "Divide in two steps: by class, then by split."),
     },
     meaning="A stratified split takes 10 % of every class, so no class is short of validation images by chance.",
@@ -63,12 +74,13 @@ def cats_in_validation(answer) -> str:
         "far": Wrong(
             "the fraction of 8 pixels instead of 4",
             "answer = Policy(flip_p=0.5, translate=(0.25, 0.25))",
-            "Images move by up to {pixels:.0f} pixels. The number holds for each direction, left and right.",
+            "Images move by up to {pixels:.0f} pixels. The fraction holds for each direction: so far to the left, and "
+            "so far to the right.",
         ),
         "little": Wrong(
             "the policy of the presets, with its two pixels",
             'answer = PRESETS["flip_and_shift"]',
-            "Images move by {pixels:.0f} pixels at most.",
+            "Along at least one axis, images move by {pixels:.0f} pixels at most.",
         ),
         "axis": Wrong(
             "a shift along one axis",
@@ -100,30 +112,38 @@ def cats_in_validation(answer) -> str:
 )
 def shift_and_flip(answer) -> str | tuple[str, dict]:
     """Three colored marks on black tell what a transform does, whatever it is made of."""
+    index = torch.arange(256)
+    plain = torch.tensor([200, 120, 40], dtype=torch.uint8)[:, None, None].expand(256, 3, 32, 32).contiguous()
+    center = apply_transform(answer, plain, index, Step(0, 0, index, 0.0))[0][:, :, 16, 16]
+    seen = center[center.amax(1) > 0]  # a far shift leaves black; all else here would be a change of color
+    if ((seen - plain[0, :, 0, 0] / 255).abs().amax(1) > 0.02).float().mean() > 0.2:
+        return "color"
     marks = torch.zeros(256, 3, 32, 32, dtype=torch.uint8)
     for channel, (row, column) in enumerate([(12, 12), (12, 19), (19, 12)]):
         marks[:, channel, row, column] = 255
-    index = torch.arange(len(marks))
     moved, _ = apply_transform(answer, marks, index, Step(0, 0, index, 0.0))
     brightness = moved.sum((2, 3))
     places = torch.arange(32.0)
     rows, columns = (moved.sum(axis) @ places / brightness for axis in (3, 2))
-    red, green, blue = torch.stack([rows, columns], 2).unbind(1)  # [256, 2] each: row and column
+    inside = ((rows > 1) & (rows < 30) & (columns > 1) & (columns < 30)).all(1)  # all three marks are
+    if not inside.any():
+        return "shape"
+    red, green, blue = torch.stack([rows, columns], 2)[inside].unbind(1)  # [n, 2] each: row and column
+    count = len(red)
     mirrored = (green - red)[:, 1] < 0
     across = torch.where(mirrored, -7.0, 7.0)
-    expected = torch.stack([torch.zeros(256), across, torch.full((256,), 7.0), torch.zeros(256)], 1)
+    zero = torch.zeros(count)
+    expected = torch.stack([zero, across, zero + 7, zero], 1)
     found = torch.cat([green - red, blue - red], 1)
     if not torch.allclose(found, expected, atol=0.2):
         return "shape"
-    if not torch.allclose(brightness, torch.ones_like(brightness), atol=0.02):
-        return "color"
     shift = ((green + blue) / 2 - 15.5).abs().amax(0)  # the largest along rows and columns, in pixels
     if shift.max() > 4.2:
         return "far", {"pixels": shift.max().item()}
     if shift.min() < 0.5 <= shift.max():
         return "axis"
     if shift.min() < 3:
-        return "little", {"pixels": shift.max().item()}
+        return "little", {"pixels": shift.min().item()}
     fraction = mirrored.float().mean().item()
     return RIGHT if 0.35 < fraction < 0.65 else ("mirror", {"fraction": fraction})
 
@@ -133,7 +153,7 @@ def shift_and_flip(answer) -> str | tuple[str, dict]:
     "Repair",
     "Images for training and validation",
     hints=(
-        "Compare what the function does to the two splits. Which of them stands for images of real use?",
+        "Compare what the function does to the two splits. Which of them stands for the images of real use?",
         "Validation images tell how good the network is on images as they are.",
         "One of the two calls of the policy has to go.",
     ),
@@ -142,7 +162,8 @@ def shift_and_flip(answer) -> str | tuple[str, dict]:
             "validation images are augmented",
             "def answer(train, val, policy):\n"
             "    return policy(train.images, train.index), policy(val.images, val.index)",
-            "The second result differs from val.images. You would measure the network on images that nobody takes, and "
+            "The second result differs from val.images. You would measure the network on images that it will "
+            "not meet in use, and "
             "the accuracy would change with every epoch's draws.",
         ),
         "swapped": Wrong(
@@ -230,7 +251,7 @@ TOO_MUCH = "The trained network predicts {before:.0%} of plain images and {after
         "together": Wrong(
             "a little too much of everything",
             "answer = PRESETS['full'].scaled(2.5)",
-            TOO_MUCH + "No single transform is too strong, but together they are: try policy.scaled(0.5).",
+            TOO_MUCH + "No single transform is too strong, but together they are: try my_policy.scaled(0.5).",
         ),
     },
     meaning="Labels survive this policy.",
@@ -253,8 +274,8 @@ def your_policy(answer) -> str | tuple[str, dict]:
 
 @cache
 def survival(policy: Policy) -> float:
-    """The shipped network's accuracy on 300 validation images that this policy augments, 0 to 1."""
-    part = images()[1].select(torch.arange(300))
+    """The shipped network's accuracy on 300 images that this policy augments, 0 to 1."""
+    part = unseen()
     logits = outputs(shipped(), [to_float(policy(part.images, part.index))])
     return (logits.argmax(1) == part.labels).float().mean().item()
 
@@ -275,7 +296,7 @@ def _save(policy: Policy) -> str:
     "Explore",
     "The strength that halves the accuracy",
     hints=(
-        "Use the explorer of notebook 1, or PRESETS['full'].scaled(strength) and the cell above.",
+        "Hand in a strength: the reply gives the accuracy with and without augmentation.",
         "Try 1, 2 and 4, then the middle of the two between which the half lies.",
     ),
     wrong={

@@ -122,6 +122,8 @@ def best_epoch(answer) -> str:
         return "row"
     if found[1] - found[0] != 10:
         return "other"
+    if found[0] == 3 and answer([dict(row) for row in HISTORY[1:]]) != 3:
+        return "other"  # a place in the history, not a choice
     return {3: RIGHT, 4: "test", 5: _last_or_training(answer), 1: "direction"}.get(found[0], "other")
 
 
@@ -130,12 +132,8 @@ def _last_or_training(answer) -> str:
     return "training" if answer(turned) == 5 else "last"
 
 
-# Exercise 4.3. Letter -> what is wrong with it, as a question; b and e are in order.
-LEAKS = {
-    "a": "In a: the same image, augmented, may be in both parts.",
-    "c": "In c: which images chose the policy, and which images is the accuracy reported on?",
-    "d": "In d: what do the images of the report contribute to the network's input?",
-}
+# Exercise 4.3: the letters of those with a leak, and why the others are in order.
+LEAKS = {"a", "c", "d"}
 FAIR = {
     "b": "In b: the choice depends on validation images only, and the report on test images.",
     "e": "In e: averaging over views was decided on validation images.",
@@ -152,14 +150,19 @@ FAIR = {
         "Look for a split after augmentation, a choice by test images, and a measurement on all images.",
     ),
     wrong={
-        "missed": Wrong("a leak that is overlooked", 'answer = {"a", "c"}', "You missed at least one. {which}"),
+        "missed": Wrong(
+            "a leak that is overlooked",
+            'answer = {"a", "c"}',
+            "What you have is right, and at least one is missing. For each of the others: did images of the report "
+            "take part in training, in a measurement or in a choice?",
+        ),
         "extra": Wrong(
             "a fair set-up suspected", 'answer = {"a", "b", "c", "d"}', "At least one of yours is in order. {which}"
         ),
         "both": Wrong(
             "a leak overlooked and a fair set-up suspected",
             'answer = {"b", "c"}',
-            "You missed at least one, and suspect one that is in order. {which}",
+            "At least one of yours is in order, and at least one leak is missing. {which}",
         ),
         "all": Wrong(
             "all suspected",
@@ -168,20 +171,21 @@ FAIR = {
         ),
         "letters": Wrong("something else than letters", "answer = [1, 3]", 'Hand in letters, as in {{"a", "b"}}.'),
     },
-    meaning="In each of the three, the images of the report had taken part in training or in a choice.",
+    meaning="In each of the three, images of the report took part in training (a), in a choice (c) or in a "
+    "measurement (d).",
     sound=('answer = {"a", "c", "d"}', 'answer = ["d", "C", "a"]', 'answer = "acd"'),
 )
 def leaks(answer) -> str | tuple[str, dict]:
     letters = {str(letter).lower() for letter in answer}
     if not letters or not letters <= set("abcde"):
         return "letters"
-    missed, extra = sorted(LEAKS.keys() - letters), sorted(letters - LEAKS.keys())
+    missed, extra = LEAKS - letters, sorted(letters - LEAKS)
     if letters == set("abcde"):
         return "all"
     if missed and extra:
         return "both", {"which": FAIR[extra[0]]}
     if missed:
-        return "missed", {"which": LEAKS[missed[0]]}
+        return "missed"
     return ("extra", {"which": FAIR[extra[0]]}) if extra else RIGHT
 
 
@@ -194,7 +198,7 @@ CLAIMS = ("the first is better", "the second is better", "cannot tell")
     "Defend your result",
     hints=(
         "compare(first, second) prints the difference, its interval and p.",
-        "If the interval of the difference holds 0, or p is above 0.05, these images cannot tell which one is better.",
+        "If p is 0.05 or more, these images cannot tell which one is better.",
         "The sign tells the direction: the difference is the second's accuracy minus the first's.",
     ),
     wrong={
@@ -214,12 +218,12 @@ CLAIMS = ("the first is better", "the second is better", "cannot tell")
         "chance": Wrong(
             "a difference within chance",
             'answer = (first, first_changed, "the second is better")',
-            "p is {p:.2g}: so uneven a count is not unusual where both are equally good.",
+            "p is {p:.2g}: if both were equally good, a count this uneven would not be unusual.",
         ),
         "sure": Wrong(
             "doubt where there is none",
             'answer = (first, second, "cannot tell")',
-            "p is {p:.2g}, and the interval of the difference does not hold 0.",
+            "p is {p:.2g}: if both were equally good, a count this uneven would be rare.",
         ),
         "same": Wrong(
             "the same run twice",

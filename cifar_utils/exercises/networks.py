@@ -44,7 +44,7 @@ BUDGET = 250_000  # parameters of exercise 2.4: SmallCNN has more, so a copy of 
             "A filter is the same for all pixels, so the image's size does not matter.",
         ),
         "other": Wrong(
-            "a slip in the product", "answer = 4600", "Three factors: filters, channels, and the numbers in a window."
+            "a slip in the product", "answer = 4600", "How many filters are there, and how many weights has each?"
         ),
     },
     meaning="The number does not depend on the image's size. So the same layer takes images of any size.",
@@ -64,7 +64,7 @@ FORWARD = "\n    def forward(self, images):\n        return self.head(self.block
     "Repair",
     "A network that cannot be made",
     hints=(
-        "Run MyNetwork() in a new cell and read the last line of the error.",
+        "Run TinyNetwork() in a new cell and read the last line of the error.",
         "The error names a call that has to come before the first layer is assigned.",
         "nn.Module sets itself up in its own __init__, which your class replaces. Call it first.",
     ),
@@ -72,10 +72,10 @@ FORWARD = "\n    def forward(self, images):\n        return self.head(self.block
         "made": Wrong(
             "the call is still missing",
             HEAD + "        self.blocks = nn.Conv2d(3, 8, 3)\n        self.head = nn.Linear(8, classes)" + FORWARD,
-            "The network cannot be made: {error}.",
+            "The network cannot be made: {error}. Look at which lines come before which.",
         ),
         "late": Wrong(
-            "the call comes last, and empties the module",
+            "a network that can be made but not used",
             HEAD + "        self.blocks = []\n        super().__init__()\n        self.head = nn.Linear(8, classes)\n"
             "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
             "The network can be made but fails on images: {error}.",
@@ -84,7 +84,7 @@ FORWARD = "\n    def forward(self, images):\n        return self.head(self.block
             "layers removed to silence the error",
             "class answer(nn.Module):\n    def __init__(self, classes=10):\n"
             "        super().__init__()\n    def forward(self, images):\n        return torch.zeros(len(images), 10)",
-            "This network has no parameters. The repair keeps all layers.",
+            "The repair keeps all layers, the convolution included.",
         ),
     },
     meaning="The check that finds this mistake: make the network once, and read the error's last line.",
@@ -104,7 +104,7 @@ def can_be_made(answer) -> str | tuple[str, dict]:
         model(torch.zeros(2, 3, 32, 32))
     except Exception as error:
         return "late", {"error": _first(error)}
-    return RIGHT if count_parameters(model) else "layers"
+    return RIGHT if any(isinstance(layer, nn.Conv2d) for layer in model.modules()) else "layers"
 
 
 SUPER = HEAD + "        super().__init__()\n"
@@ -121,6 +121,21 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
         "nn.Sequential and nn.ModuleList are lists that PyTorch looks into.",
     ),
     wrong={
+        "made": Wrong(
+            "nn.Sequential with a list in it",
+            SUPER
+            + f"        self.blocks = nn.Sequential([{BLOCKS}])\n        self.head = nn.Linear(16, classes)"
+            + FORWARD,
+            "The network cannot be made: {error}. How did notebook 2 hand layers to nn.Sequential?",
+        ),
+        "half": Wrong(
+            "one layer registered, the rest still in a list",
+            SUPER + f"        self.first, self.rest = nn.Conv2d(3, 3, 3), [{BLOCKS}]\n"
+            "        self.head = nn.Linear(16, classes)\n    def forward(self, images):\n"
+            "        images = self.first(images)\n        for block in self.rest:\n            images = block(images)\n"
+            "        return self.head(images.mean((2, 3)))",
+            "Some convolutions can be trained, but forward uses others that PyTorch does not find.",
+        ),
         "list": Wrong(
             "the list is still there",
             SUPER + f"        self.blocks = [{BLOCKS}]\n        self.head = nn.Linear(16, classes)\n"
@@ -133,8 +148,7 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
             SUPER + "        self.blocks = {1: nn.Conv2d(3, 16, 3)}\n        self.head = nn.Linear(16, classes)\n"
             "        self.norm = nn.BatchNorm2d(16)\n"
             "    def forward(self, images):\n        return self.head(self.norm(self.blocks[1](images)).mean((2, 3)))",
-            "Now {count:,} parameters can be trained, still fewer than one convolution has. PyTorch does not look into "
-            "dictionaries either.",
+            "Now {count:,} parameters can be trained, and forward still uses a layer that is not among them.",
         ),
         "unused": Wrong(
             "registered, but forward goes past them",
@@ -147,7 +161,7 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
             SUPER
             + f"        self.blocks = nn.ModuleList([{BLOCKS}])\n        self.head = nn.Linear(16, classes)"
             + FORWARD,
-            "The network fails on images: {error}. A ModuleList is a list: loop over it.",
+            "The network fails on images: {error}. If it is a ModuleList: that is a list, so loop over it.",
         ),
     },
     meaning="The check that finds this mistake: count the parameters. fit refuses such a network, and names the list.",
@@ -159,18 +173,33 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
     ),
 )
 def all_layers_are_registered(answer) -> str | tuple[str, dict]:
-    model = answer()
+    try:
+        model = answer()
+    except Exception as error:
+        return "made", {"error": _first(error)}
     try:
         model(torch.rand(4, 3, 32, 32)).sum().backward()
     except Exception as error:
         return "fails", {"error": _first(error)}
-    unused = [name for name, p in model.named_parameters() if p.grad is None]
-    if unused:
-        return "unused", {"name": unused[0]}
-    if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
+    if untracked(model, torch.rand(4, 3, 32, 32)):
+        if any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
+            return "half"
         is_head_only = all(isinstance(layer, (nn.Linear, type(model))) for layer in model.modules())
         return "list" if is_head_only else "tuple", {"count": count_parameters(model)}
-    return RIGHT
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    return ("unused", {"name": unused[0]}) if unused else RIGHT
+
+
+def untracked(model: nn.Module, images: torch.Tensor) -> list[nn.Module]:
+    """Layers that forward uses and PyTorch does not find: in a list, tuple or dictionary, or made in forward."""
+    called: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda layer, _: called.append(layer))
+    try:
+        model(images)
+    finally:
+        handle.remove()
+    known = set(model.modules())
+    return [layer for layer in called if layer not in known and any(True for _ in layer.parameters())]
 
 
 NETWORK = SUPER + "        self.body = nn.Sequential(*[{}])\n        self.head = nn.Linear(32, classes)\n"
@@ -191,7 +220,7 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
         "module": Wrong(
             "a function that computes, not an nn.Module",
             "def answer(classes=10):\n    return lambda images: images",
-            "It makes no nn.Module: {error}.",
+            "No network can be made from it: {error}.",
         ),
         "shape": Wrong(
             "the mean over rows and columns forgotten",
@@ -204,12 +233,24 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
             "        return self.head(self.body(images).reshape(8, 32, -1).mean(2))",
             "It takes 8 images but not 3: {error}. Is a batch size written into forward?",
         ),
+        "instance": Wrong(
+            "a network instead of its class",
+            NETWORK.format(SIMPLE) + MEAN + "\nanswer = answer()",
+            "Hand in the class, without parentheses: the check makes networks of its own.",
+        ),
+        "linear": Wrong(
+            "no activation",
+            SUPER + "        self.head = nn.Linear(3072, classes)\n    def forward(self, images):\n"
+            "        return self.head(images.flatten(1))",
+            "The logits of the mean of two images are the mean of their logits, so all its layers could be replaced by "
+            "a single one. What is missing between them?",
+        ),
         "hidden": Wrong(
             "layers in a plain list",
             NETWORK.format(SIMPLE).replace("nn.Sequential(*", "list(")
             + "    def forward(self, images):\n        for layer in self.body:\n            images = layer(images)\n"
             "        return self.head(images.mean((2, 3)))",
-            "Layers in a plain list or dictionary are not trained: exercise 2.3.",
+            "forward uses a layer that PyTorch does not find, so it is not trained: exercise 2.3.",
         ),
         "unused": Wrong(
             "a layer that forward forgets",
@@ -224,7 +265,7 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
         "relu": Wrong(
             "a ReLU at the end",
             NETWORK.format(SIMPLE) + MEAN + ".relu()",
-            "No logit is below 0: is there a ReLU after the last layer?",
+            "No logit is below 0: is there a ReLU or a sigmoid after the last layer?",
         ),
         "first": Wrong(
             "large first weights",
@@ -237,11 +278,11 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
             "It has {count:,} parameters, and the budget is {budget:,}.",
         ),
         "memorize": Wrong(
-            "no activation and no convolution",
+            "a linear layer on three mean colors",
             SUPER + "        self.head = nn.Linear(3, classes)\n"
             "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
-            "Its loss on 64 images is still {loss:.2f} after {steps} steps, so it cannot learn them by heart. Give it "
-            "more layers, or batch norm between them.",
+            "Its loss on 64 images is still {loss:.2f} after {steps} steps. Is there dropout (leave it out for this "
+            "check), or something after the head that limits the logits, or are layers or batch norm missing?",
         ),
     },
     meaning="A module with the right shapes for any batch, every parameter trained, logits as outputs, a first loss "
@@ -260,6 +301,8 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
 )
 def network(answer) -> str | tuple[str, dict]:
     """The checks of notebook 2, in the order in which they tell most."""
+    if isinstance(answer, nn.Module):
+        return "instance"
     torch.manual_seed(0)
     try:
         model = network_file.make(answer)
@@ -276,15 +319,7 @@ def network(answer) -> str | tuple[str, dict]:
         if error:
             return name, {"error": error}
     F.cross_entropy(model(train.images[:8]), train.labels[:8]).backward()
-    hidden = [
-        layer
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, (list, dict))
-        for layer in (value.values() if isinstance(value, dict) else value)
-        if isinstance(layer, nn.Module) and layer not in set(model.modules())
-    ]
-    if hidden:
+    if untracked(model, train.images[:8]):
         return "hidden"
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
@@ -299,7 +334,13 @@ def network(answer) -> str | tuple[str, dict]:
     if count_parameters(model) > BUDGET:
         return "budget", {"count": count_parameters(model), "budget": BUDGET}
     loss, steps = memorize(model, train.images[:64], train.labels[:64])
-    return RIGHT if loss < 0.1 else ("memorize", {"loss": loss, "steps": steps})
+    if loss >= 0.1:
+        return "memorize", {"loss": loss, "steps": steps}
+    first, second = val.images[:20] / 255, val.images[20:40] / 255
+    model.eval()
+    with torch.no_grad():
+        bend = model((first + second) / 2) - (model(first) + model(second)) / 2
+    return RIGHT if bend.abs().max() > 1e-3 else "linear"
 
 
 def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, most: int = 300) -> tuple[float, int]:
@@ -341,18 +382,18 @@ def _first(error: Exception) -> str:
             "        return self.head(images.mean((2, 3))).softmax(1)",
             "Every row of its outputs sums to 1: they are probabilities.",
         ),
-        "log": Wrong(
-            "log_softmax instead",
-            SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
-            "        return self.head(images.mean((2, 3))).log_softmax(1)",
-            "Now the outputs are logarithms of probabilities. That trains, but leaves a computation twice: return what "
-            "the head computes.",
-        ),
         "sigmoid": Wrong(
             "a sigmoid instead",
             SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
             "        return self.head(images.mean((2, 3))).sigmoid()",
             "All outputs are between 0 and 1. Logits have no such limits.",
+        ),
+        "limited": Wrong(
+            "a tanh or a ReLU instead",
+            SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
+            "        return self.head(images.mean((2, 3))).tanh()",
+            "The outputs do not grow with the head's weights, or are never negative: something after the head limits "
+            "them.",
         ),
     },
     meaning="The check that finds this mistake: the smallest logit, never below 0, and a batch that is not memorized.",
@@ -361,19 +402,29 @@ def _first(error: Exception) -> str:
         "        return self.head(images.mean((2, 3)))",
         SUPER + "        self.head = nn.Linear(3072, classes)\n    def forward(self, images):\n"
         "        return 2 * self.head(images.flatten(1))",
+        SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
+        "        return self.head(images.mean((2, 3))).log_softmax(1)",
     ),
     core=False,
 )
 def returns_logits(answer) -> str:
     torch.manual_seed(0)
+    model, x = answer(), 5 * torch.randn(50, 3, 32, 32)
     with torch.no_grad():
-        outputs = answer()(5 * torch.randn(50, 3, 32, 32))
+        outputs = model(x)
+        *_, head = (layer for layer in model.modules() if list(layer.parameters(recurse=False)))
+        for p in head.parameters():
+            p.mul_(100)
+        grown = model(x)
     ones = torch.ones(len(outputs))
     if torch.allclose(outputs.sum(1), ones, atol=1e-3) and outputs.min() >= 0:
         return "softmax"
     if torch.allclose(outputs.exp().sum(1), ones, atol=1e-3):
-        return "log"
-    return "sigmoid" if 0 <= outputs.min() and outputs.max() <= 1 else RIGHT
+        return RIGHT  # log_softmax: cross-entropy applies it once more, which changes nothing
+    if 0 <= outputs.min() and outputs.max() <= 1:
+        return "sigmoid"
+    is_limited = outputs.min() >= 0 or not torch.allclose(grown, 100 * outputs, rtol=0.01, atol=0.01)
+    return "limited" if is_limited else RIGHT
 
 
 @exercise(
@@ -401,7 +452,7 @@ def returns_logits(answer) -> str:
         "sharp": Wrong(
             "the filter that changes nothing",
             "answer = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])",
-            "Noise is as strong after the filter as before. A blur weakens it.",
+            "Noise has {ratio:.1f} times its strength after the filter. A blur weakens it.",
         ),
     },
     meaning="A gray image stays as it is, and noise gets weaker.",
@@ -415,4 +466,5 @@ def blur(answer) -> str | tuple[str, dict]:
     if abs(factor - 1) > 0.01:
         return "edges" if abs(factor) < 0.01 else ("bright", {"factor": factor})
     noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    return RIGHT if F.conv2d(noise, answer[None, None].float()).std() < 0.7 * noise.std() else "sharp"
+    ratio = (F.conv2d(noise, answer[None, None].float()).std() / noise.std()).item()
+    return RIGHT if ratio < 0.9 else ("sharp", {"ratio": ratio})

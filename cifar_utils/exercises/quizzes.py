@@ -6,7 +6,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
         ("Why is there a validation set beside the test set?", [
             ("More images make the accuracy more precise.", False, "The two are not added up: each has a purpose of its own."),
             ("Validation images are easier than test images.", False, "They are drawn like the training images, and are as hard as any."),
-            ("So that choices depend on other images than the final report.", True, "Choosing uses images up: the chosen network looks a little too good on them."),
+            ("So that choices depend on other images than the final report.", True, "A network looks a little too good on the images that chose it."),
         ]),
         ("Which images does the augmentation policy change?", [
             ("Training and validation images.", False, "Then the validation accuracy would be that of altered images, and change with every draw."),
@@ -26,7 +26,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("32", False, "That is the number of filters."),
         ]),
         ("A new network's first loss is 5.1, with ten classes. What does that tell you?", [
-            ("It is sure of itself without a reason.", True, "A network that gives every class the same chance has a loss of log 10 = 2.30."),
+            ("Its first predictions are confident and wrong.", True, "A network that gives every class the same chance has a loss of log 10 = 2.30."),
             ("It needs more training.", False, "Before training it cannot be worse than guessing unless it is sure of wrong classes."),
             ("The learning rate is too large.", False, "No step has been taken yet, so the rate has had no effect."),
         ]),
@@ -59,20 +59,20 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("Compare the two 95 % intervals.", False, "They overlap, but overlapping intervals do not settle the question."),
             ("Count the images on which exactly one of them is right.", True, "These are the only images that tell the two apart: McNemar's test."),
         ]),
-        ("A network says 90 % for 1,000 images, and 700 of these predictions are right. What is it?", [
+        ("A network predicts 1,000 images with a probability of 90 % each, and 700 of these predictions are right. What is it?", [
             ("Calibrated.", False, "Then about 900 of them would be right."),
             ("Too sure of itself.", True, "A temperature above 1 makes it less sure, and its predicted classes stay the same."),
             ("Not sure enough.", False, "It would have to be right more often than it claims."),
         ]),
         ("You dislike the test result, change the network and test again until it is better. Is the last result honest?", [
             ("No: the test set has become a validation set.", True, "Report it on images that no choice has seen."),
-            ("Yes, if the test images were never trained on.", False, "They chose the network, and so they are used up."),
+            ("Yes, if the test images were never trained on.", False, "They chose the network, so its accuracy on them is too high."),
             ("Yes, if you report the number of attempts.", False, "That is better than silence, but the number is still too high."),
         ]),
     ],
     5: [
         ("A trick gains 0.1 points with one seed. What do you conclude?", [
-            ("It helps.", False, "Seeds alone change the accuracy by more than that."),
+            ("It helps.", False, "Seeds alone can change the accuracy by more than that."),
             ("Nothing yet: several seeds are needed, with and without it.", True, "Compare the means of runs that are paired by seed."),
             ("It does not help.", False, "One run can hide a gain as well as fake one."),
         ]),
@@ -82,9 +82,9 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("Arithmetic: half the side means a quarter of the work.", True, "A convolution computes its filters at every place of the image."),
         ]),
         ("bfloat16 keeps the exponent of float32, with fewer digits. What follows?", [
-            ("Large and small numbers still fit, each a little rounded.", True, "So training needs no loss scaling, which float16 does."),
+            ("Large and small numbers still fit, each a little rounded.", True, "So training needs no loss scaling, which float16 needs."),
             ("Numbers above 65,504 overflow.", False, "That is float16's limit."),
-            ("Results are exact, only faster.", False, "About three decimal digits are left."),
+            ("Results are exact, only faster.", False, "Two to three decimal digits are left."),
         ]),
     ],
     6: [

@@ -36,13 +36,20 @@ from cifar_utils.models import Normalize, SmallCNN
         ),
         "fraction": Wrong("no rounding", "answer = 45_000 / 128 * 12", "There is no fraction of a step."),
         "all": Wrong("50,000 images", "answer = 391 * 12", "A tenth of the 50,000 images is for validation."),
-        "other": Wrong("a slip in the arithmetic", "answer = 4000", "Batches per epoch, rounded up, times epochs."),
+        "late": Wrong(
+            "rounded once, at the end",
+            "answer = 4219",
+            "Every epoch has a smaller last batch of its own, not only the last one.",
+        ),
+        "other": Wrong(
+            "a slip in the arithmetic", "answer = 4000", "How many batches has one epoch? Then think of all epochs."
+        ),
     },
     meaning="Each of these steps changes the weights once. The learning rate schedule is planned for exactly so many.",
     sound=("answer = 4224", "answer = -(-45_000 // 128) * 12"),
 )
 def total_steps(answer) -> str:
-    replies = {4224: RIGHT, 352: "one", 4212: "down", 540_000: "images", 4692: "all"}
+    replies = {4224: RIGHT, 352: "one", 4212: "down", 4218: "late", 4219: "late", 540_000: "images", 4692: "all"}
     return replies.get(answer, "fraction" if answer != int(answer) else "other")
 
 
@@ -64,6 +71,17 @@ LOSS = "    loss = F.cross_entropy(model(images), labels)\n"
             "no optimizer.step()",
             STEP + LOSS + "    optimizer.zero_grad()\n    loss.backward()\n    return loss.item()",
             "The weights are the same after the step.",
+        ),
+        "backward": Wrong(
+            "no backward()",
+            STEP + LOSS + "    optimizer.zero_grad()\n    optimizer.step()\n    return loss.item()",
+            "The optimizer took a step, but no gradient was ever computed. Which line computes it?",
+        ),
+        "change": Wrong(
+            "two steps for one batch",
+            STEP + LOSS + "    optimizer.zero_grad()\n    loss.backward()\n    optimizer.step()\n    optimizer.step()\n"
+            "    return loss.item()",
+            "The weights change, but not by one step along the gradient of the cross-entropy.",
         ),
         "clear": Wrong(
             "no zero_grad()",
@@ -106,8 +124,10 @@ def training_step(answer) -> str | tuple[str, dict]:
     mine = nn.Linear(5, 3)
     reference = deepcopy(mine)
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.5) for model in (mine, reference)]
-    cleared: list[bool] = []
-    optimizers[0].register_step_pre_hook(lambda *_: cleared.append(not _has_gradient(mine)))
+    cleared: list[bool] = []  # at each call of step()
+    computed: list[bool] = []  # at each call of backward()
+    optimizers[0].register_step_pre_hook(lambda *_: cleared.append(True))
+    mine.weight.register_hook(lambda _: computed.append(True))
     for x, labels in batches:
         before = deepcopy(mine.state_dict())
         found = answer(mine, optimizers[0], x, labels)
@@ -116,16 +136,12 @@ def training_step(answer) -> str | tuple[str, dict]:
         wanted.backward()
         optimizers[1].step()
         if torch.equal(before["weight"], mine.weight):
-            return "order" if any(cleared) else "step"
+            return "step" if not cleared else "order" if computed else "backward"
         if found is not None and abs(float(found) - wanted.item()) > 1e-4:
             return "softmax", {"found": float(found), "wanted": wanted.item()}
         if not torch.allclose(mine.weight, reference.weight, atol=1e-6):
-            return "clear"
+            return "clear" if x is batches[1][0] else "change"
     return RIGHT if found is not None else "return"
-
-
-def _has_gradient(model: nn.Linear) -> bool:
-    return model.weight.grad is not None and bool(model.weight.grad.any())
 
 
 ACCURACY = "def answer(model, images, labels):\n"
@@ -203,6 +219,11 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
         "Hand in the folder's name, as in the last column of overview.table(overview.find_runs()).",
     ),
     wrong={
+        "name": Wrong(
+            "the row's number",
+            "answer = 0",
+            "Hand in the folder's name, the last column, as a text in quotes.",
+        ),
         "missing": Wrong(
             "a name that does not exist",
             'answer = "no_such_run"',
@@ -222,10 +243,12 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
             "This run was not validated on the workshop's validation images, so it cannot be compared with others.",
         ),
     },
-    meaning="A finished run, with augmentation, validated on the workshop's validation images.",
+    meaning="A finished run, with augmentation, on the workshop's split. The table shows its policy and its network.",
     sound=('answer = tiny_run("mine")', 'answer = str(tiny_run("mine").name)'),
 )
 def your_run(answer) -> str | tuple[str, dict]:
+    if not isinstance(answer, (str, Path)):
+        return "name"
     folder = Path(answer) if Path(answer).is_dir() else settings.runs_directory() / Path(answer).name
     if not (folder / "run.json").is_file():
         names = ", ".join(run.folder.name for run in overview.find_runs()[:5]) or "none yet"

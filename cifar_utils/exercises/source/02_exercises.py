@@ -15,7 +15,8 @@ from cifar_utils.models import count_parameters
 # %% [markdown]
 # ## 2.1 Predict: the parameters of a layer
 #
-# How many parameters has `nn.Conv2d(16, 32, kernel_size=3, bias=False)`? First predict, then count if you like.
+# How many parameters does `nn.Conv2d(16, 32, kernel_size=3, bias=False)` have? Predict first; then count them, if you
+# like.
 
 # %% exercise="2.1" part="stub"
 parameters = ...
@@ -60,8 +61,8 @@ check("2.2", TinyNetwork)
 # %% [markdown]
 # ## 2.3 Repair: layers that are not trained
 #
-# This network runs, and its loss even falls a little. Still something is wrong: `count_parameters(ListNetwork())`
-# tells.
+# This network runs, and its loss even falls a little. Yet something is wrong: look at
+# `count_parameters(ListNetwork())`.
 
 
 # %% exercise="2.3" part="stub"
@@ -142,7 +143,7 @@ check("2.4", MyNetwork)
 # %% [markdown]
 # ## 2.5 Extra · Repair: a network that hardly learns
 #
-# Its loss never falls below 1.46. Which line is the reason?
+# Its loss never falls below 1.46. Which line is to blame? Repair it.
 
 
 # %% exercise="2.5" part="stub"
@@ -175,7 +176,7 @@ check("2.5", SlowNetwork)
 # %% [markdown]
 # ## 2.6 Extra · Code: a filter that blurs
 #
-# Write a [3, 3] tensor that blurs an image and leaves a gray one as bright as it is.
+# Write a [3, 3] tensor that blurs an image and leaves the brightness of a uniform gray image unchanged.
 
 # %% exercise="2.6" part="stub"
 blur = ...

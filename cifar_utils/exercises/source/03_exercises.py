@@ -67,7 +67,8 @@ check("3.2", training_step)
 # %% [markdown]
 # ## 3.3 Repair: an accuracy that changes the network
 #
-# Call this function twice between two epochs, and the network is no longer the same. Repair it.
+# Each call of this function changes what the network will predict later, although no gradient is computed. Repair it.
+# (The training loop calls `model.train()` before the next epoch.)
 
 
 # %% exercise="3.3" part="stub"
@@ -94,7 +95,8 @@ check("3.3", accuracy)
 # ## 3.4 Code: your run
 #
 # This is the third part of your project. Notebook 3 trains with the policy of exercise 1.4 and the network of
-# exercise 2.4: run its training cell, and hand in the name of your run's folder. These are your runs:
+# exercise 2.4: run its training cell, and hand in the name of your run's folder. These are your runs (run this cell
+# again when the training has ended):
 
 # %%
 print(overview.table(overview.find_runs()))
