@@ -30,6 +30,7 @@ def save(network: Callable[..., nn.Module]) -> Path:
 
     Raises:
         ValueError: its code cannot be found, or it does not work outside the notebook.
+        CheckpointError: the file cannot be written.
     """
     name = getattr(network, "__name__", "")
     if not (inspect.isclass(network) or inspect.isfunction(network)) or name == "<lambda>":
@@ -96,15 +97,13 @@ def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
 def _collect(name: str, thing, lines: dict[str, str]) -> None:
     """Adds the code of what this name stands for, after the code of all that it uses."""
     if isinstance(thing, ModuleType):
-        lines[name] = f"import {thing.__name__}" + (f" as {name}" if name != thing.__name__ else "")
+        lines[name] = f"import {thing.__name__}{_alias(name, thing)}"
     elif isinstance(thing, (bool, int, float, str, tuple)):
         lines[name] = f"{name} = {thing!r}"
     elif not (inspect.isclass(thing) or inspect.isroutine(thing)):
         raise ValueError(f"it uses {name}, a {type(thing).__name__} of the notebook: define that within the network")
     elif thing.__module__ != "__main__":
-        lines[name] = f"from {thing.__module__} import {thing.__name__}" + (
-            f" as {name}" if name != thing.__name__ else ""
-        )
+        lines[name] = f"from {thing.__module__} import {thing.__name__}{_alias(name, thing)}"
     else:
         node, source, outside = _definition(thing)
         names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
@@ -113,6 +112,10 @@ def _collect(name: str, thing, lines: dict[str, str]) -> None:
         for other in sorted({n.id for n in names} & outside.keys() - inside - lines.keys()):
             _collect(other, outside[other], lines)
         lines[name] = source
+
+
+def _alias(name: str, thing) -> str:
+    return f" as {name}" if name != thing.__name__ else ""
 
 
 def _definition(thing) -> tuple[ast.AST, str, dict]:

@@ -227,6 +227,14 @@ def write_json(path: Path, value) -> None:
     checkpoint.write(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
+def save_policy(policy) -> Path:
+    """Saves the augmentation policy with which notebook 3 trains, and returns its file."""
+    path = settings.policy_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(path, policy.to_json().encode())
+    return path
+
+
 def differences(then: dict, now: dict) -> list[str]:
     """What differs between two nested dicts, in words, as in `seed was 0 and is 1`."""
     found = []

@@ -76,8 +76,13 @@ def headless() -> bool:
 def _directory(variable: str, default: str) -> Path:
     if os.environ.get(variable):
         return Path(os.environ[variable]).expanduser()
+    return project_directory() / default
+
+
+def project_directory() -> Path:
+    """The current folder or, within the project's notebooks, the project's folder."""
     here = Path.cwd()
     for inside in ("notebooks", "notebooks/exercises", "notebooks/exercises/solutions"):
         if here.as_posix().endswith(f"/{inside}"):
-            return here.parents[inside.count("/")] / default
-    return here / default
+            return here.parents[inside.count("/")]
+    return here

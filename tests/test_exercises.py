@@ -1,7 +1,6 @@
 """Exercises: the stub says "not yet", sound answers pass, each wrong answer gets its own reply, and nothing leaks."""
 
 import difflib
-import linecache
 import re
 
 import jupytext
@@ -9,12 +8,14 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from cells import run_cell
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from cifar_utils import data, fit, network_file, settings
+from cifar_utils import checkpoint, data, fit, network_file, settings
 from cifar_utils.augment import PRESETS, Policy
+from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.predictions import Predictions
 from cifar_utils.exercises import EXERCISES, check, core, hint, quiz, solution
 from cifar_utils.exercises.quizzes import QUIZZES
@@ -64,14 +65,10 @@ def table_of(correct: int) -> Predictions:
 
 
 def run(code: str) -> dict:
-    """Runs code as a cell of a notebook: its classes know where their source is."""
-    file = f"<cell {hash(code)}>"
-    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+    """Runs code as a cell of a notebook with the imports and tables that answers use."""
     names = {"torch": torch, "nn": nn, "F": F, "v2": v2, "np": np, "PRESETS": PRESETS, "Policy": Policy}
     names |= {"tiny_run": tiny_run, "first": table_of(50), "second": table_of(80), "first_changed": table_of(52)}
-    scope = {"__name__": "__main__"} | names
-    exec(compile(code, file, "exec"), scope)
-    return scope
+    return run_cell(code, **names)
 
 
 def preparation(key: str) -> str:
@@ -172,6 +169,16 @@ def test_a_right_network_that_cannot_be_saved_is_right_all_the_same(capsys):
     check("2.4", run(f"SIZE = [1536]\n{code}")["answer"])
     text = " ".join(capsys.readouterr().out.split())
     assert "2.4 Right." in text and "But it cannot be saved for the next notebook: it uses SIZE, a list" in text
+
+
+def test_a_right_policy_on_a_full_disk_is_right_all_the_same(capsys, monkeypatch):
+    def full(*_):
+        raise CheckpointError("The disk is full.")
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    check("1.4", PRESETS["full"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1.4 Right." in text and "The disk is full" in text
 
 
 @pytest.mark.parametrize("key", EXERCISES)

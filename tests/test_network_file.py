@@ -1,10 +1,9 @@
 """A network's code as a file: whole, tried before it replaces another, and the same network afterwards."""
 
-import linecache
-
 import nbformat
 import pytest
 import torch
+from cells import run_cell
 from nbclient import NotebookClient
 from torch import nn
 
@@ -31,12 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def cell(code: str, **names) -> dict:
-    """Runs code as a cell of a notebook: its functions know where their source is."""
-    file = f"<cell {hash(code)}>"
-    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
-    scope = {"__name__": "__main__", "nn": nn, "torch": torch} | names
-    exec(compile(code, file, "exec"), scope)
-    return scope
+    return run_cell(code, **{"nn": nn, "torch": torch} | names)
 
 
 def test_what_the_network_uses_goes_along():

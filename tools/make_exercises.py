@@ -46,11 +46,11 @@ def made() -> dict[Path, str]:
 def notebook(cells: list, leave_out: str) -> str:
     """A notebook of the cells but the stubs, or but the solutions, as text."""
     kept = [cell for cell in cells if cell.metadata.get("part") != leave_out]
-    title = ("# Solutions of the exercises", "# Exercises") if leave_out == "stub" else ("# Exercises", "# Exercises")
     new = []
     for number, cell in enumerate(kept):
         make = nbformat.v4.new_markdown_cell if cell.cell_type == "markdown" else nbformat.v4.new_code_cell
-        text = cell.source.replace(title[1], title[0], 1) if number == 0 else cell.source
+        is_title = number == 0 and leave_out == "stub"
+        text = cell.source.replace("# Exercises", "# Solutions of the exercises", 1) if is_title else cell.source
         new.append(make(text, id=f"cell-{number}"))
     return nbformat.writes(nbformat.v4.new_notebook(cells=new, metadata=KERNEL)) + "\n"
 

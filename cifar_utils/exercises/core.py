@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.exercises.quizzes import QUIZZES
 
 SOURCE = Path(__file__).parent / "source"
@@ -90,7 +91,7 @@ def check(key: str, answer) -> None:
     else:
         try:
             after = found.then(answer) if found.then else ""
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, CheckpointError) as error:
             after = f"But it cannot be saved for the next notebook: {error}."
         _say(f"{key} Right. {found.meaning} {after}")
 
@@ -143,9 +144,8 @@ def solution(key: str) -> None:
 def solution_of(key: str) -> str:
     """A solution's code, from the source of the exercise notebooks."""
     source = "\n".join(file.read_text(encoding="utf-8") for file in sorted(SOURCE.glob("*.py")))
-    return re.search(rf'^# %% exercise="{re.escape(key)}" part="solution"\n(.*?)\n*(?=^# %%|\Z)', source, re.M | re.S)[
-        1
-    ]
+    cell = rf'^# %% exercise="{re.escape(key)}" part="solution"\n(.*?)\n*(?=^# %%|\Z)'
+    return re.search(cell, source, re.M | re.S)[1]
 
 
 def quiz(notebook: int, number: int, choice: str | None = None) -> None:

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from cifar_utils import data, runs, settings, speedrun
+from cifar_utils import data, runs, speedrun
 from cifar_utils.augment import PRESETS, Policy, Step, apply_transform, to_float
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.predictions import outputs
@@ -285,9 +285,7 @@ def _only(policy: Policy, fields: tuple[str, ...]) -> Policy:
 
 
 def _save(policy: Policy) -> str:
-    file = settings.policy_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(policy.to_json())
+    file = runs.save_policy(policy)
     return f"It is saved for notebook 3, in {file.parent.name}/{file.name}."
 
 
@@ -321,7 +319,6 @@ def _save(policy: Policy) -> str:
 def halving_strength(answer) -> str | tuple[str, dict]:
     if not isinstance(answer, (int, float)):
         return "number"
-
     before, after = survival(Policy()), survival(PRESETS["full"].scaled(answer))
     if abs(after - before / 2) <= 0.06:
         return RIGHT

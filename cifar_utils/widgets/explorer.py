@@ -6,7 +6,7 @@ from dataclasses import replace
 import traitlets
 from torch import nn
 
-from cifar_utils import checkpoint, plots, runs, settings, takehome
+from cifar_utils import plots, runs, settings, takehome
 from cifar_utils.augment import PRESETS, RANGES, Policy
 from cifar_utils.data import CIFAR10_CLASSES, Dataset
 from cifar_utils.widgets import preview
@@ -167,9 +167,7 @@ class Explorer(Widget):
 
     def save(self) -> None:
         """Saves the policy in the file from which notebook 3 reads it."""
-        path = settings.policy_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(path, self.policy.to_json().encode())
+        path = runs.save_policy(self.policy)
         self._notify(f"Saved to {path.parent.name}/{path.name}. Notebook 3 trains with this policy.")
 
     def judge(self) -> None:

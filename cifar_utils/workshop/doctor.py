@@ -1,7 +1,7 @@
 """Will this machine do for the workshop? One line per check, then the minutes that each notebook computes here.
 
-`report` is `python -m cifar_utils doctor` (where torch cannot be imported: `python -m cifar_utils.workshop.doctor`);
-`quick` is for a notebook's first cell. Packages are imported in the checks: a missing one becomes a line, no traceback.
+`report` is `python -m cifar_utils doctor`; `quick` is for a notebook's first cell. Packages are imported in the checks:
+a missing one becomes a line, no traceback.
 """
 
 import errno

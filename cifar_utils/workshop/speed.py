@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cifar_utils import data, train
+from cifar_utils import data, settings, train
 from cifar_utils.augment import PRESETS
 from cifar_utils.models import Normalize, SmallCNN
 
@@ -42,8 +42,8 @@ def table(milliseconds: float) -> str:
     A notebook's metadata hold the seconds that it took and the training step of the machine where it was recorded, see
     tools/run_notebooks.py. The table is empty where there is no folder notebooks/ in the project's folder.
     """
-    here, rows = Path.cwd(), []
-    for path in sorted((here if here.name == "notebooks" else here / "notebooks").glob("[0-9]*.ipynb")):
+    rows = []
+    for path in sorted((settings.project_directory() / "notebooks").glob("[0-9]*.ipynb")):
         with suppress(OSError, ValueError, KeyError, TypeError):  # not run yet, or damaged
             recorded = json.loads(path.read_text(encoding="utf-8"))["metadata"]
             step = recorded.get("step_milliseconds")
