@@ -246,8 +246,8 @@ def draw(policy: Policy, seed: int, epoch: int, index: Tensor, size: int | tuple
         return between(column, max(0.0, 1 - x), 1 + x)
 
     shifts = [between(u[:, 2 + i], -t * n, t * n) for i, (t, n) in enumerate(zip(policy.translate, (width, height)))]
-    deepest = torch.tensor([int(policy.distortion_scale * (n // 2)) for n in (width, height)], device=index.device)
-    corners = (u[:, 7:15].view(-1, 4, 2) * (deepest + 1)).floor()
+    deepest = (int(policy.distortion_scale * (n // 2)) for n in (width, height))
+    corners = torch.stack([(u[:, 7 + i : 15 : 2] * (pixels + 1)).floor() for i, pixels in enumerate(deepest)], -1)
     return warp.Parameters(
         flip=turn < policy.flip_p,
         angle=between(u[:, 1], -policy.degrees, policy.degrees),

@@ -229,7 +229,8 @@ class TrainerState:
         self.batch = images
         classes = labels if labels.ndim == 1 else labels.argmax(1)
         total = F.cross_entropy(logits, labels, reduction="sum")
-        sums = torch.stack([total, (logits.argmax(1) == classes).sum(), torch.tensor(len(images), device=total.device)])
+        count = torch.full_like(total, len(images))  # torch.tensor would be a copy, for which a GPU's queue waits
+        sums = torch.stack([total, (logits.argmax(1) == classes).sum(), count])
         if self.step == 0:
             self._sums = torch.zeros_like(sums)
         self._sums = self._sums.to(sums.device) + sums
@@ -307,7 +308,7 @@ class Shuffle:
         return list(positions.tensor_split(math.ceil(len(positions) / self.batch_size)))
 
 
-def sgd(model: nn.Module, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.SGD:
+def sgd(model: nn.Module, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.SGD:
     """SGD with Nesterov momentum over all trainable parameters; only matrices and filters decay, as usual."""
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum!r}; it must be a number from 0 to below 1")
@@ -427,7 +428,8 @@ def _log(board: SummaryWriter, state: TrainerState, predictions, is_best: bool) 
     board.add_scalar("learning rate", row["learning_rate"], row["epoch"])
     if row["epoch"] == 1 and state.batch is not None:
         board.add_image("augmented batch", plots.grid(state.batch.cpu()).transpose(2, 0, 1))
-    if is_best:
+    tenth = [10 * epoch // state.total_epochs for epoch in (row["epoch"] - 1, row["epoch"])]
+    if is_best and tenth[0] < tenth[1]:  # at most ten figures, for each takes a quarter of a second
         title = f"Validation, epoch {row['epoch']}"
         figure = plots.confusion_matrix(confusion_matrix(predictions), predictions.classes, title)
         board.add_figure("confusion matrix, validation", figure, row["epoch"])
