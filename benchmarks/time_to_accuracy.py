@@ -6,15 +6,15 @@
     python benchmarks/time_to_accuracy.py --quick            # does everything run?
 
 *plain* is the network of notebook 2 as notebook 3 trains it: on 45,000 training images, with the full policy and SGD.
-*plain_tricks* is the same network with those tricks of notebook 5 that any network can have (Muon, progressive
-resizing, example selection, bfloat16). Each recipe (`speedrun.RECIPES`) is fixed beforehand, was chosen on validation
-images, and is evaluated on the test images once per run, at its end. As in the published speed runs, the recipes train
-on all 50,000 training images (4,000 of the sample), none held out. The time covers everything after the data is on the
-disk: loading, whitening, augmentation, training, and the evaluation of all test images; test-time augmentation (shifted
-and mirrored images) is reported separately. Reference minutes are explained in clock.py. The competitors, which have no
-schedule of their own for minutes, are evaluated after 2 and after 5 reference minutes; these evaluations are not
-counted. On a GPU, the published airbench runs as well where it is installed, and the first run of each recipe, which
-warms up, is reported apart.
+*plain_tricks* is the same network with those tricks of notebook 5 that any network can have (the recipe *own*: Muon,
+progressive resizing, example selection, bfloat16; and Winograd convolution). Each recipe (`speedrun.RECIPES`) is fixed
+beforehand, was chosen on validation images, and is evaluated on the test images once per run, at its end. As in the
+published speed runs, the recipes train on all 50,000 training images (4,000 of the sample), none held out. The time
+covers everything after the data is on the disk: loading, whitening, augmentation, training, and the evaluation of all
+test images; test-time augmentation (shifted and mirrored images) is reported separately. Reference minutes are
+explained in clock.py. The competitors, which have no schedule of their own for minutes, are evaluated after 2 and after
+5 reference minutes; these evaluations are not counted. On a GPU, the published airbench runs as well where it is
+installed, and the first run of each recipe, which warms up, is reported apart.
 
 Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png; on a GPU
 with _gpu in their names. Runs add up over sessions and machines: a run that is in time_to_accuracy.json, trained as its
@@ -22,6 +22,7 @@ recipe is now, is not trained again, and the table names the machine of each. Th
 build/time_to_accuracy.
 """
 
+import inspect
 import json
 import statistics
 import tempfile
@@ -38,14 +39,15 @@ from common import cached_run, command_line, machine, save, stoppable
 from torch import nn
 from tutorial import resnet_20, tutorial
 
-from cifar_utils import data, speedrun
+from cifar_utils import data, settings, speedrun
 from cifar_utils.augment import PRESETS
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.predictions import predict
 from cifar_utils.models import Normalize, SmallCNN
 from cifar_utils.progress import bar
 from cifar_utils.speedrun import RECIPES
-from cifar_utils.train import best_device, steps
+from cifar_utils.speedrun.winograd import accelerate
+from cifar_utils.train import best_device, sgd, steps
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOKS = (2.0, 5.0)  # reference minutes
@@ -80,17 +82,17 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Plain(Target):
-    """How the plain network is trained."""
+    """How the plain network is trained: by the defaults of the notebooks, or by a recipe."""
 
-    epochs: int = 1
-    batch_size: int = 128
     policy: str = "full"
-    tricks: bool = False
+    epochs: int = settings.PROFILES["class"].epochs
+    learning_rate: float = inspect.signature(sgd).parameters["lr"].default
+    recipe: dict | None = None
 
 
 PLAIN = {
-    "plain": Plain(4, 0.83, epochs=12),
-    "plain_tricks": Plain(3, 0.87, epochs=36, batch_size=500, tricks=True),
+    "plain": Plain(4, 0.83),
+    "plain_tricks": Plain(3, 0.87, epochs=RECIPES["own"].epochs, recipe=asdict(RECIPES["own"])),
 }
 COMPETITORS = {"tutorial": tutorial, "ResNet-20": resnet_20}
 AIRBENCH = "airbench"
@@ -110,8 +112,7 @@ def train_by_the_clock(clock: Clock, model: nn.Module, train: Dataset, val: Data
     with tempfile.TemporaryDirectory() as folder:
         for state in steps(model, train, val, run=Path(folder) / "run", device=device, **options):
             clock.tick()
-            stopped = state.stop
-    if stopped:
+    if state.stop:  # set behind the last step
         raise KeyboardInterrupt
 
 
@@ -133,9 +134,10 @@ def run_plain(plain: Plain, seed: int, device: torch.device) -> dict:
     test = data.cifar10(train=False, sample=plain.sample)
     torch.manual_seed(seed)
     model = nn.Sequential(Normalize.from_dataset(train), SmallCNN(len(train.classes)))
-    options = {"transform": PRESETS[plain.policy], "epochs": plain.epochs, "batch_size": plain.batch_size, "seed": seed}
-    if plain.tricks:
-        options = speedrun.recipe(model, train, "class", epochs=plain.epochs, seed=seed, device=device)
+    options = {"transform": PRESETS[plain.policy], "epochs": plain.epochs, "seed": seed}
+    if plain.recipe:
+        accelerate(model)
+        options = speedrun.recipe(model, train, "own", epochs=plain.epochs, seed=seed, device=device)
     train_by_the_clock(clock, model, train, val, device, **options)
     return figures(clock, model, test, looks=6)
 
@@ -163,11 +165,12 @@ def run_competitor(competitor: Callable, seed: int, device: torch.device, looks:
     return {"looks": found, "rate": statistics.mean(clock.rates)}
 
 
-def earlier_rows(file: Path, settings: dict) -> list[dict]:
+def earlier_rows(file: Path, setting_of: dict) -> list[dict]:
     """The rows of earlier sessions, of all machines, that were made with these settings."""
     if not file.exists():
         return []
-    results, wanted = json.loads(file.read_text()), json.loads(json.dumps(settings))  # tuples become lists, as in there
+    results = json.loads(file.read_text())
+    wanted = json.loads(json.dumps(setting_of))  # tuples become lists, as in there
     made = results["schedules"] | results["competitors"]
     return [row for row in results["rows"] if made[row["name"]] == wanted.get(row["name"])]
 
@@ -199,8 +202,8 @@ def main() -> None:
     about |= {name: asdict(RECIPES[name]) | asdict(target) for name, target in targets.items()}
     about |= {AIRBENCH: speed_run.ABOUT} if AIRBENCH in names else {}
     competitors = {name: {"looks": looks, "workers": "stand still while the clock measures"} for name in COMPETITORS}
-    settings = about | competitors
-    rows = {(row["name"], row["seed"]): row for row in earlier_rows(args.output / f"{title}.json", settings)}
+    setting_of = about | competitors
+    rows = {(row["name"], row["seed"]): row for row in earlier_rows(args.output / f"{title}.json", setting_of)}
     todo = [(name, seed) for seed in range(args.seeds) for name in args.only]  # a seed at a time
     todo = [] if args.finished else [run for run in todo if run not in rows]
 
@@ -216,12 +219,12 @@ def main() -> None:
         return {"name": name, "seed": seed, "machine": where} | row
 
     if device.type == "cuda" and todo:  # the first run of its kind warms up and compiles: not counted
-        first = {name: run(name, -1)["seconds"] for name in args.only if name not in COMPETITORS}
+        first = {name: run(name, args.seeds)["seconds"] for name in args.only if name not in COMPETITORS}
         facts["first runs"] = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in first.items())
     for name, seed in bar(len(todo), "Runs", "run", iterable=todo):
-        cached_run(args.runs / f"{name}-{seed}.json", settings[name], partial(run, name, seed))
+        cached_run(args.runs / f"{name}-{seed}.json", setting_of[name], partial(run, name, seed))
     for file in args.runs.glob("*-*.json"):
-        row = cached_run(file, settings.get(file.stem.rsplit("-", 1)[0]), None)
+        row = cached_run(file, setting_of.get(file.stem.rsplit("-", 1)[0]), None)
         if row:
             rows[row["name"], row["seed"]] = {key: value for key, value in row.items() if key != "setting"}
     rows = [rows[key] for key in sorted(rows)]

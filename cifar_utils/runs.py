@@ -191,7 +191,7 @@ def about(run: str | Path, which: str = "best") -> dict:
 def named(about: dict) -> Path:
     """A folder for a run that was given none: the same settings get the same folder, others another.
 
-    As in `SmallCNN_full_SGD-0.05_5-epochs_3f2a91`: the model, its augmentation, the optimizer with its learning rate,
+    As in `SmallCNN_full_SGD-0.1_5-epochs_3f2a91`: the model, its augmentation, the optimizer with its learning rate,
     the epochs, a seed other than 0, and six digits that tell apart what these words do not.
     """
     text, short = json.dumps(about, sort_keys=True), in_words(about)

@@ -31,7 +31,7 @@ class Profile:
 
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
-    "class": Profile("class", sample=None, epochs=12, sample_epochs=24),
+    "class": Profile("class", sample=None, epochs=10, sample_epochs=20),
     "full": Profile("full", sample=None, epochs=60, sample_epochs=120),
 }
 

@@ -1,6 +1,8 @@
 """How the benchmarks measure, and the competitors that they train."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,10 +88,17 @@ def test_a_runs_own_processes_stand_still_while_the_clock_measures(tmp_path):
 def test_a_stopped_training_is_no_result(monkeypatch):
     import time_to_accuracy
 
-    stopped = iter([SimpleNamespace(stop=False), SimpleNamespace(stop=True)])
-    monkeypatch.setattr(time_to_accuracy, "steps", lambda *_, **__: stopped)
+    steps = []
+
+    def tick(self) -> None:
+        steps.append(1)
+        if len(steps) == 3:  # the first is the start
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(time_to_accuracy.Clock, "tick", tick)
     with pytest.raises(KeyboardInterrupt):
         time_to_accuracy.run_recipe("sample", True, 0, CPU)
+    assert len(steps) == 3
 
 
 def test_a_cached_row_stands_in_only_for_a_run_with_the_same_settings(tmp_path):

@@ -55,7 +55,7 @@ def test_a_run_is_named_after_what_it_trains(home):
     train(lr=0.01, epochs=1)
     names = sorted(folder.name for folder in home.iterdir())
     for name, words in zip(
-        names, ("full_AdamW-0.01_1-epochs", "full_SGD-0.05_2-epochs", "light_SGD-0.05_2-epochs_seed-3")
+        names, ("full_AdamW-0.01_1-epochs", "full_SGD-0.1_2-epochs", "light_SGD-0.1_2-epochs_seed-3")
     ):
         assert re.fullmatch(rf"SmallCNN_{words}_[0-9a-f]{{6}}", name)
 

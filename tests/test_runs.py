@@ -108,7 +108,7 @@ def test_a_run_tells_about_itself(run):
     assert about["epoch"] == 2 and about["history"] == json.loads((run / "history.json").read_text())
     settings, data = about["settings"], about["settings"]["data"]
     assert (settings["model"], settings["epochs"], settings["batch_size"], settings["seed"]) == ("SmallCNN", 2, 32, 0)
-    assert repr(PRESETS["full"]) in settings["transform"] and settings["optimizer"]["defaults"]["lr"] == 0.05
+    assert repr(PRESETS["full"]) in settings["transform"] and settings["optimizer"]["defaults"]["lr"] == 0.1
     assert (data["title"], data["source"], data["size"]) == ("SAMPLE, 64 training images", "SAMPLE", 32)
     assert data["validation"] == tiny(32, "validation").fingerprint() and data["seed"] == 0
     assert data["classes"][3] == "cat"
@@ -471,8 +471,8 @@ def test_another_setting_is_refused_with_the_difference_named(stopped, options, 
 
 def test_another_learning_rate_is_refused(stopped):
     model = narrow()
-    with pytest.raises(CheckpointError, match="optimizer.defaults.lr was 0.05 and is 0.1"):
-        train_tiny(stopped, model, optimizer=sgd(model, 0.1))
+    with pytest.raises(CheckpointError, match="optimizer.defaults.lr was 0.1 and is 0.2"):
+        train_tiny(stopped, model, optimizer=sgd(model, 0.2))
 
 
 def test_another_optimizer_is_refused(stopped):

@@ -36,6 +36,7 @@ def rates(optimizer) -> list[float]:
     ("short", "full", 7, 500, 0.18, 0.5, 0.0, ((0.5, 0.3), (0.75, 0.8))),
     ("five", "flip_and_shift", 12, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
     ("full", "flip_and_shift", 14, 2000, 0.24, 0.0, 0.2, ()),
+    ("own", "full", 34, 500, 0.18, 0.5, 0.1, ((0.5, 0.3), (0.75, 0.8))),
 ])  # fmt: skip
 def test_the_recipes_are_what_was_measured(name, policy, epochs, batch_size, lr, fraction, smoothing, sizes):
     found = speedrun.recipe(narrow(), tiny(), name, seed=7)
@@ -74,6 +75,14 @@ def test_few_images_get_the_recipe_of_the_sample(monkeypatch):
     monkeypatch.setattr(recipes, "FEW_IMAGES", 10)
     assert speedrun.recipe(narrow(), tiny())["epochs"] == 9
     assert speedrun.recipe(narrow(), tiny(), epochs=3)["epochs"] == 3
+
+
+def test_a_network_of_your_own_gets_its_own_recipe_where_images_are_many(monkeypatch):
+    assert speedrun.recipe(make("SmallCNN"), tiny())["epochs"] == recipes.RECIPES["sample"].epochs
+    monkeypatch.setattr(recipes, "FEW_IMAGES", 10)
+    found = speedrun.recipe(make("SmallCNN"), tiny())
+    assert found["epochs"] == recipes.RECIPES["own"].epochs and found["loss"].label_smoothing == 0.1
+    assert speedrun.recipe(make("SmallCNN"), tiny(), "class")["epochs"] == recipes.RECIPES["class"].epochs
 
 
 @pytest.mark.parametrize("name", NETWORKS)

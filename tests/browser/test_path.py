@@ -54,7 +54,7 @@ def test_change_one_thing_train_again_compare(lab, open_notebook):
     assert "class MyNetwork(nn.Module)" in (lab.runs / "network.py").read_text()
     notebook = run(open_notebook, "03_training")
     table = notebook.outputs()
-    for words in ("SmallCNN", "MyNetwork", "strong", "SGD 0.05", "AdamW 0.003"):
+    for words in ("SmallCNN", "MyNetwork", "strong", "SGD 0.1", "AdamW 0.003"):
         assert words in table
     notebook.close()
     settings = [json.loads(file.read_text())["settings"] for file in lab.runs.glob("*/run.json")]
