@@ -1,17 +1,18 @@
-"""Images per second of data augmentation at 32x32: ours against what you would use instead, side by side.
+"""Images per second of data augmentation: ours against what you would use instead, side by side.
 
-    pip install --editable '.[bench]'            # kornia and albumentations; a missing one is a row "not installed"
+    pip install --editable '.[bench]'            # the competitors; a missing one is a row "not installed"
     python benchmarks/augmentation.py            # leave the machine alone meanwhile
     python benchmarks/augmentation.py --quick    # does everything run?
 
 Every competitor gets uint8 images and returns float32 batches in 0 to 1 under the same policy (`augment.FULL`: flip,
 rotation, shift, zoom, perspective, brightness, contrast, saturation), bilinear, with each image's own random numbers,
-drawing included. (Normalization is the network's first layer.) Competitors take turns within each round, so that a
-noisy moment hits all alike, and what counts is the ratio to ours in the same round. Also measured: augmentation's share
-of a training step, and what it changes that ours clamps colors to black and white once instead of after every
-adjustment.
+drawing included. (Normalization is the network's first layer.) Images are CIFAR-10's, enlarged. Competitors take turns
+within each round, so that a noisy moment hits all alike, and what counts is the ratio to ours in the same round. Also
+measured: augmentation's share of a training step, and what it changes that ours clamps colors to black and white once
+instead of after every adjustment.
 
-Written to benchmarks/results: augmentation.json (every round), augmentation.md (the tables) and augmentation.png.
+Written to benchmarks/results: augmentation.json (every round), augmentation.md (the tables) and augmentation.png; of a
+GPU, augmentation_gpu.*.
 """
 
 import statistics
@@ -33,7 +34,8 @@ from cifar_utils import data, speedrun
 from cifar_utils.augment import FULL, Policy, draw, to_float
 from cifar_utils.takehome import FusedTransform
 
-BATCHES = (256, 1024, 50_000)
+SIZES = (32, 64, 96, 128, 224)  # pixels
+BATCHES = {"cpu": (256, 1024), "cuda": (1024, 8192)}
 
 # The competitors. Each builder gets uint8 images and a batch size, and returns a function that augments all of the
 # images once and returns the last batch.
@@ -54,6 +56,14 @@ def take_home(images: Tensor, batch: int) -> Callable[[], Tensor]:
     return lambda: last(to_float(transform(x)) for x in images.split(batch))
 
 
+def ours_compiled(images: Tensor, batch: int) -> Callable[[], Tensor]:
+    """The same warp and color map behind `torch.compile`; the random numbers are drawn as always."""
+    torch.compiler.reset()
+    apply = torch.compile(FULL.apply)
+    index, size = torch.arange(len(images), device=images.device).split(batch), images.shape[-2:]
+    return lambda: last(apply(x, draw(FULL, 0, 0, i, size)) for x, i in zip(images.split(batch), index))
+
+
 def kornia(compiled: bool) -> Callable:
     def build(images: Tensor, batch: int) -> Callable[[], Tensor]:
         from kornia import augmentation as K
@@ -72,6 +82,32 @@ def kornia(compiled: bool) -> Callable:
         return lambda: last(transform(part / 255) for part in images.split(batch))
 
     return build
+
+
+def fastai(images: Tensor, batch: int) -> Callable[[], Tensor]:
+    """Its own batch transforms: flip, rotation, zoom and shift in one resampling, the perspective in a second."""
+    from fastai.vision import augment as fa
+
+    low, high = FULL.scale
+    steps = fa.setup_aug_tfms(
+        [
+            fa.Flip(p=FULL.flip_p),
+            fa.Rotate(FULL.degrees, p=1.0, pad_mode="zeros"),
+            fa.Zoom(low, high, p=1.0, pad_mode="zeros"),
+            fa.Warp(FULL.distortion_scale, p=FULL.perspective_p, pad_mode="zeros"),
+            fa.Brightness(FULL.brightness, p=1.0),
+            fa.Contrast(FULL.contrast, p=1.0),
+            fa.Saturation(FULL.saturation, p=1.0),
+        ]
+    )
+
+    def transform(part: Tensor) -> Tensor:
+        x = fa.TensorImage(part.float() / 255)
+        for step in steps:
+            x = step(x, split_idx=0)
+        return x.as_subclass(Tensor)
+
+    return lambda: last(transform(part) for part in images.split(batch))
 
 
 def albumentations() -> Callable:
@@ -116,8 +152,8 @@ def one_by_one(kind: str, workers: int) -> Callable:
 
 
 BATCHED = {
-    "ours": ours, "ours, FusedTransform": take_home, "kornia": kornia(compiled=False),
-    "kornia, torch.compile": kornia(compiled=True),
+    "ours": ours, "ours, FusedTransform": take_home, "ours, torch.compile": ours_compiled,
+    "kornia": kornia(compiled=False), "kornia, torch.compile": kornia(compiled=True), "fastai": fastai,
 }  # fmt: skip
 KINDS = ("torchvision PIL", "torchvision tensor", "albumentations")
 SINGLE = {f"{kind}, {workers} workers": one_by_one(kind, workers) for kind in KINDS for workers in (0, 2)}
@@ -125,26 +161,32 @@ SINGLE = {f"{kind}, {workers} workers": one_by_one(kind, workers) for kind in KI
 # Measuring
 
 
-def compare(train: data.Dataset, batch: int, device: torch.device, args) -> list[dict]:
-    """One row per competitor."""
-    many = max(batch, args.images)
-    images = train.images.repeat(-(-many // len(train)), 1, 1, 1)[:many].to(device)
-    runs, rows = {}, []
+def enlarged(train: data.Dataset, count: int, size: int, device: torch.device) -> Tensor:
+    """[count, 3, size, size] uint8: the training images, again and again."""
+    images = train.images.repeat(-(-count // len(train)), 1, 1, 1)[:count].to(device)
+    return images if size == train.size else torch.cat([tv.resize(part, [size, size]) for part in images.split(256)])
+
+
+def compare(train: data.Dataset, size: int, batch: int, device: torch.device, args) -> list[dict]:
+    """One row per competitor; a round has about as many pixels at every size."""
+    many = max(batch, args.images * train.size**2 // size**2)
+    images = enlarged(train, many, size, device)
+    title, runs, rows = f"{device.type}, {size}x{size}, batch {batch:,}", {}, []
     for name, build in (BATCHED | SINGLE if device.type == "cpu" else BATCHED).items():
-        part = images[: args.single_images] if name in SINGLE else images
-        row = {"device": device.type, "batch": batch, "name": name, "images_a_round": len(part)}
-        tqdm.write(f"{device.type}, batch {batch:,}: {name} warms up", file=sys.stderr)
+        part = images[: max(64, args.single_images * train.size**2 // size**2)] if name in SINGLE else images
+        row = {"device": device.type, "size": size, "batch": batch, "name": name, "images_a_round": len(part)}
+        tqdm.write(f"{title}: {name} warms up", file=sys.stderr)
         try:
             run = build(part, batch)
             out = last(run() for _ in range(2))
-            assert out.dtype == torch.float32 and out.shape[1:] == (3, 32, 32) and 0 < out.mean() < 1, "no images"
+            assert out.dtype == torch.float32 and out.shape[1:] == (3, size, size) and 0 < out.mean() < 1, "no images"
             runs[name] = run
         except ModuleNotFoundError as error:
             row["problem"] = f"not installed ({error.name})"
         except Exception as error:  # whatever a competitor raises, the others go on
             row["problem"] = f"fails: {type(error).__name__}: {error}".split("\n")[0][:200].replace("|", "/")
         rows.append(row)
-    seconds = take_turns(runs, args.rounds, f"{device.type}, batch {batch:,}", device)
+    seconds = take_turns(runs, args.rounds, title, device)
     for row in rows:
         if row["name"] in seconds:
             row["images_a_second"] = spread([row["images_a_round"] / s for s in seconds[row["name"]]])
@@ -192,20 +234,23 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each competitor (default: 9)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the main process (default: 2)")
-    parser.add_argument("--quick", action="store_true", help="3 rounds of few images, no batch of 50,000")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of the images in pixels")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="3 rounds of few images of two sizes")
     args = parser.parse_args()
     args.rounds = 3 if args.quick else max(2, args.rounds)
+    args.sizes = args.sizes[:2] if args.quick else args.sizes
     args.images, args.single_images = (2048, 256) if args.quick else (8192, 2048)  # a round: batched, one by one
     torch.set_num_threads(args.threads)
     train, _ = data.split(data.cifar10(sample=True))
-    devices = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
-    results = {"machine": machine(args.threads, "kornia", "albumentations"), "rounds": args.rounds, "rows": []}
-    for device in devices:
-        for batch in BATCHES[:2] if args.quick else BATCHES:
-            results["rows"] += compare(train, batch, device, args)
-    results["steps"] = [share_of_a_step(train, device, args.rounds) for device in devices]
+    device, competitors = torch.device(args.device), ("kornia", "fastai", "albumentations")
+    results = {"machine": machine(args.threads, *competitors), "rounds": args.rounds, "rows": []}
+    for size in args.sizes:
+        for batch in BATCHES[device.type]:
+            results["rows"] += compare(train, size, batch, device, args)
+    results["steps"] = [share_of_a_step(train, device, args.rounds)]
     results["clamping"] = clamping_once(train)
-    save(args.output, "augmentation", results, report.markdown(results), report.plot)
+    save(args.output, "augmentation" + "_gpu" * (device.type == "cuda"), results, report.markdown(results), report.plot)
 
 
 if __name__ == "__main__":

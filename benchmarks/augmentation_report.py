@@ -3,23 +3,24 @@
 from pathlib import Path
 
 from matplotlib import pyplot as plt
-from matplotlib.patches import Patch
 
-COLORS = {256: "#0072B2", 1024: "#E69F00", 50_000: "#009E73"}  # one per batch size, Okabe-Ito
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999")  # Okabe-Ito
+MARKERS = "osD^vPX*"
 NOTES = """
 One by one, fewer images per round suffice, and no batch is larger than that. albumentations' perspective is the nearest
-that it has: normally distributed corners, and it zooms in.
+that it has: normally distributed corners, and it zooms in. fastai's shifts with its zoom, and warps in one direction.
 """
 
 
 def markdown(results: dict) -> str:
     lines = ["# Augmentation: images per second", "", *(f"- {k}: {v}" for k, v in results["machine"].items())]
     lines += [f"- {results['rounds']} rounds: medians and quartiles", *NOTES.splitlines()]
-    for device, batch in dict.fromkeys((row["device"], row["batch"]) for row in results["rows"]):
-        lines += ["", f"## {device}, batch {batch:,}", ""]
+    for key in dict.fromkeys(map(_setting, results["rows"])):
+        device, size, batch = key
+        lines += ["", f"## {device}, {size}x{size} pixels, batch {batch:,}", ""]
         lines += ["| | images per second | ours is faster by a factor of | images per round |", "|---|--:|--:|--:|"]
         for row in results["rows"]:
-            if (row["device"], row["batch"]) == (device, batch):
+            if _setting(row) == key:
                 cells = [row["name"], row.get("problem", ""), "", f"{row['images_a_round']:,}"]
                 if "problem" not in row:
                     factor, (low, high) = row["ours_is_faster_by"]["median"], row["ours_is_faster_by"]["quartiles"]
@@ -37,30 +38,42 @@ def markdown(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _setting(row: dict) -> tuple[str, int, int]:
+    return row["device"], row["size"], row["batch"]
+
+
 def plot(results: dict, path: Path) -> None:
-    """Bars of images per second on a log scale, one color per batch size, whiskers from slowest to fastest."""
-    rows = [row for row in results["rows"] if "problem" not in row]
-    names = list(dict.fromkeys(f"{row['name']} ({row['device']})" for row in rows))[::-1]
-    batches = list(dict.fromkeys(row["batch"] for row in rows))
-    figure, axis = plt.subplots(figsize=(9, 1.2 + 0.6 * len(names)), layout="constrained")
-    for row in rows:
-        k, name, rates = batches.index(row["batch"]), f"{row['name']} ({row['device']})", row["images_a_second"]
-        y, x = names.index(name) + 0.27 * ((len(batches) - 1) / 2 - k), rates["median"]
-        axis.barh(y, x, 0.25, color=COLORS[row["batch"]])
-        axis.plot([min(rates["rounds"]), max(rates["rounds"])], [y, y], color="#444444", linewidth=1)
-        axis.text(max(rates["rounds"]) * 1.1, y, f"{x:,.0f}", va="center", fontsize=8)
-    axis.set_yticks(range(len(names)), names)
-    axis.set_xscale("log")
-    axis.set_xlim(10, 2 * axis.get_xlim()[1])
-    axis.set_xlabel("images per second (log scale): median, slowest and fastest round")
-    axis.set_title("Flip, affine, perspective and color jitter of 32x32 images", fontsize=12)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        [Patch(color=COLORS[b]) for b in batches],
-        [f"batch {b:,}" for b in batches],
-        frameon=False,
-        loc="outside lower center",
-        ncols=3,
+    """How many times as fast ours is, against the side of the images, one panel per batch size; with quartiles."""
+    rows = [row for row in results["rows"] if "problem" not in row and row["name"] != "ours"]
+    names, batches = (list(dict.fromkeys(row[key] for row in rows)) for key in ("name", "batch"))
+    sizes = sorted({row["size"] for row in rows})
+    size = (5 * len(batches), 5.6)
+    figure, axes = plt.subplots(1, len(batches), sharey=True, squeeze=False, figsize=size, layout="constrained")
+    for axis, batch in zip(axes[0], batches):
+        axis.axhline(1, color="#444444", linewidth=1)
+        for k, name in enumerate(names):
+            found = [row for row in rows if (row["name"], row["batch"]) == (name, batch)]
+            factors = [row["ours_is_faster_by"] for row in found]
+            y = [f["median"] for f in factors]
+            errors = [
+                [v - f["quartiles"][0] for v, f in zip(y, factors)],
+                [f["quartiles"][1] - v for v, f in zip(y, factors)],
+            ]
+            x = [row["size"] * 1.012 ** (k - len(names) / 2) for row in found]  # side by side
+            style = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)], "markersize": 5}
+            axis.errorbar(x, y, errors, linewidth=1.2, label=name, linestyle="-" if k < len(COLORS) else ":", **style)
+        axis.set(
+            xscale="log", yscale="log", xlabel="side of the images in pixels (log scale)", title=f"batch {batch:,}"
+        )
+        axis.set_xticks(sizes, map(str, sizes))
+        axis.minorticks_off()
+        axis.set_yticks(ticks := [0.5, 1, 2, 4, 8, 16, 32, 64, 128], [f"{t:g}x" for t in ticks])
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("ours is faster by a factor of (log scale)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+    figure.suptitle("Flip, affine, perspective and color jitter: the same images in the same round")
+    values = (
+        f"{r['name']} ({r['size']} pixels, batch {r['batch']:,}) {r['ours_is_faster_by']['median']:.1f}" for r in rows
     )
-    values = (f"{r['name']} ({r['device']}, batch {r['batch']:,}) {r['images_a_second']['median']:,.0f}" for r in rows)
-    figure.savefig(path, dpi=120, metadata={"Description": f"Bars of images per second: {'; '.join(values)}."})
+    description = f"Lines of the factor by which ours is faster, against the images' side: {'; '.join(values)}."
+    figure.savefig(path, dpi=120, metadata={"Description": description})
