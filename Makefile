@@ -4,7 +4,7 @@ BIN = .venv/bin
 # make CPU=1 ... installs PyTorch without GPU libraries: several GB less on Linux
 CPU_INDEX = https://download.pytorch.org/whl/cpu
 
-.PHONY: run lab check test clean
+.PHONY: run lab check slides test clean
 
 run: .venv/installed     ## execute the notebooks without a screen; results in build/
 	$(BIN)/python tools/run_notebooks.py
@@ -14,6 +14,9 @@ lab: .venv/installed     ## open JupyterLab on the first notebook
 
 check: .venv/installed   ## will this machine do for the workshop, and how long will each notebook take?
 	$(BIN)/python -m cifar_utils doctor
+
+slides: .venv/installed  ## the notebooks as slides, in build/slides/; they need no internet
+	$(BIN)/python tools/make_slides.py
 
 test: .venv/installed    ## every test, the notebooks included
 	$(BIN)/python -m pytest -m "slow or not slow"
