@@ -61,9 +61,18 @@ def test_the_copies_are_a_project_that_can_be_installed(copied):
     folder, _ = copied
     package = [path for path in (ROOT / "cifar_utils").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert all((folder / path.relative_to(ROOT)).read_bytes() == path.read_bytes() for path in package)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "benchmarks/results/ablation.png"):
+    for name in ("pyproject.toml", "LICENSE", "benchmarks/results/ablation.png"):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
     assert not list(folder.rglob("__pycache__")) and not (folder / "runs").exists()
+
+
+def test_the_readme_of_the_copies_leaves_out_what_is_for_teachers_and_its_links_resolve(copied):
+    folder, _ = copied
+    readme, whole = (path.read_text() for path in (folder / "README.md", ROOT / "README.md"))
+    links = [a or b for a, b in copies.LINK.findall(readme)]
+    local = [link.partition("#")[0] for link in links if "://" not in link and not link.startswith("#")]
+    assert len(local) > 10 and [link for link in local if not (folder / link).exists()] == []
+    assert "teaching.md" in whole and len(whole) - 500 < len(readme) < len(whole)
 
 
 def test_the_notebooks_links_resolve_but_to_solutions(copied):

@@ -18,6 +18,7 @@ NOTEBOOKS, PRISTINE = "notebooks", ".pristine"
 COPIED = ("README.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", "cifar_utils", "docs", "benchmarks")
 FOR_TEACHERS = ("solutions", "exercises.md", "teaching.md")  # notebooks/exercises/solutions, and two pages of docs/
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*.ipynb", *FOR_TEACHERS)  # .ipynb: these come without outputs
+TEACHERS_TEXT = re.compile(r"<!-- for teachers -->.*?<!-- end -->\n+", re.DOTALL)  # in the README
 LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)|\b(?:src|href)=["']([^"']+)""")  # [text](target), <img src="target">
 
 
@@ -45,6 +46,8 @@ def write(folder: Path) -> list[str]:
             shutil.copytree(PROJECT / name, folder / name, ignore=LEFT_OUT)
         elif (PROJECT / name).exists():
             shutil.copy2(PROJECT / name, folder / name)
+    readme = folder / "README.md"
+    readme.write_text(TEACHERS_TEXT.sub("", readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
     sources = [path.relative_to(PROJECT) for path in sorted((PROJECT / NOTEBOOKS).rglob("*.ipynb"))]
     sources = [path for path in sources if not {".ipynb_checkpoints", *FOR_TEACHERS} & set(path.parts)]
     for source in sources:
