@@ -132,7 +132,8 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     presets = f"augmentation: {', '.join(PRESETS)}, or a JSON file (default: full, or the recipe's)"
     parser.add_argument("--policy", metavar="NAME", help=presets)
     _model_option(parser)
-    parser.add_argument("--recipe", metavar="NAME", help="train by a fast recipe of notebook 5: fast, class, ...")
+    recipes = "train by a recipe: fast or class (the network of notebook 5), own (for yours), ..."
+    parser.add_argument("--recipe", metavar="NAME", help=recipes)
     parser.add_argument("--epochs", metavar="N", type=_whole(1), help="passes over the training images")
     parser.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same result (default: 0)")
     parser.add_argument("--folder", metavar="DIR", type=Path, help="of the run (default: one in runs/, by settings)")
