@@ -110,7 +110,7 @@ def train_by_the_clock(clock: Clock, model: nn.Module, train: Dataset, val: Data
         KeyboardInterrupt: it was stopped; the stop button ends training in good order, but this is no result.
     """
     with tempfile.TemporaryDirectory() as folder:
-        for state in steps(model, train, val, run=Path(folder) / "run", device=device, **options):
+        for state in steps(model, train, val, run=Path(folder) / "run", device=device, **options):  # noqa: B007
             clock.tick()
     if state.stop:  # set behind the last step
         raise KeyboardInterrupt
