@@ -304,7 +304,7 @@ def test_a_builtin_function_gets_the_batch():
         (v2.RandomHorizontalFlip(), "RandomHorizontalFlip(p=0.5)"),
         (functools.partial(invert, amount=3), "partial"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",  # an address would differ between processes
 )
 def test_a_description_is_the_same_in_every_process(transform, words):
     assert describe(transform) == words
