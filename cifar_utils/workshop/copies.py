@@ -46,8 +46,8 @@ def write(folder: Path) -> list[str]:
             shutil.copytree(PROJECT / name, folder / name, ignore=LEFT_OUT)
         elif (PROJECT / name).exists():
             shutil.copy2(PROJECT / name, folder / name)
-    readme = folder / "README.md"
-    readme.write_text(TEACHERS_TEXT.sub("", readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    if (readme := folder / "README.md").exists():
+        readme.write_text(TEACHERS_TEXT.sub("", readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
     sources = [path.relative_to(PROJECT) for path in sorted((PROJECT / NOTEBOOKS).rglob("*.ipynb"))]
     sources = [path for path in sources if not {".ipynb_checkpoints", *FOR_TEACHERS} & set(path.parts)]
     for source in sources:
