@@ -588,7 +588,8 @@ def test_images_of_your_own_are_predicted_at_their_own_size(own, name):
 def test_the_report_names_your_own_classes(own, name):
     found = own(name)
     text = report(predict(found.model, found.test), "mine", predict(found.model, found.val))
-    assert f"photos: {len(found.test)} test images" in text and found.test.classes[0] in text
+    assert f"photos: {len(found.test)} test images" in text
+    assert any(name in text for name in found.test.classes)  # of many classes, the best and the worst
 
 
 @each_folder
