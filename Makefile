@@ -19,8 +19,7 @@ slides: .venv/installed  ## the notebooks as slides, in build/slides/; they need
 	$(BIN)/python tools/make_slides.py
 
 test: .venv/installed    ## every test, the notebooks included
-	$(BIN)/python -m pytest -m "not browser"
-	$(BIN)/python -m pytest -m browser -n 0  # a browser, its server and its kernel want both cores
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it: make PYTHON=python3.11 ...")'
