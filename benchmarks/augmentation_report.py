@@ -67,7 +67,10 @@ def plot(results: dict, path: Path) -> None:
         )
         axis.set_xticks(sizes, map(str, sizes))
         axis.minorticks_off()
-        axis.set_yticks(ticks := [0.5, 1, 2, 4, 8, 16, 32, 64, 128], [f"{t:g}x" for t in ticks])
+        axis.set_xlim(0.8 * sizes[0], 1.25 * sizes[-1])
+        low, high = axis.get_ylim()
+        ticks = [tick for tick in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128) if low <= tick <= high]
+        axis.set_yticks(ticks, [f"{tick:g}x" for tick in ticks])
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("ours is faster by a factor of (log scale)")
     figure.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)

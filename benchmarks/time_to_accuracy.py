@@ -82,7 +82,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Plain(Target):
-    """How the plain network is trained: by the defaults of the notebooks, or by a recipe."""
+    """How the plain network is trained: by the defaults of the notebooks, which are recorded here, or by a recipe."""
 
     policy: str = "full"
     epochs: int = settings.PROFILES["class"].epochs

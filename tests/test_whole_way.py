@@ -589,7 +589,8 @@ def test_the_report_names_your_own_classes(own, name):
     found = own(name)
     text = report(predict(found.model, found.test), "mine", predict(found.model, found.val))
     assert f"photos: {len(found.test)} test images" in text
-    assert any(name in text for name in found.test.classes)  # of many classes, the best and the worst
+    named = [name for name in found.test.classes if name in text]
+    assert len(named) == len(found.test.classes) or (len(found.test.classes) > 20 and named)  # best and worst of many
 
 
 @each_folder
