@@ -1,4 +1,4 @@
-"""A JupyterLab on loopback for the tests, and a notebook open in it."""
+"""A JupyterLab, or a Notebook 7, on loopback for the tests, and a notebook open in it."""
 
 import json
 import os
@@ -34,13 +34,15 @@ class Lab:
     Args:
         folder: for all that it needs, such as settings.
         packages: a folder of other versions of some packages, for the server and its kernels.
+        application: "jupyterlab", or "notebook" for Notebook 7, which shows one document per page.
 
     Attributes:
         notebooks: folder of the copies that it serves.
         runs: CIFAR_RUNS of its kernels.
     """
 
-    def __init__(self, folder: Path, packages: Path | None = None) -> None:
+    def __init__(self, folder: Path, packages: Path | None = None, application: str = "jupyterlab") -> None:
+        self.application = application
         self.notebooks, self.runs = folder / "project" / "notebooks", folder / "runs"
         shutil.copytree(ROOT / "notebooks", self.notebooks)
         shutil.copytree(ROOT / "benchmarks" / "results", folder / "project" / "benchmarks" / "results")
@@ -69,10 +71,11 @@ class Lab:
         )
         self.log = folder / "log"
         command = [
-            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+            sys.executable, "-m", application, "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
             f"--ServerApp.port={self.port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
             f"--ServerApp.root_dir={self.notebooks.parent}", "--LabApp.expose_app_in_browser=True",
-            "--LabApp.news_url=None", "--LabApp.extension_manager=readonly",
+            "--JupyterNotebookApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+            "--LabApp.extension_manager=readonly",
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         ]  # fmt: skip
         with self.log.open("w") as log:
@@ -113,9 +116,12 @@ class Notebook:
         self.page.on("console", lambda m: m.type == "error" and self.problems.append(f"console: {m.text}"))
         self.page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
         self.page.on("request", self._check_host)
-        self.page.goto(f"http://127.0.0.1:{lab.port}/lab/tree/notebooks/{name}.ipynb?reset", timeout=120_000)
+        in_lab = lab.application == "jupyterlab"
+        view = "lab/tree/notebooks" if in_lab else "notebooks/notebooks"
+        self.page.goto(f"http://127.0.0.1:{lab.port}/{view}/{name}.ipynb?reset", timeout=120_000)
         self.page.wait_for_function(KERNEL_IS_IDLE, timeout=120_000)
-        self.page.locator("#filebrowser").wait_for()
+        if in_lab:
+            self.page.locator("#filebrowser").wait_for()
         self.set_dark(dark)
 
     def _check_host(self, request) -> None:
