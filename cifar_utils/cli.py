@@ -1,4 +1,4 @@
-"""Everything that the notebooks do, as commands: run, train, runs, evaluate, classify, download."""
+"""Everything that the notebooks do, as commands: run, train, sweep, runs, evaluate, classify, download."""
 
 import argparse
 import json
@@ -33,6 +33,7 @@ examples:
   python -m cifar_utils train --policy strong        only train, with stronger augmentation
   python -m cifar_utils train --model mine.py:Net    train a network of your own, a function or class in a file
   python -m cifar_utils --images photos --size 64    train on your own images, one sub-folder per class
+  python -m cifar_utils sweep sweep.yaml             every combination of policies, seeds, networks in a file
   python -m cifar_utils runs                         all runs as a table: what differs, validation accuracy, minutes
   python -m cifar_utils evaluate runs/mine           only evaluate: report, JSON, CSV and plots in runs/mine/evaluation
   python -m cifar_utils evaluate runs/a runs/b       evaluate both and compare them, image by image
@@ -54,7 +55,7 @@ def run(arguments: list[str]) -> int:
     """Runs one command and returns the exit code."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["run", *arguments]
-    options = _parse(arguments)
+    options = parse(arguments)
     try:
         options.action(options)
         sys.stdout.flush()
@@ -68,7 +69,8 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of a command; exits, with a message, where they are wrong."""
     style = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
     prog = "python -m cifar_utils"
     parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} [command] [options]", description=DESCRIPTION, **style)
@@ -83,6 +85,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
     command("run", _run, "train, then evaluate (also when no command is given)", _data_options, _train_options)
     command("train", _train, "train, or resume a run that was stopped", _data_options, _train_options)
+    found = command("sweep", _sweep, "train every combination that a file lists, each in a run of its own")
+    found.add_argument("file", type=Path, help="YAML or Python: options of train, each with a value or a list of them")
+    found.add_argument("--folder", metavar="DIR", type=Path, help="of all its runs (default: runs/, named as the file)")
+    found.add_argument("--jobs", metavar="N", type=_whole(1, 1024), help="trainings at once (default: cores, memory)")
+    found.add_argument("--threads", metavar="N", type=_whole(1, 1024), help="of each (default: cores / jobs)")
+    found.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler whose workers train, as tcp://host:8786")
+    found.add_argument("--dry-run", action="store_true", help="list the trainings and estimate the hours")
     found = command("runs", _runs, "all runs as a table, the highest validation accuracy first")
     found.add_argument("--delete", metavar="DIR", type=Path, help="delete this run's folder, after asking")
     found = command("evaluate", _evaluate, "report on the test images; several runs are compared", _data_options)
@@ -190,7 +199,8 @@ def _run(options: argparse.Namespace) -> None:
     _evaluate(options)
 
 
-def _train(options: argparse.Namespace) -> Path:
+def prepare(options: argparse.Namespace) -> tuple[nn.Module, data.Dataset, data.Dataset, dict]:
+    """What the options of train stand for: model, training and validation images, and keyword arguments of `fit`."""
     profile = settings.profile(options.profile)
     train_images, val = data.split(_images(options, True, profile.sample))
     epochs = options.epochs
@@ -211,6 +221,11 @@ def _train(options: argparse.Namespace) -> Path:
         arguments = {"transform": PRESETS["full"], "epochs": epochs or usual, "seed": options.seed}
     if options.policy:
         arguments["transform"] = _policy(options.policy)
+    return model, train_images, val, arguments
+
+
+def _train(options: argparse.Namespace) -> Path:
+    model, train_images, val, arguments = prepare(options)
     print(f"{train_images}, {val}\n{arguments['transform']}", flush=True)
     *_, state = train.steps(model, train_images, val, run=options.folder, **arguments)
     if state.stop:
@@ -218,6 +233,14 @@ def _train(options: argparse.Namespace) -> Path:
     plots.save(plots.training_curves(state.history, f"Training on {train_images}"), state.run / "training_curves.png")
     print(f"Saved {runs.BEST}, {runs.LAST}, history.json and training_curves.png in {state.run}.\n")
     return state.run
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from cifar_utils.scale import sweep
+
+    names = ("file", "folder", "jobs", "threads", "dask", "dry_run")
+    if not sweep.run(**{name: getattr(options, name) for name in names}) and not options.dry_run:
+        raise ValueError("not all trainings are finished")
 
 
 def _runs(options: argparse.Namespace) -> None:

@@ -739,7 +739,7 @@ def test_no_option_is_a_prefix_of_one_of_torchruns(monkeypatch, command):
     parsers = []
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", lambda self, _: parsers.append(self))
-        cli._parse([])
+        cli.parse([])
     (commands,) = (a for a in parsers[0]._actions if isinstance(a, argparse._SubParsersAction))
     ours = [option for action in commands.choices[command]._actions for option in action.option_strings]
     assert len(ours) > 2

@@ -54,7 +54,7 @@ def test_every_command_of_the_readme_is_understood():
     assert len(commands) > 5
     for command in commands:
         if "--help" not in command:
-            cli._parse(shlex.split(command) if re.match(r" \w", command) else ["run", *shlex.split(command)])
+            cli.parse(shlex.split(command) if re.match(r" \w", command) else ["run", *shlex.split(command)])
 
 
 def test_every_package_and_its_files_are_installed():

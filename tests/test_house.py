@@ -12,7 +12,7 @@ CENTER = [
     "settings", "progress", "files", "download", "data", "models", "warp", "augment", "plots", "checkpoint", "runs",
     "overview", "checks", "train", "takehome", "network_file", "cli", "__main__",
 ]  # fmt: skip
-WINGS = ("evaluation", "speedrun", "widgets", "exercises", "workshop")
+WINGS = ("evaluation", "speedrun", "widgets", "exercises", "workshop", "scale")
 FOR_THE_LOOP = {"evaluation.predictions", "evaluation.metrics"}  # validation is part of it
 READ_BY_PARTICIPANTS = ["data", "augment", "warp", "models", "train", "runs"]
 

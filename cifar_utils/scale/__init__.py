@@ -1,0 +1,1 @@
+"""More than one training at once: `sweep`."""

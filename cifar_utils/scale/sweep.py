@@ -1,0 +1,385 @@
+"""Many trainings from one file: every combination of policies, seeds, networks and settings, each in its own folder.
+
+    # sweep.yaml                                   python -m cifar_utils sweep sweep.yaml --dry-run
+    policy: [none, full]                           python -m cifar_utils sweep sweep.yaml
+    seed: [0, 1, 2]                                python -m cifar_utils sweep sweep.yaml --dask tcp://host:8786
+    sample: true
+
+A training is what `python -m cifar_utils train` does with the same options. They run in processes of this machine
+(joblib), or on the workers of a Dask cluster. The same command again trains what is not finished, resumes what was
+interrupted, and repeats nothing.
+"""
+
+import csv
+import hashlib
+import importlib.util
+import io
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+import yaml
+from joblib import Parallel, delayed, parallel_config
+from scipy import stats
+
+from cifar_utils import cli, data, overview, settings, train
+from cifar_utils.evaluation.predictions import predict
+from cifar_utils.progress import bar
+
+OPTIONS = ("policy", "model", "recipe", "epochs", "seed", "profile", "sample", "images", "size", "data")
+TRAINING_GB = 2.0  # of memory, for one training on the full data set
+PROBE_STEPS = 8  # that an estimate times
+_one_at_a_time = threading.Lock()  # threads and random generators are a process's, not a training's
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a sweep.
+
+    Attributes:
+        options: option of `python -m cifar_utils train` without its dashes -> value.
+        folder: of its run.
+    """
+
+    options: dict
+    folder: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """For the command line."""
+        found = ["train", "--folder", str(self.folder.resolve())]
+        for name, value in self.options.items():
+            found += [f"--{name}"] * (value is not False) + [str(value)] * (not isinstance(value, bool))
+        return found
+
+
+def read(file: Path, folder: Path) -> list[Training]:
+    """The trainings that a file asks for, each once.
+
+    Args:
+        file: YAML, or a Python file with a variable `trainings`: option -> value or list of values, of which every
+            combination is trained; or a list of such mappings.
+        folder: of all their runs.
+
+    Raises:
+        ValueError: the file cannot be read, or it asks for something that `train` does not take.
+    """
+    blocks = _content(file)
+    blocks = [blocks] if isinstance(blocks, dict) else blocks
+    if not isinstance(blocks, list) or not blocks or not all(isinstance(block, dict) and block for block in blocks):
+        raise ValueError(f"{file}: a mapping from options to values is needed, or a list of such mappings")
+    found = {}
+    for block in blocks:
+        if unknown := [name for name in block if name not in OPTIONS]:
+            raise ValueError(f"{file}: there is no option {unknown[0]!r}; one of {', '.join(OPTIONS)} is needed")
+        values = [value if isinstance(value, list) else [value] for value in block.values()]
+        for combination in itertools.product(*values):
+            options = {name: value for name, value in zip(block, combination) if value is not None}
+            training = Training(options, folder / _name(options))
+            _check(file, training)
+            found[training.folder] = training
+    if not found:
+        raise ValueError(f"{file}: a list of values is empty, so there is no combination to train")
+    return list(found.values())
+
+
+def run(
+    file: Path,
+    folder: Path | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+    dask: str | None = None,
+    dry_run: bool = False,
+) -> bool:
+    """Trains all that a file asks for and that is not finished yet, and writes the tables after each training.
+
+    Args:
+        file: see `read`.
+        folder: of the runs, and of results.csv and summary.csv; by default one in `settings.runs_directory()`, named
+            like the file.
+        jobs: trainings at once on this machine; by default as many as cores and free memory allow.
+        threads: of one training; by default the cores, divided by the jobs. The last bits of a result depend on it.
+        dask: address of a Dask scheduler, whose workers train instead. Each needs this package, and the same folders.
+        dry_run: print the trainings and an estimate of the hours, and train nothing.
+
+    Returns:
+        Whether all trainings are finished.
+
+    Raises:
+        ValueError: see `read`; or the Dask cluster cannot be used.
+    """
+    folder = Path(folder or settings.runs_directory() / file.stem)
+    trainings = read(file, folder)
+    done = _finished(folder)
+    todo = [training for training in trainings if training.folder.name not in done]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fits = int(psutil.virtual_memory().available / 1e9 / TRAINING_GB)
+    jobs = jobs or max(1, min(cores, fits, len(todo)))
+    threads = threads or max(1, cores // jobs)
+    print(f"{len(trainings)} trainings, {len(trainings) - len(todo)} of them finished; their runs are in {folder}")
+    if dry_run:
+        _show_plan(trainings, done, jobs, threads)
+        return not todo
+    folder.mkdir(parents=True, exist_ok=True)
+    problems, tasks = {}, [(training, threads, _has_full_set(training)) for training in todo]
+    outcomes = _on_a_cluster(tasks, dask) if dask and tasks else _on_this_machine(tasks, jobs, threads)
+    with bar(len(todo), "Sweep", "training") as progress:
+        for training, problem in outcomes:
+            if problem:
+                problems[training.folder.name] = problem
+            print(f"{training.folder.name}: {problem or 'finished'}", flush=True)
+            _write(folder, trainings, problems)
+            progress.update()
+    print(_write(folder, trainings, problems))
+    print(f"Saved in {folder}: results.csv (one row per training), summary.csv (means over the seeds)")
+    left = len(trainings) - len(_finished(folder))
+    if left > 0:
+        print(f"{left} trainings are not finished. The same command resumes them.")
+    return left <= 0
+
+
+def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[Training, str]:
+    """Trains, or resumes, in this process; what it prints goes to log.txt in the run's folder.
+
+    Args:
+        training: see `Training`.
+        threads: of torch.
+        needs_full_set: refuse to train on the sample, as a worker without the data would.
+
+    Returns:
+        The training, and what went wrong in a sentence, or "".
+    """
+    with _one_at_a_time:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        log = io.StringIO()
+        try:
+            with redirect_stdout(log), redirect_stderr(log):
+                if needs_full_set:
+                    data.cifar10(False, False, training.options.get("data"))  # a DataError where there is none
+                code = cli.run(training.arguments)
+        except KeyboardInterrupt:
+            code = 130
+            log.write("stopped; the same command resumes")
+        except Exception as error:  # such as a network's own: the other trainings must go on
+            code = 1
+            log.write(f"error: {type(error).__name__}: {error}")
+        finally:
+            torch.set_num_threads(before)
+        try:
+            training.folder.mkdir(parents=True, exist_ok=True)
+            with (training.folder / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(log.getvalue())
+        except OSError as error:
+            return training, f"{training.folder} cannot be written to: {error.strerror}"
+    lines = [line for line in log.getvalue().splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return training, "" if code == 0 else (told or lines or ["stopped"])[-1]
+
+
+def results(trainings: list[Training], problems: dict[str, str]) -> list[dict]:
+    """One row per training: its options, epochs, validation accuracy with its 95 % interval, minutes, and status."""
+    runs = {found.folder.name: found for found in _runs(trainings)}
+    rows = []
+    for training in trainings:
+        row = {name: training.options.get(name, "") for name in OPTIONS if any(name in t.options for t in trainings)}
+        found = runs.get(training.folder.name)
+        accuracy = found.accuracy if found else None
+        row |= dict(zip(("validation_accuracy", "low", "high"), accuracy or ("", "", "")))
+        row |= {"epochs_done": found.epoch if found else 0, "minutes": found.minutes if found else 0.0}
+        is_finished = found is not None and found.epoch >= found.epochs
+        row["status"] = "finished" if is_finished else problems.get(training.folder.name, "not finished")
+        rows.append(row | {"folder": training.folder.name})
+    return rows
+
+
+def summary(rows: list[dict]) -> list[dict]:
+    """Means over the seeds: one row per combination of the other options, of finished trainings only.
+
+    `low` and `high` are Student's 95 % interval of the mean (empty for a single seed), the variation between seeds; it
+    does not contain that between samples of validation images.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row["status"] == "finished":
+            key = tuple((name, row[name]) for name in OPTIONS if name in row and name != "seed")
+            groups.setdefault(key, []).append(row)
+    found = []
+    for key, members in groups.items():
+        values = [row["validation_accuracy"] for row in members]
+        mean, n = statistics.mean(values), len(values)
+        half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else None
+        row = dict(key) | {"seeds": n, "validation_accuracy": mean}
+        row |= {"low": "" if half is None else mean - half, "high": "" if half is None else mean + half}
+        found.append(row | {"minutes": statistics.mean(member["minutes"] for member in members)})
+    return sorted(found, key=lambda row: -row["validation_accuracy"])
+
+
+def _content(file: Path):
+    try:
+        if file.suffix == ".py":
+            spec = importlib.util.spec_from_file_location("sweep_file", file)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module.trainings
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except AttributeError:
+        raise ValueError(f"{file}: a variable named trainings is needed") from None
+    except Exception as error:  # whatever the file raises when it runs
+        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _name(options: dict) -> str:
+    """A folder's name: the same options get the same one, others another."""
+    words = [f"{name}-{value}" if name in ("seed", "epochs", "size") else str(value) for name, value in options.items()]
+    words = [re.sub(r"[^\w.=]+", "-", word)[:30].strip("-.") for word in words if word not in ("True", "False")]
+    text = json.dumps(options, sort_keys=True, default=str)
+    return "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
+
+
+def _check(file: Path, training: Training) -> None:
+    """Raises ValueError: the command line does not take these options."""
+    for name, value in training.options.items():
+        if not isinstance(value, (str, int, bool)) or (name == "sample") != isinstance(value, bool):
+            kind = "true or false" if name == "sample" else "a name or a whole number"
+            raise ValueError(f"{file}: {name} is {value!r}; it must be {kind}")
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            cli.parse(training.arguments)
+    except SystemExit:
+        problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        raise ValueError(f"{file}: {problem}") from None
+
+
+def _runs(trainings: list[Training]) -> list[overview.Run]:
+    return overview.find_runs(directory=trainings[0].folder.parent)
+
+
+def _finished(folder: Path) -> set[str]:
+    """The names of the folders whose trainings are complete."""
+    found = overview.find_runs(directory=folder) if folder.is_dir() else []
+    return {run.folder.name for run in found if run.epoch >= run.epochs}
+
+
+def _has_full_set(training: Training) -> bool:
+    """Whether a training here would use the full data set, so that a worker must not fall back to the sample."""
+    options = training.options
+    if options.get("sample") or options.get("images") or settings.profile(options.get("profile")).sample:
+        return False
+    return not data.cifar10(False, None, options.get("data")).is_sample
+
+
+def _on_this_machine(todo: list[tuple], jobs: int, threads: int) -> Iterator[tuple[Training, str]]:
+    """Runs the tasks, each the arguments of `train_one`, in processes, and yields what they return, first done first."""
+    with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
+        yield from Parallel(return_as="generator_unordered")(delayed(train_one)(*task) for task in todo)
+
+
+def _on_a_cluster(todo: list[tuple], address: str) -> Iterator[tuple[Training, str]]:
+    """The same on Dask's workers: a task whose worker is lost runs again on another one, and resumes.
+
+    joblib's own Dask backend is not used: with a single worker, it trains in this process.
+    """
+    try:
+        from dask.distributed import Client, as_completed
+    except ImportError:
+        raise ValueError("--dask needs the package distributed: pip install -e '.[cluster]'") from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its tracebacks: what matters is a sentence
+    try:
+        client = Client(address, timeout=20)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"there is no Dask scheduler at {address}: {error}") from None
+    with client:
+        if not client.scheduler_info()["workers"]:
+            raise ValueError(f"the Dask scheduler at {address} has no workers; start one: dask worker {address}")
+        futures = {client.submit(train_one, *task, pure=False): task for task in todo}
+        for future in as_completed(futures):
+            if future.status == "finished":
+                yield future.result()
+            elif future.status == "error":
+                error = future.exception()
+                yield futures[future][0], f"{type(error).__name__}: {' '.join(str(error).split())}"
+            else:
+                raise ValueError(f"the Dask scheduler at {address} is gone. Start it anew: the same command resumes")
+
+
+def _show_plan(trainings: list[Training], done: set[str], jobs: int, threads: int) -> None:
+    seconds: dict[str, float] = {}
+    total = 0.0
+    for training in trainings:
+        if training.folder.name in done:
+            print(f"  {training.folder.name}: finished")
+            continue
+        key = json.dumps({n: v for n, v in training.options.items() if n != "seed"}, sort_keys=True, default=str)
+        if key not in seconds:  # seeds take equally long
+            seconds[key] = _estimate(training, threads)
+        total += seconds[key]
+        print(f"  {training.folder.name}: about {seconds[key] / 60:.1f} minutes")
+    hours = total / 3600
+    print(
+        f"About {hours:.1f} hours one after the other, {hours / jobs:.1f} with {jobs} at once on this machine "
+        f"({threads} threads each). Nothing was trained. Trainings share the machine, and images that grow during "
+        "training cost less at first, so this is rough."
+    )
+
+
+def _estimate(training: Training, threads: int) -> float:
+    """Seconds of a training, from its first steps and one validation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+            model, images, val, options = cli.prepare(cli.parse(training.arguments))
+            ends = []
+            with closing(train.steps(model, images, val, run=Path(folder) / "run", **options)) as states:
+                for state in itertools.islice(states, 3 + PROBE_STEPS):
+                    ends.append(time.perf_counter())
+            step = statistics.median(b - a for a, b in itertools.pairwise(ends[2:]))
+            start = time.perf_counter()
+            predict(model, val)
+            validation = time.perf_counter() - start
+            return options["epochs"] * (state.steps_per_epoch * step + validation)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write(folder: Path, trainings: list[Training], problems: dict[str, str]) -> str:
+    """Writes both tables, each as a whole or not at all, and returns the summary as text."""
+    rows = results(trainings, problems)
+    means = summary(rows)
+    for name, table in (("results.csv", rows), ("summary.csv", means)):
+        partial = folder / f".{name}.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, table[0] if table else ["seeds"])
+            writer.writeheader()
+            writer.writerows(table)
+        partial.replace(folder / name)
+    return as_text(means)
+
+
+def as_text(means: list[dict]) -> str:
+    """The summary as a table, the highest validation accuracy first."""
+    if not means:
+        return "No training is finished yet."
+    names = [name for name in OPTIONS if name in means[0]]
+    lines = [[*names, "seeds", "validation accuracy", "minutes"]]
+    for row in means:
+        interval = f" ({row['low']:.1%} to {row['high']:.1%})" if row["low"] != "" else ""
+        accuracy = f"{row['validation_accuracy']:.1%}{interval}"
+        lines.append([*(str(row[name]) for name in names), str(row["seeds"]), accuracy, f"{row['minutes']:.1f}"])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)

@@ -1,0 +1,338 @@
+"""Sweeps: every combination once, bit for bit as alone, on processes of this machine and on a Dask cluster."""
+
+import csv
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import contents
+
+from cifar_utils import checkpoint, overview, runs
+from cifar_utils.__main__ import main
+from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.scale import sweep
+
+SEEDS = (0, 1)
+POLICIES = ("none", "full")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Two classes of 30 noisy images of 16 pixels, one dark and one bright."""
+    folder, noise = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for name, level in (("dark", 60), ("bright", 180)):
+        (folder / name).mkdir()
+        for i in range(30):
+            pixels = noise.integers(level - 60, level + 60, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def write(folder: Path, images: Path, name: str = "sweep.yaml", epochs: int = 2) -> Path:
+    lines = [f"policy: [{', '.join(POLICIES)}]", f"seed: [{', '.join(map(str, SEEDS))}]"]
+    (folder / name).write_text("\n".join([*lines, f"epochs: {epochs}", "size: 16", f"images: {images}\n"]))
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def swept(images, tmp_path_factory) -> Path:
+    """The folder of a finished sweep, by two processes."""
+    folder = tmp_path_factory.mktemp("swept")
+    assert main(["sweep", str(write(folder, images)), "--folder", str(folder / "runs"), "--jobs", "2"]) == 0
+    return folder / "runs"
+
+
+def rows(folder: Path, name: str = "results") -> list[dict]:
+    with (folder / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_combination_is_trained_once(swept):
+    found = rows(swept)
+    assert {(row["policy"], int(row["seed"])) for row in found} == {(p, s) for p in POLICIES for s in SEEDS}
+    assert len(found) == 4 and all(row["status"] == "finished" and row["epochs_done"] == "2" for row in found)
+    assert len(overview.find_runs(directory=swept)) == 4
+    for row in found:
+        settings = runs.about(swept / row["folder"])["settings"]
+        assert settings["seed"] == int(row["seed"]) and ("degrees" in settings["transform"]) == (row["policy"] == "full")
+
+
+def test_a_training_is_bit_for_bit_the_one_of_the_command_line(swept, images, tmp_path):
+    row = rows(swept)[-1]
+    arguments = ["train", "--policy", row["policy"], "--seed", row["seed"], "--epochs", "2", "--size", "16"]
+    code = "import sys, torch; torch.set_num_threads(1); from cifar_utils.__main__ import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *arguments, "--images", images, "--folder", tmp_path / "alone"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert contents(swept / row["folder"]) == contents(tmp_path / "alone")
+    other = next(other for other in rows(swept) if other["seed"] != row["seed"])
+    assert contents(swept / other["folder"]) != contents(tmp_path / "alone")
+
+
+def test_the_summary_has_students_interval_over_the_seeds(swept):
+    from scipy import stats
+
+    values = [float(row["validation_accuracy"]) for row in rows(swept) if row["policy"] == "full"]
+    row = next(row for row in rows(swept, "summary") if row["policy"] == "full")
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert row["seeds"] == "2" and "seed" not in row
+    found = [float(row[name]) for name in ("validation_accuracy", "low", "high")]
+    if np.std(values):
+        assert np.allclose(found, [np.mean(values), low, high])
+    else:
+        assert np.allclose(found, np.mean(values))
+
+
+def test_the_interval_by_hand():
+    made = [{"status": "finished", "seed": s, "policy": "p", "validation_accuracy": a, "minutes": 1.0}
+            for s, a in enumerate((0.5, 0.6, 0.7))]  # fmt: skip
+    (row,) = sweep.summary([*made, made[0] | {"status": "stopped", "validation_accuracy": 0.0}])
+    assert row["seeds"] == 3 and abs(row["validation_accuracy"] - 0.6) < 1e-12
+    assert abs(row["high"] - 0.6 - 4.302653 * 0.1 / 3**0.5) < 1e-6  # t of 2 degrees of freedom
+    assert sweep.summary([]) == [] and sweep.as_text([]) == "No training is finished yet."
+
+
+def test_nothing_is_repeated(swept, images, tmp_path, capsys):
+    before = {path: path.stat().st_mtime_ns for path in swept.rglob("*.safetensors")}
+    assert main(["sweep", str(write(tmp_path, images)), "--folder", str(swept)]) == 0
+    assert "4 trainings, 4 of them finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in swept.rglob("*.safetensors")} == before
+
+
+def test_a_dry_run_lists_the_trainings_and_trains_nothing(images, tmp_path, capsys):
+    file = write(tmp_path, images)
+    assert main(["sweep", str(file), "--folder", str(tmp_path / "runs"), "--dry-run", "--jobs", "2"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("minutes\n") == 4 and "with 2 at once" in told and "Nothing was trained" in told
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_was_interrupted_resumes_bit_for_bit(swept, images, tmp_path, monkeypatch):
+    """A training that was stopped within its first epoch, as by a machine that was switched off."""
+    trainings = sweep.read(write(tmp_path, images), tmp_path / "runs")
+    chosen = trainings[0]
+    options = sweep.cli.parse(chosen.arguments)
+    model, train, val, arguments = sweep.cli.prepare(options)
+    states = sweep.train.steps(model, train, val, run=chosen.folder, **arguments)
+    for state in states:
+        state.stop = state.step == 1
+    assert not state.history
+    sweep.run(write(tmp_path, images), tmp_path / "runs", jobs=2)
+    assert contents(chosen.folder) == contents(swept / chosen.folder.name)
+    assert "Resuming" in (chosen.folder / "log.txt").read_text()
+
+
+def test_a_training_that_fails_stops_no_other(images, tmp_path, capsys):
+    """One clear sentence, and the same command, once the cause is gone, trains what is missing."""
+    network = tmp_path / "mine.py"
+    good = "from torch import nn\ndef Net(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, classes))\n"
+    network.write_text("def Net(classes):\n    raise RuntimeError('a network of my own fails')\n")
+    file = tmp_path / "sweep.py"
+    common = {"images": str(images), "size": 16, "epochs": 1}
+    models = [None, f"{network}:Net"]
+    file.write_text(f"trainings = [{common | {'model': models}!r}]\n")
+    arguments = ["sweep", str(file), "--folder", str(tmp_path / "runs"), "--jobs", "1"]
+    assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert "a network of my own fails" in told.out and "1 trainings are not finished" in told.out
+    assert "Traceback" not in told.out + told.err
+    status = {bool(row["model"]): row["status"] for row in rows(tmp_path / "runs")}
+    assert status[False] == "finished" and "a network of my own fails" in status[True]
+    network.write_text(good)
+    assert main(arguments) == 0
+    assert all(row["status"] == "finished" for row in rows(tmp_path / "runs"))
+
+
+def test_a_full_disk_is_one_sentence(images, tmp_path, monkeypatch):
+    training = sweep.read(write(tmp_path, images), tmp_path / "runs")[0]
+
+    def full(path, content, backup=False):
+        raise CheckpointError(f"{path} cannot be written: the disk is full.")
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    _, problem = sweep.train_one(training, 1, False)
+    assert problem.endswith("the disk is full.") and "\n" not in problem
+
+
+def test_a_worker_without_the_full_set_does_not_train_on_the_sample(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path / "empty"))
+    monkeypatch.setenv("CIFAR10_MIRROR", "http://127.0.0.1:9/")
+    training = sweep.Training({"epochs": 1}, tmp_path / "runs" / "full")
+    _, problem = sweep.train_one(training, 1, needs_full_set=True)
+    assert problem and not (training.folder / "last.safetensors").exists()
+
+
+BAD = {
+    "nonsense: [1, 2]": "there is no option 'nonsense'",
+    "policy: []": "a list of values is empty",
+    "policy: mild": None,  # a file may have this name on another machine: the training says so
+    "seed: [-1]": "seed",
+    "seed: [0.5]": "seed is 0.5",
+    "sample: 3": "sample is 3",
+    "epochs: none": "epochs",
+    "- 3": "a mapping",
+    "": "a mapping",
+    "policy: [full": "cannot be read",
+    "size: [8]": "--size",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_file_that_asks_for_something_else_is_refused_in_a_sentence(tmp_path, capsys, text):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    if BAD[text] is None:
+        assert sweep.read(file, tmp_path)
+        return
+    assert main(["sweep", str(file), "--folder", str(tmp_path / "runs")]) == 1
+    told = capsys.readouterr().err
+    assert BAD[text] in told and str(file) in told and "Traceback" not in told
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_same_combination_in_two_blocks_is_one_training(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("- {policy: [none, full], seed: 0}\n- {policy: full, seed: [0, 1]}\n")
+    assert len(sweep.read(file, tmp_path)) == 3
+
+
+def test_a_dask_cluster_that_is_not_there_is_one_sentence(images, tmp_path, capsys, monkeypatch):
+    real = pytest.importorskip("distributed").Client
+    monkeypatch.setattr("dask.distributed.Client", lambda address, timeout: real(address, timeout=2))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["--folder", str(tmp_path / "runs"), "--dask", f"tcp://127.0.0.1:{port}"]
+    assert main(["sweep", str(write(tmp_path, images)), *arguments]) == 1
+    assert "there is no Dask scheduler at" in capsys.readouterr().err
+
+
+class Cluster:
+    """A Dask scheduler and its workers, each a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.workers = folder, []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.start_scheduler()
+
+    def _start(self, program: str, *arguments: str, **environment: str) -> subprocess.Popen:
+        # Workers are killed here on purpose: that must not count as the fault of a training.
+        environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "100"} | environment
+        log = (self.folder / f"{program}.log").open("a")
+        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *arguments, "--no-dashboard"]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+
+    def start_scheduler(self) -> None:
+        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", str(self.port))
+
+    def start_worker(self, **environment: str) -> subprocess.Popen:
+        place = ["--local-directory", str(self.folder), "--nthreads", "1", "--no-nanny", "--death-timeout", "60"]
+        self.workers.append(self._start("worker", self.address, *place, **environment))
+        return self.workers[-1]
+
+    def wait(self, workers: int) -> None:
+        from distributed import Client
+
+        with Client(self.address, timeout=60) as client:
+            client.wait_for_workers(workers, timeout=60)
+
+    def close(self) -> None:
+        for process in [*self.workers, self.scheduler]:
+            process.kill()
+            process.wait(20)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra [cluster]")
+    cluster = Cluster(tmp_path)
+    yield cluster
+    cluster.close()
+
+
+def start_sweep(file: Path, folder: Path, cluster: Cluster) -> subprocess.Popen:
+    command = [sys.executable, "-m", "cifar_utils", "sweep", file, "--folder", folder, "--threads", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*command, "--dask", cluster.address], **pipes)
+
+
+def under_way(folder: Path, count: int = 1, seconds: float = 120) -> None:
+    """Waits until so many trainings have saved something."""
+    end = time.monotonic() + seconds
+    while len(list(folder.glob("*/last.safetensors"))) < count:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_change_nothing(cluster, images, tmp_path):
+    """Three workers, killed with SIGKILL one after the other and replaced: every run complete, bit for bit as alone."""
+    file, folder = write(tmp_path, images, epochs=200), tmp_path / "runs"
+    for _ in range(3):
+        cluster.start_worker()
+    cluster.wait(3)
+    process, chance = start_sweep(file, folder, cluster), random.Random(0)
+    killed = 0
+    under_way(folder)
+    while process.poll() is None and killed < 4:
+        time.sleep(chance.uniform(0.2, 1.0))
+        victim = chance.choice(cluster.workers)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait(20)
+        cluster.workers.remove(victim)
+        cluster.start_worker()
+        killed += 1
+    told, _ = process.communicate(timeout=400)
+    assert process.returncode == 0 and killed == 4, told
+    assert "resuming" in "".join(p.read_text() for p in folder.glob("*/log.txt")).lower() or "Resuming" in told
+    alone = tmp_path / "alone"
+    sweep.run(file, alone, jobs=2, threads=1)
+    assert all(row["status"] == "finished" for row in rows(folder))
+    for row in rows(folder):
+        assert contents(folder / row["folder"]) == contents(alone / row["folder"])
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_ends_the_sweep_in_a_sentence_and_the_same_command_completes_it(
+    cluster, images, tmp_path
+):
+    file, folder = write(tmp_path, images, epochs=400), tmp_path / "runs"
+    cluster.start_worker()
+    cluster.wait(1)
+    process = start_sweep(file, folder, cluster)
+    under_way(folder)
+    cluster.scheduler.send_signal(signal.SIGKILL)
+    cluster.scheduler.wait(20)
+    told, _ = process.communicate(timeout=200)
+    assert process.returncode == 1 and "Traceback" not in told, told
+    assert "the same command resumes" in told.splitlines()[-1].lower(), told
+    for worker in cluster.workers:
+        worker.kill()
+        worker.wait(20)
+    cluster.start_scheduler()
+    cluster.start_worker()
+    cluster.wait(1)
+    process = start_sweep(file, folder, cluster)
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert all(row["status"] == "finished" for row in rows(folder))
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_read_the_images_is_one_sentence(cluster, images, tmp_path):
+    file, folder = write(tmp_path, tmp_path / "gone"), tmp_path / "runs"
+    cluster.start_worker()
+    cluster.wait(1)
+    told, _ = start_sweep(file, folder, cluster).communicate(timeout=200)
+    assert "Traceback" not in told
+    assert all(str(tmp_path / "gone") in row["status"] for row in rows(folder))
