@@ -4,19 +4,22 @@ BIN = .venv/bin
 # make CPU=1 ... installs PyTorch without GPU libraries: several GB less on Linux
 CPU_INDEX = https://download.pytorch.org/whl/cpu
 
-.PHONY: run lab check slides test clean
+.PHONY: run lab check slides web test clean
 
 run: .venv/installed     ## execute the notebooks without a screen; results in build/
 	$(BIN)/python tools/run_notebooks.py
 
 lab: .venv/installed     ## open JupyterLab on the first notebook
-	PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab notebooks/01_data_and_augmentation.ipynb
+	PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_data_and_augmentation.ipynb
 
 check: .venv/installed   ## will this machine do for the workshop, and how long will each notebook take?
 	$(BIN)/python -m cifar_utils doctor
 
 slides: .venv/installed  ## the notebooks as slides, in build/slides/; they need no internet
 	$(BIN)/python tools/make_slides.py
+
+web: .venv/installed     ## the notebooks and guides as searchable pages, in build/web/; they need no internet
+	$(BIN)/python tools/make_web.py
 
 test: .venv/installed    ## every test, the notebooks included
 	$(BIN)/python -m pytest -m "slow or not slow"
@@ -27,7 +30,7 @@ test: .venv/installed    ## every test, the notebooks included
 	@echo "Installing the packages into .venv: a few minutes, once."
 	$(if $(CPU),$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision --index-url $(CPU_INDEX) \
 		|| echo "PyTorch's CPU packages cannot be reached: installing those with GPU libraries.")
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser,web]'
 	touch $@
 
 clean:                   ## remove what was installed and made, but not data/ or runs/

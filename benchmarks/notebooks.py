@@ -1,6 +1,7 @@
 """What a participant's notebooks need: minutes, processor time, and memory of each, measured in its kernel.
 
     python benchmarks/notebooks.py                  # about 20 minutes; use the machine for nothing else meanwhile
+    python benchmarks/notebooks.py --in-place       # the same, and write the outputs into notebooks/ (to commit them)
     python benchmarks/notebooks.py --only 01_data_and_augmentation
     CIFAR_PROFILE=smoke python benchmarks/notebooks.py --output /tmp/quick
 
@@ -12,22 +13,26 @@ holds once all its cells have run. JupyterLab itself takes about 0.15 GB, and a 
 Written to benchmarks/results: notebooks.json, notebooks.md and notebooks.png.
 """
 
+import itertools
 import os
+import re
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import torch
 from common import command_line, machine, save, stoppable
-from nbclient import NotebookClient
-from tqdm import tqdm
 
 from cifar_utils import data, plots, settings
+from cifar_utils.workshop.speed import step_milliseconds
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))
+from run_notebooks import run  # noqa: E402
+
 PATHS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
 
 
@@ -65,22 +70,26 @@ class Meter(threading.Thread):
         self.join()
 
 
-def measure(path: Path) -> dict:
-    """Executes one notebook and returns its row: seconds, cpu_seconds, peak and open (bytes)."""
-    notebook = nbformat.read(path, as_version=4)
-    place = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources=place, store_widget_state=False)
-    with client.setup_kernel():
-        meter = Meter(psutil.Process(client.km.provisioner.pid))
-        meter.start()
-        start = time.perf_counter()
-        try:
-            for number, cell in enumerate(notebook.cells):
-                client.execute_cell(cell, number)
-        finally:
-            meter.stop()
-        seconds = time.perf_counter() - start
-    return {"seconds": seconds, "cpu_seconds": meter.cpu_seconds, "peak": meter.peak, "open": meter.last}
+def measure(path: Path, target: Path, pages: Path, step: float) -> dict:
+    """Executes one notebook: seconds, cpu_seconds, peak and open (bytes), and sections (heading -> seconds)."""
+    meters, marks = [], [("", time.perf_counter())]
+
+    def observe(client, cell) -> None:
+        if not meters:
+            meters.append(Meter(psutil.Process(client.km.provisioner.pid)))
+            meters[0].start()
+        titles = re.findall(r"^## (.*)$", cell.source, re.M) if cell and cell.cell_type == "markdown" else []
+        if titles or not cell:
+            marks.append((titles[-1] if titles else "", time.perf_counter()))
+        if not cell:
+            meters[0].stop()
+
+    found = run(path, target, pages, step, observe)
+    if found["problem"]:
+        raise SystemExit(f"{path.name}: {found['problem']}")
+    sections = {heading: end - start for (heading, start), (_, end) in itertools.pairwise(marks)}
+    row = {"seconds": found["seconds"], "cpu_seconds": meters[0].cpu_seconds}
+    return row | {"peak": meters[0].peak, "open": meters[0].last, "sections": sections}
 
 
 def markdown(results: dict) -> str:
@@ -91,7 +100,9 @@ def markdown(results: dict) -> str:
         minutes = f"{row['seconds'] / 60:.1f} | {row['cpu_seconds'] / 60:.1f}"
         lines.append(f"| {name} | {minutes} | {row['peak'] / 1e9:.2f} | {row['open'] / 1e9:.2f} |")
     everything = [sum(row[key] for row in results["rows"].values()) for key in ("seconds", "cpu_seconds", "open")]
-    lines.append(f"| all, left open | {everything[0] / 60:.1f} | {everything[1] / 60:.1f} | | {everything[2] / 1e9:.2f} |")
+    lines.append(
+        f"| all, left open | {everything[0] / 60:.1f} | {everything[1] / 60:.1f} | | {everything[2] / 1e9:.2f} |"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -104,17 +115,25 @@ def plot(results: dict, path: Path) -> None:
     axis.set(xlabel="memory of the kernel, GB", title=f"Memory per notebook ({results['images']})")
     axis.legend()
     words = [f"{name} {row['peak'] / 1e9:.2f}, once run {row['open'] / 1e9:.2f}" for name, row in rows.items()]
-    figure.alt_text = f"Bars of a kernel's memory in GB for each notebook, at its peak and once run: {'; '.join(words)}."
+    figure.alt_text = (
+        f"Bars of a kernel's memory in GB for each notebook, at its peak and once run: {'; '.join(words)}."
+    )
     plots.save(figure, path)
 
 
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--only", nargs="+", choices=PATHS, default=list(PATHS), metavar="NAME", help="without .ipynb")
+    parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
     args = parser.parse_args()
+    step, rows = round(step_milliseconds(), 1), {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"CIFAR_HEADLESS": "1", "CIFAR_RUNS": folder}
-        rows = {name: measure(PATHS[name]) for name in tqdm(args.only, desc="Notebooks")}
+        pages = ROOT / "build"
+        pages.mkdir(exist_ok=True)
+        for name in args.only:
+            path = PATHS[name]
+            rows[name] = measure(path, path if args.in_place else Path(folder, path.name), pages, step)
     profile = settings.profile()
     results = {
         "machine": machine(torch.get_num_threads()),

@@ -4,7 +4,10 @@ import argparse
 import json
 import os
 import sys
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -146,6 +149,8 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", metavar="N", type=_whole(1), help="passes over the training images")
     parser.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same result (default: 0)")
     parser.add_argument("--folder", metavar="DIR", type=Path, help="of the run (default: one in runs/, by settings)")
+    shards = "compute batches in N parts, by torchrun's processes or by one (default under torchrun: one per process)"
+    parser.add_argument("--shards", metavar="N", type=_whole(1, 1024), help=shards)
 
 
 def _whole(low: int, high: int = 2**63 - 1):
@@ -195,8 +200,9 @@ def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
 
 
 def _run(options: argparse.Namespace) -> None:
-    options.runs, options.output = [_train(options)], None
-    _evaluate(options)
+    if run := _train(options):
+        options.runs, options.output = [run], None
+        _evaluate(options)
 
 
 def prepare(options: argparse.Namespace) -> tuple[nn.Module, data.Dataset, data.Dataset, dict]:
@@ -224,10 +230,23 @@ def prepare(options: argparse.Namespace) -> tuple[nn.Module, data.Dataset, data.
     return model, train_images, val, arguments
 
 
-def _train(options: argparse.Namespace) -> Path:
+def _train(options: argparse.Namespace) -> Path | None:
+    """Trains; the run's folder, or None in all processes of torchrun but the first."""
+    if not options.shards and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return _fit(options, train.steps)
+    from cifar_utils.scale import parallel
+
+    with parallel.process_group():
+        return _fit(options, partial(parallel.steps, shards=options.shards or parallel.processes()))
+
+
+def _fit(options: argparse.Namespace, steps: Callable) -> Path | None:
     model, train_images, val, arguments = prepare(options)
     print(f"{train_images}, {val}\n{arguments['transform']}", flush=True)
-    *_, state = train.steps(model, train_images, val, run=options.folder, **arguments)
+    last = deque(steps(model, train_images, val, run=options.folder, **arguments), maxlen=1)
+    if not last:
+        return None
+    state = last[0]
     if state.stop:
         raise KeyboardInterrupt
     plots.save(plots.training_curves(state.history, f"Training on {train_images}"), state.run / "training_curves.png")

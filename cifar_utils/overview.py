@@ -70,10 +70,10 @@ def _read(folder: Path) -> Run:
     if history:
         value = min(history, key=lambda row: row["validation_loss"])["validation_accuracy"]
         accuracy = (value, *wilson_interval(round(value * count), count))
-    minutes = history[-1]["seconds"] / 60 if history else 0.0
-    return Run(
-        folder, runs.in_words(about), len(history), about["epochs"], accuracy, minutes, about["data"]["validation"]
-    )
+    minutes, words = history[-1]["seconds"] / 60 if history else 0.0, runs.in_words(about)
+    if any(row.get("learning_rate_scale", 1) != 1 for row in history):
+        words["optimizer"] += ", rate changed by hand"
+    return Run(folder, words, len(history), about["epochs"], accuracy, minutes, about["data"]["validation"])
 
 
 def table(found: list[Run]) -> str:

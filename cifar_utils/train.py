@@ -34,8 +34,9 @@ def fit(model: nn.Module, train: Dataset, val: Dataset, **options) -> list[dict]
 
     Returns:
         The history, one row per epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (means over
-        the epoch, on augmented images), validation_loss, validation_accuracy, seconds (of training so far). Losses are
-        cross-entropies, whatever `loss` trains with, so that the two can be compared.
+        the epoch, on augmented images), validation_loss, validation_accuracy, seconds (of training so far),
+        learning_rate_scale (other than 1 where somebody changed the rate while it trained). Losses are cross-entropies,
+        whatever `loss` trains with, so that the two can be compared.
     """
     return deque(steps(model, train, val, **options), maxlen=1)[0].history  # of all states, the last
 
@@ -121,13 +122,13 @@ def steps(
             return
         if not resumed:
             save(parts, runs.LAST)  # fails now rather than after an epoch
-        start = time.perf_counter() - state.seconds
         with _board(run, state) as board, _bar(state) as progress:
             while state.epoch < epochs and not state.stop:
                 model.train()
                 batches = sampler.epoch(state.epoch)
                 state.steps_per_epoch = len(batches)
                 for batch in [b.to(device) for b in batches[state.step :]]:  # all now: each copy to a GPU waits for it
+                    start = time.perf_counter()
                     done = (sampler.total_steps(state.epoch) + state.step) / total_steps
                     with seeded(seed, state.epoch, state.step):
                         where = Step(seed, state.epoch, index[batch], done)
@@ -146,8 +147,8 @@ def steps(
                     save_now = save_every and state.step % save_every == 0
                     if look or save_now or stop.requested:  # on a GPU, to read a value is to wait for it
                         _check_finite(value.item(), state)
-                        state.seconds = time.perf_counter() - start
                         progress.show(state)
+                    state.seconds += time.perf_counter() - start  # the time in which the caller holds it does not count
                     yield state
                     state.stop = state.stop or stop.requested
                     if state.stop or save_now:
@@ -155,10 +156,11 @@ def steps(
                     if state.stop:
                         break
                 else:
+                    start = time.perf_counter()
                     with seeded(seed, state.epoch, "validation"):
                         predictions = predict(model, val)
                     is_best = predictions.loss < state.best_loss  # the earliest of equals stays
-                    state.end_epoch(predictions, time.perf_counter() - start)
+                    state.end_epoch(predictions, state.seconds + time.perf_counter() - start)
                     _scheduler_step(scheduler, scheduler_per, "epoch", predictions.loss)
                     # Best before last: if anything stops us in between, this epoch is done once more, alike.
                     save(parts, *[runs.BEST] * is_best, runs.LAST)
@@ -178,7 +180,7 @@ class TrainerState:
         epoch: finished epochs.
         step: finished steps of the epoch under way.
         total_epochs: planned.
-        seconds: of training so far, interruptions left out.
+        seconds: of steps and validation so far; interruptions, and what the caller does in between, are left out.
         history: one row per finished epoch, see `fit`.
         learning_rate: of the last step, of the first parameter group.
         learning_rate_scale: set it to multiply the schedule's learning rates; saved with the run.
@@ -242,6 +244,7 @@ class TrainerState:
         row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
         row |= {"training_loss": self.loss, "training_accuracy": self.accuracy}
         row |= {"validation_loss": predictions.loss, "validation_accuracy": predictions.accuracy, "seconds": seconds}
+        row |= {"learning_rate_scale": self.learning_rate_scale}
         self.history = [*self.history, row]
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, seconds
 

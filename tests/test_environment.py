@@ -49,6 +49,14 @@ def test_every_make_command_of_the_readme_exists():
     assert {"run", "lab", "test"} <= set(commands) <= set(targets)
 
 
+def test_make_lab_serves_the_projects_root():
+    """JupyterLab serves the folder of a file that it is given: the package and the runs would be out of reach."""
+    (command,) = re.findall(r"^lab:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert not re.search(r" notebooks/", command), command
+    (path,) = re.findall(r"--LabApp.default_url=/lab/tree/(\S+)", command)
+    assert (ROOT / path).is_file()
+
+
 def test_every_command_of_the_readme_is_understood():
     commands = re.findall(r"^python -m cifar_utils(.*?)(?:  +#.*)?$", README, re.M)
     assert len(commands) > 5

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
+from torch import nn
 
-from cifar_utils import models
+from cifar_utils import data, fit, models, network_file, overview
 from cifar_utils.augment import PRESETS, Policy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +135,43 @@ def test_run_all_does_not_overwrite_a_saved_policy(tmp_path, monkeypatch):
     file.write_text(mine)
     client.execute()
     assert file.read_text() == mine
+
+
+OWN_NETWORK = """from torch import nn
+
+
+class MyNetwork(nn.Module):
+    def __init__(self, classes=10):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.out = nn.Linear(8, classes)
+
+    def forward(self, images):
+        return self.out(self.conv(images).relu().mean((2, 3)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", ["1, 0", "7, 9"])
+def test_notebook_4_evaluates_any_run_of_a_network_of_ones_own(tmp_path, monkeypatch, chosen):
+    """A network without `blocks` and `head`; and numbers that no run has."""
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    (tmp_path / "network.py").write_text(OWN_NETWORK)
+    train, val = data.split(data.cifar10(sample=True))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = network_file.make(network_file.load(), 10)
+        model = nn.Sequential(models.Normalize.from_dataset(train), network)
+        fit(model, train.select(torch.arange(200)), val, epochs=1, seed=seed)
+    notebook = nbformat.read(PATHS[3], as_version=4)
+    (cell,) = [cell for cell in code_cells(notebook) if "chosen, compared = 0, 1" in cell.source]
+    cell.source = cell.source.replace("chosen, compared = 0, 1", f"chosen, compared = {chosen}")
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    text = text_of(notebook)
+    first, second = (1, 0) if chosen == "1, 0" else (0, 1)
+    order = [run.folder.name for run in overview.find_runs(val)]
+    assert f"first {order[first]},\nsecond {order[second]}" in text
+    assert ("Run 7 is not in the table" in text) == (chosen == "7, 9")
 
 
 def test_the_plain_network_reaches_83_percent_within_10_minutes():

@@ -49,6 +49,14 @@ def test_a_transform_in_a_few_words(transform, words):
     assert label(transform).startswith(words)
 
 
+def test_a_run_whose_rate_was_changed_by_hand_says_so(home):
+    train()
+    train(seed=1, between=lambda state: setattr(state, "learning_rate_scale", 2.0))
+    words = [run.words["optimizer"] for run in overview.find_runs()]
+    assert sorted(words) == ["SGD 0.1", "SGD 0.1, rate changed by hand"]
+    assert "rate changed by hand" in overview.table(overview.find_runs())
+
+
 def test_a_run_is_named_after_what_it_trains(home):
     train()
     train(transform=PRESETS["light"], seed=3)

@@ -62,7 +62,9 @@ def test_every_combination_is_trained_once(swept):
     assert len(overview.find_runs(directory=swept)) == 4
     for row in found:
         settings = runs.about(swept / row["folder"])["settings"]
-        assert settings["seed"] == int(row["seed"]) and ("degrees" in settings["transform"]) == (row["policy"] == "full")
+        assert settings["seed"] == int(row["seed"]) and ("degrees" in settings["transform"]) == (
+            row["policy"] == "full"
+        )
 
 
 def test_a_training_is_bit_for_bit_the_one_of_the_command_line(swept, images, tmp_path):

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,7 @@ def test_the_same_seed_gives_the_same_bits(tmp_path, threads):
 
 PROCESS = """
 import sys
+import time
 from pathlib import Path
 from tiny import digest, network, train_tiny, without_seconds
 for name in sys.argv[2:]:
@@ -346,6 +348,31 @@ def test_the_history_on_disk_is_the_one_returned(run):
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     seconds = [row["seconds"] for row in history]
     assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def test_the_time_in_which_the_caller_holds_the_training_does_not_count(tmp_path, monkeypatch):
+    """In a notebook, other cells run between two steps of the dashboard's training."""
+    now, real = [0.0], time.perf_counter
+
+    def watch():
+        now[0] += 1e-3
+        return now[0]
+
+    def wait(state):
+        now[0] += 1000
+
+    monkeypatch.setattr(time, "perf_counter", watch)
+    history, _ = train_tiny(tmp_path / "run", between=wait)
+    monkeypatch.setattr(time, "perf_counter", real)
+    assert now[0] > 4000 and 0 < history[0]["seconds"] < history[-1]["seconds"] < 10
+
+
+def test_a_rate_that_was_changed_by_hand_is_in_the_history(tmp_path):
+    def double(state):
+        state.learning_rate_scale = 2.0 if state.epoch == 1 else 1.0
+
+    history, _ = train_tiny(tmp_path / "run", epochs=3, between=double)
+    assert [row["learning_rate_scale"] for row in history] == [1.0, 2.0, 1.0]
 
 
 def events(folder):

@@ -40,18 +40,22 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     failed, step = [], round(step_milliseconds(), 1)
     for path in paths:
-        start = time.perf_counter()
-        problem = run(path, path if options.in_place else options.output / path.name, options.output, step)
-        print(f"{path.name}: {problem or 'done'} ({time.perf_counter() - start:.0f} s)", flush=True)
+        found = run(path, path if options.in_place else options.output / path.name, options.output, step)
+        problem = found["problem"]
+        print(f"{path.name}: {problem or 'done'} ({found['seconds']:.0f} s)", flush=True)
         failed += [path.name] if problem else []
     print(f"{len(paths) - len(failed)} of {len(paths)} notebooks ran through; pages are in {options.output}")
     return 1 if failed else 0
 
 
-def run(path: Path, target: Path, pages: Path, step: float) -> str:
-    """Executes one notebook, writes the result and its HTML page, and returns what went wrong, if anything.
+def run(path: Path, target: Path, pages: Path, step: float, observe=lambda client, cell: None) -> dict:
+    """Executes one notebook, and writes the result and its HTML page.
 
-    The notebook's metadata get its duration, and step: this machine's milliseconds per training step.
+    The notebook's metadata get its duration, and step: this machine's milliseconds per training step. `observe` is
+    called with the client before each cell, and with None for the cell at the end.
+
+    Returns:
+        problem (what went wrong, or "") and seconds.
     """
     notebook = nbformat.read(path, as_version=4)
     code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
@@ -64,6 +68,8 @@ def run(path: Path, target: Path, pages: Path, step: float) -> str:
         coalesce_streams=True,  # a progress bar leaves its last state, not its history
         record_timing=False,
         store_widget_state=False,  # what code hosts refuse to show; the static figures say the same
+        on_cell_start=lambda cell, **_: observe(client, cell),
+        on_notebook_complete=lambda **_: observe(client, None),
         on_cell_executed=lambda cell, **_: bar.update(cell.cell_type == "code"),
     )
     problem, start = "", time.perf_counter()
@@ -74,12 +80,13 @@ def run(path: Path, target: Path, pages: Path, step: float) -> str:
     except DeadKernelError:
         problem = "the kernel died (out of memory?)"
     bar.close()
-    notebook.metadata["seconds"] = round(time.perf_counter() - start)  # a test compares it with the minutes in the text
+    seconds = time.perf_counter() - start
+    notebook.metadata["seconds"] = round(seconds)  # a test compares it with the minutes in the text
     notebook.metadata["step_milliseconds"] = step  # `python -m cifar_utils doctor` scales the seconds by it
     nbformat.write(notebook, target)
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(with_text_alternatives(notebook))
     (pages / f"{path.stem}.html").write_text(page, encoding="utf-8")
-    return problem
+    return {"problem": problem, "seconds": seconds}
 
 
 def with_text_alternatives(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

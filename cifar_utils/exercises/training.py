@@ -216,7 +216,7 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
     hints=(
         "Notebook 3 trains with your policy and your network by itself, once exercises 1.4 and 2.4 are right.",
         "fit and the dashboard print the folder: “Training in runs/...”. The same call resumes a run that was stopped.",
-        "Hand in the folder's name, as in the last column of overview.table(overview.find_runs()).",
+        "Hand in a folder's name, as text: copy it from the last column of the table above.",
     ),
     wrong={
         "name": Wrong(

@@ -1,1 +1,1 @@
-"""More than one training at once: `sweep`."""
+"""More than one training at once (`sweep`), and one training by several processes (`parallel`)."""

@@ -284,7 +284,7 @@ def _has_full_set(training: Training) -> bool:
 
 
 def _on_this_machine(todo: list[tuple], jobs: int, threads: int) -> Iterator[tuple[Training, str]]:
-    """Runs the tasks, each the arguments of `train_one`, in processes, and yields what they return, first done first."""
+    """Runs the tasks, each the arguments of `train_one`, in processes; yields what they return, first done first."""
     with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
         yield from Parallel(return_as="generator_unordered")(delayed(train_one)(*task) for task in todo)
 
@@ -346,7 +346,7 @@ def _estimate(training: Training, threads: int) -> float:
             model, images, val, options = cli.prepare(cli.parse(training.arguments))
             ends = []
             with closing(train.steps(model, images, val, run=Path(folder) / "run", **options)) as states:
-                for state in itertools.islice(states, 3 + PROBE_STEPS):
+                for state in itertools.islice(states, 3 + PROBE_STEPS):  # noqa: B007
                     ends.append(time.perf_counter())
             step = statistics.median(b - a for a, b in itertools.pairwise(ends[2:]))
             start = time.perf_counter()

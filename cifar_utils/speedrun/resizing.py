@@ -44,8 +44,8 @@ class ProgressiveResizing:
 
     def __init__(self, transform=None, sizes: tuple[tuple[float, float], ...] = SIZES) -> None:
         self.transform, self.sizes = transform, tuple((fraction, until) for fraction, until in sizes)
-        untils = [0, *(until for _, until in self.sizes)]
-        if untils != sorted(set(untils)) or untils[-1] > 1 or not all(0 < fraction <= 1 for fraction, _ in self.sizes):
+        ends = [0, *(until for _, until in self.sizes)]
+        if ends != sorted(set(ends)) or ends[-1] > 1 or not all(0 < fraction <= 1 for fraction, _ in self.sizes):
             raise ValueError(f"sizes are {sizes}; they are pairs (fraction of the size, until which fraction of steps)")
 
     def at_step(self, images: Tensor, step: Step) -> Tensor:

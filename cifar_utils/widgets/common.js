@@ -16,21 +16,26 @@ let counter = 0;
 const unique = (name) => `cifar-${name}-${counter++}`;
 
 // Messages to the kernel. `send` always sends; `sendLatest` holds a value back until the last message is handled, and
-// then sends only the newest, so that a fast slider does not leave a queue behind. `idle` tells whether all messages are
+// then sends only the newest, so that a fast slider does not leave a queue behind. No message overtakes a value that is
+// held back: it is sent first. `idle` tells whether all messages are
 // handled: until then the kernel's view is older than the user's changes, and controls must not jump back to it.
 function connect(model, whenIdle = () => {}) {
   let sent = 0, waiting = null;
   const handled = () => model.get("handled") >= sent;
-  const send = (name, ...args) => {
+  const emit = (name, ...args) => {
     sent = Math.max(sent + 1, 1000 * Date.now()); // also unlike the numbers of another view, or of an earlier one
     model.send({ do: name, arguments: args, number: sent });
   };
+  const flush = () => {
+    const next = waiting;
+    waiting = null;
+    if (next) emit(...next);
+  };
+  const send = (...call) => { flush(); emit(...call); };
   model.on("change:handled", () => {
     if (!handled()) return;
     if (!waiting) return whenIdle();
-    const next = waiting;
-    waiting = null;
-    send(...next);
+    flush();
   });
   const sendLatest = (...call) => { if (handled()) send(...call); else waiting = call; };
   return { send, sendLatest, idle: () => handled() && !waiting };

@@ -4,10 +4,12 @@ export default {
     const view = () => model.get("view");
     const { classes } = model.get("table");
     const last = classes.length - 1;
+    const few = classes.length <= 20; // else smaller cells, in which a zero is left blank
 
     const cells = [];
-    const table = element("table", { class: "matrix" }, element("caption", {}, "Rows: true class. Columns: predicted class."));
-    table.classList.toggle("dense", classes.length > 20); // smaller cells, in which a zero is left blank
+    const caption = element("caption");
+    const table = element("table", { class: "matrix" }, caption);
+    table.classList.toggle("dense", !few);
     const head = element("tr", {}, element("td"));
     for (const name of classes) head.append(element("th", { scope: "col", title: name }, element("span", {}, name)));
     table.append(element("thead", {}, head));
@@ -61,10 +63,12 @@ export default {
     const showTable = () => {
       const { matrix, fractions, changes, colors } = model.get("table");
       table.classList.toggle("compared", Boolean(changes));
+      caption.textContent = "Rows: true class. Columns: predicted class."
+        + (changes ? " In parentheses: how many more (+) or fewer (\u2212) images the compared run has there." : "");
       cells.forEach((line, t) => line.forEach((cell, p) => {
         const count = matrix[t][p], change = changes ? changes[t][p] : 0;
-        const text = classes.length > 20 && !count ? "" : String(count);
-        cell.textContent = change ? `${count}\u00a0(${change > 0 ? "+" : "\u2212"}${Math.abs(change)})` : text;
+        const text = !few && !count ? "" : String(count);
+        cell.textContent = change ? `${count}${few ? "\n" : "\u00a0"}(${change > 0 ? "+" : "\u2212"}${Math.abs(change)})` : text;
         [cell.style.background, cell.style.color] = colors[Math.round(100 * fractions[t][p])];
         cell.setAttribute("aria-label", `${classes[t]} predicted as ${classes[p]}: ${count} images, `
           + `${(100 * fractions[t][p]).toFixed(1)} %` + (changes ? `, ${change >= 0 ? "+" : ""}${change} in the other run` : ""));

@@ -147,7 +147,8 @@ def accuracy_under_augmentation(
 def warning(augmented: tuple[float, float, float], plain: tuple[float, float, float], classes: int) -> tuple[bool, str]:
     """Whether a policy is likely to destroy labels, and the same in a sentence.
 
-    It is likely if even the interval's upper end is below 80 % of the accuracy without augmentation.
+    It is likely if even the interval's upper end is below 80 % of the accuracy without augmentation. Between this and
+    an accuracy whose interval meets that on the original images, some labels may be lost.
 
     Args:
         augmented, plain: accuracy under augmentation and without, see `accuracy_under_augmentation`.
@@ -160,8 +161,9 @@ def warning(augmented: tuple[float, float, float], plain: tuple[float, float, fl
             f"{high:.0%}), and guessing gives {1 / classes:.0%}."
         )
     accuracy, low, high = augmented
-    destroys = high < 0.8 * plain[0]
+    destroys, some = high < 0.8 * plain[0], high < plain[1]
+    says = "is likely to destroy labels" if destroys else "may destroy some labels" if some else ""
     return destroys, (
-        f"{'This policy is likely to destroy labels' if destroys else 'Labels survive this policy'}: accuracy under "
-        f"augmentation is {accuracy:.0%} ({low:.0%} to {high:.0%}), and {plain[0]:.0%} on the original images."
+        f"{f'This policy {says}' if says else 'Labels survive this policy'}: accuracy under augmentation is "
+        f"{accuracy:.0%} ({low:.0%} to {high:.0%}), and {plain[0]:.0%} on the original images."
     )

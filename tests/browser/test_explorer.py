@@ -296,6 +296,20 @@ def test_the_warning_follows_without_a_click(explorer):
     explorer.notebook.shoot("explorer_warning")
 
 
+def test_the_warning_is_of_the_last_policy_however_fast_the_controls_follow(explorer):
+    """A slider that moves while the network still measures the policy before: the newer value must not be overtaken."""
+    for pause in (250, 300, 350):
+        explorer.part("preset").select_option("none")
+        explorer.page.wait_for_timeout(pause)
+        explorer.part("slider-degrees").evaluate(
+            "e => { e.value = 180; e.dispatchEvent(new Event('input', { bubbles: true })); }"
+        )
+        explorer.shows(expected(replace(PRESETS["none"], degrees=180)))
+        explorer.page.wait_for_function(
+            "() => document.querySelector('.cifar.explorer .warning').textContent.includes('destroy')"
+        )
+
+
 def test_the_code_can_be_copied(explorer):
     explorer.root.locator("summary").click()
     code = explorer.part("code").input_value()

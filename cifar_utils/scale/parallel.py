@@ -1,0 +1,247 @@
+"""Data-parallel training: each batch is divided into shards, and torchrun's processes compute some of them each.
+
+    torchrun --standalone --nproc-per-node 2 -m cifar_utils train --shards 4
+    python -m cifar_utils train --shards 4     # one process computes all four: the same run, to the last bit
+
+Every process draws and augments the whole batch, which costs 1 or 2 % of a step, and so it is the one of a single
+process by construction. A shard is a part of the batch with batch norm statistics and random numbers (dropout) of its
+own. Gradients are exchanged shard by shard and added in the shards' order. So neither the number of processes nor which
+of them computes a shard changes anything, on one kind of machine and at one number of threads.
+
+`DistributedDataParallel` promises less: it adds in an order that depends on the number of processes, and batch norm
+sees parts whose size does. Its overlap of communication and computation gains nothing where gradients take a megabyte.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cifar_utils import runs, train
+from cifar_utils.data import Dataset
+from cifar_utils.evaluation.predictions import fingerprint
+
+SECONDS = 60  # after which a process that waits for another one gives up
+
+
+class Sharded(nn.Module):
+    """A network whose training batches are computed in shards, by all processes together.
+
+    Like a compiled network, it is saved, loaded and evaluated as the network within it.
+
+    Args:
+        model: any network, from [N, 3, S, S] to [N, classes]. Its running statistics become the mean over the shards.
+        shards: parts of a batch, as `Tensor.tensor_split` makes them; a multiple of the number of processes.
+
+    Raises:
+        ValueError: the shards cannot be divided equally among the processes.
+    """
+
+    def __init__(self, model: nn.Module, shards: int) -> None:
+        super().__init__()
+        self._orig_mod, self.shards = model, shards
+        if shards % processes():
+            raise ValueError(f"{shards} shards cannot be divided equally among {processes()} processes")
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()):
+            return self._orig_mod(images)
+        trained = [p for p in self._orig_mod.parameters() if p.requires_grad]
+        return _Shards.apply(self, images, *trained)
+
+    def compute(self, images: Tensor) -> tuple[Tensor, list[tuple[Tensor, slice]]]:
+        """The logits of the whole batch; and this process's part of them with their graph, and their rows."""
+        model, parts = self._orig_mod, images.tensor_split(self.shards)
+        buffers = dict(model.named_buffers())
+        seed = int(torch.randint(2**62, ()))  # the same in every process, whose generators are seeded for every step
+        first = rank() * self.shards // processes()
+        own, logits, statistics, longest = [], [], [], len(parts[0])
+        for number in range(first, first + self.shards // processes()):
+            row = sum(len(part) for part in parts[:number])
+            state = {name: buffer.clone() for name, buffer in buffers.items()}
+            with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []), torch.enable_grad():
+                torch.manual_seed(seed + number)
+                found = functional_call(model, state, (parts[number],))
+            own.append((found, slice(row, row + len(found))))
+            rows = found.detach().float()
+            logits.append(torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])]))
+            statistics.append(_flat(state.values()))
+        logits, statistics = _of_all_shards(logits), _of_all_shards(statistics)
+        mean = statistics[0]
+        for others in statistics[1:]:
+            mean = mean + others
+        for buffer, new in zip(buffers.values(), _unflat(mean / self.shards, buffers.values())):
+            buffer.copy_(new)
+        return torch.cat([rows[: len(part)] for rows, part in zip(logits, parts)]), own
+
+
+class _Shards(torch.autograd.Function):
+    """All shards as one step of autograd: the loop's own `backward` then exchanges the gradients."""
+
+    @staticmethod
+    def forward(context, sharded: Sharded, images: Tensor, *parameters: Tensor) -> Tensor:
+        logits, context.own = sharded.compute(images)
+        context.save_for_backward(*parameters)
+        return logits
+
+    @staticmethod
+    def backward(context, gradient: Tensor):
+        parameters, found = context.saved_tensors, []
+        for logits, rows in context.own:
+            part = gradient[rows].to(logits.dtype)
+            grads = torch.autograd.grad(logits, parameters, part, allow_unused=True)
+            found.append(_flat(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads)))
+        total, *others = _of_all_shards(found)
+        for other in others:  # in the shards' order, whoever computed them
+            total = total + other
+        return None, None, *_unflat(total, parameters)
+
+
+def steps(
+    model: nn.Module, images: Dataset, val: Dataset, *, shards: int, run: str | Path | None = None, **options
+) -> Iterator["train.TrainerState"]:
+    """`train.steps`, by all processes that torchrun started, or by this one.
+
+    Process 0 holds the run's folder, saves and shows progress. The others work in temporary folders, and resume from
+    a copy of process 0's checkpoints. A stop that reaches one of them stops all after the same step.
+
+    Args:
+        model, images, val, run, options: see `train.steps`; the initial weights must be the same in every process.
+        shards: see `Sharded`.
+
+    Yields:
+        See `train.steps`; in the other processes, nothing.
+
+    Raises:
+        ValueError: see `train.steps` and `Sharded`; or the processes do not start from the same weights.
+    """
+    sharded = Sharded(model, shards)
+    with tempfile.TemporaryDirectory() as folder:
+        if rank():
+            run = Path(folder) / "run"
+            _write(_from_first(None), run)
+        states = train.steps(sharded, images, val, run=run, **options)
+        state = next(states)
+        if not rank():
+            _from_first(_read(state.run))
+            yield state
+        yield from states if processes() == 1 else _in_step(sharded, states)
+
+
+def _in_step(sharded: Sharded, states: Iterator["train.TrainerState"]) -> Iterator["train.TrainerState"]:
+    """The rest of a training that has started, with one decision of all processes about every stop."""
+    start = fingerprint(sharded)
+    if any(other != start for other in _gathered(start)):
+        raise ValueError("the processes start from different weights: seed torch before the model is made")
+    requested = []
+    usual = {
+        number: signal.signal(number, lambda *_: requested.append(1)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        for state in states:
+            if not rank():
+                yield state
+            state.stop = _any(state.stop or bool(requested))
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Connects torchrun's processes, and silences all but the first; alone, it does nothing."""
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=SECONDS))
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere) if rank() else nullcontext():
+            yield
+    except RuntimeError as error:
+        if not any(name in str(error).lower() for name in ("gloo", "nccl", "closed by peer", "timed out")):
+            raise
+        lost = "the connection to another process is lost; its own message says why. The same command resumes"
+        raise ValueError(lost) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _of_all_shards(own: list[Tensor]) -> list[Tensor]:
+    """This process's tensors of one shape and those of all others, in the shards' order."""
+    if processes() == 1:
+        return own
+    mine = torch.stack(own)
+    found = [torch.empty_like(mine) for _ in range(processes())]
+    dist.all_gather(found, mine)
+    return list(torch.cat(found))
+
+
+def _any(flag: bool) -> bool:
+    """Whether it is true in any process."""
+    if processes() == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(int(flag), device=device)
+    dist.all_reduce(total)
+    return bool(total)
+
+
+def _gathered(value) -> list:
+    found = [value] * processes()
+    if processes() > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
+def _from_first(value):
+    """Process 0's value, in every process."""
+    box = [value]
+    if processes() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def _read(run: Path) -> dict[str, bytes]:
+    names = ("run.json", runs.LAST, runs.BEST)
+    return {name: (run / name).read_bytes() for name in names if (run / runs.LAST).exists() and (run / name).exists()}
+
+
+def _write(files: dict[str, bytes], run: Path) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    for name, content in files.items():
+        (run / name).write_bytes(content)
+
+
+def _flat(tensors) -> Tensor:
+    """All values in one vector: float64 holds counts as well."""
+    flat = [tensor.detach().flatten() for tensor in tensors]
+    wide = any(not tensor.is_floating_point() for tensor in flat)
+    return torch.cat([tensor.double() if wide else tensor.float() for tensor in flat]) if flat else torch.zeros(0)
+
+
+def _unflat(vector: Tensor, like) -> list[Tensor]:
+    like = list(like)
+    parts = vector.split([tensor.numel() for tensor in like]) if like else []
+    return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, like)]

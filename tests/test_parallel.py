@@ -1,0 +1,241 @@
+"""One training by several processes: the same bits as by one, whoever computes, dies or is stopped."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import NETWORKS, contents, narrow, network, tiny, train_tiny
+from torch import nn
+
+from cifar_utils import runs
+from cifar_utils.augment import PRESETS
+from cifar_utils.scale import parallel
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def loss_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(0)
+    return nn.functional.cross_entropy(model(images), labels)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NETWORKS if name not in ("SmallCNN", "resnet18", "mobilenet", "dropout")]
+)
+@pytest.mark.parametrize("count", [32, 30, 3])
+def test_without_batch_norm_and_dropout_shards_have_the_gradients_of_the_whole_batch(name, count):
+    """Also where shards differ in size, and where some are empty."""
+    model = network(name).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) or hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.p = module.dropout = 0.0
+    for layer in [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]:
+        layer.dropout = 0.0
+    data = tiny(count)
+    found = []
+    for wrapped in (model, parallel.Sharded(model, 4)):
+        model.zero_grad()
+        loss_of(wrapped, data.images / 255, data.labels).backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    for whole, sharded in zip(*found):
+        assert torch.allclose(whole, sharded, rtol=1e-3, atol=1e-5 * whole.abs().max().item() + 1e-8)
+
+
+def test_batch_norm_sees_each_shard_and_keeps_the_mean_of_their_statistics():
+    model = narrow().train()
+    images = tiny(32).images / 255
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    start = norm.running_mean.clone()
+    alone = []
+    for part in images.tensor_split(4):
+        norm.running_mean.copy_(start)
+        model(part)
+        alone.append(norm.running_mean.clone())
+    norm.running_mean.copy_(start)
+    norm.num_batches_tracked.zero_()
+    parallel.Sharded(model, 4).train()(images)
+    assert torch.allclose(norm.running_mean, sum(alone) / 4, atol=1e-6) and norm.num_batches_tracked == 1
+
+
+def test_one_shard_is_the_usual_training_bit_for_bit(tmp_path):
+    train_tiny(tmp_path / "usual")
+    model = narrow()
+    train_tiny(tmp_path / "one", parallel.Sharded(model, 1))
+    assert contents(tmp_path / "usual") == contents(tmp_path / "one")
+
+
+def test_more_shards_are_another_training(tmp_path):
+    for shards in (1, 4):
+        train_tiny(tmp_path / f"{shards}", parallel.Sharded(narrow(), shards))
+    assert contents(tmp_path / "1") != contents(tmp_path / "4")
+
+
+def test_a_sharded_network_is_saved_as_the_plain_one(tmp_path):
+    train_tiny(tmp_path / "run", parallel.Sharded(narrow(), 2))
+    model = runs.load(tmp_path / "run", narrow())
+    assert not model.training
+    assert runs.about(tmp_path / "run")["settings"]["model"] == "SmallCNN"
+
+
+def test_shards_that_cannot_be_divided_are_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "processes", lambda: 3)
+    with pytest.raises(ValueError, match="4 shards cannot be divided equally among 3 processes"):
+        parallel.Sharded(narrow(), 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Images of two classes, and a network with batch norm and dropout that is trained on them."""
+    folder, noise = tmp_path_factory.mktemp("parallel"), np.random.default_rng(0)
+    for name, level in (("dark", 90), ("bright", 150)):
+        (folder / "images" / name).mkdir(parents=True)
+        for i in range(150):
+            pixels = noise.integers(level - 90, level + 90, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name / f"{i}.png")
+    (folder / "mine.py").write_text(
+        "from torch import nn\n"
+        "def Net(classes):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2),\n"
+        "                         nn.Flatten(), nn.Linear(392, classes))\n"
+    )
+    return folder
+
+
+def start(folder: Path, run: Path, processes: int, epochs: int = 3, shards: int = 4, restarts: int = 0, **env: str):
+    """The command, by so many processes, each with one thread."""
+    python = [sys.executable]
+    if processes > 1:
+        python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        python += [f"--max-restarts={restarts}"]
+    command = [
+        *python,
+        "-m",
+        "cifar_utils",
+        "train",
+        "--images",
+        folder / "images",
+        "--size",
+        "16",
+        "--shards",
+        str(shards),
+    ]
+    command += ["--model", f"{folder / 'mine.py'}:Net", "--epochs", str(epochs), "--folder", run]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"} | env, cwd=ROOT, **pipes)
+
+
+def finish(process: subprocess.Popen, code: int = 0, seconds: float = 240) -> str:
+    text, _ = process.communicate(timeout=seconds)
+    assert process.returncode == code, text
+    return text
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory) -> Path:
+    """The run of one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(folder, run, 1))
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_train_the_run_of_one_bit_for_bit(folder, alone, tmp_path, processes):
+    text = finish(start(folder, tmp_path / "run", processes))
+    assert contents(tmp_path / "run") == contents(alone)
+    assert len(re.findall("Training in", text)) == 1, "only the first process tells"
+
+
+@pytest.mark.slow
+def test_the_number_of_shards_counts(folder, alone, tmp_path):
+    finish(start(folder, tmp_path / "run", 2, shards=2))
+    assert contents(tmp_path / "run") != contents(alone)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    import psutil
+
+    found = [c for c in psutil.Process(process.pid).children(recursive=True) if "cifar_utils" in " ".join(c.cmdline())]
+    return [child.pid for child in found]
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first,second", [(1, 2), (2, 1)])
+def test_a_run_resumes_with_another_number_of_processes(folder, tmp_path, first, second):
+    finish(start(folder, tmp_path / "whole", 1, epochs=40))
+    process = start(folder, tmp_path / "run", first, epochs=40)
+    wait_for(tmp_path / "run" / "best.safetensors", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    text = finish(start(folder, tmp_path / "run", second, epochs=40))
+    assert "Resuming" in text
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_started_again_and_nothing_changes(folder, tmp_path):
+    finish(start(folder, tmp_path / "whole", 1, epochs=60))
+    process = start(folder, tmp_path / "run", 2, epochs=60, restarts=3)
+    wait_for(tmp_path / "run" / "best.safetensors", process)
+    os.kill(children(process)[-1], signal.SIGKILL)
+    text = finish(process)
+    assert "Resuming" in text and "Traceback (most recent call last)" not in text.split("Resuming")[0], text
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_without_the_images_ends_all_with_a_message(folder, tmp_path):
+    """Only the second process fails; the first must not wait for it for ever."""
+    code = tmp_path / "sitecustomize.py"
+    code.write_text(
+        "import os\nif os.environ.get('RANK') == '1':\n"
+        "    import cifar_utils.data as d\n    from cifar_utils.download import DataError\n"
+        "    def gone(*a, **k): raise DataError('the images are not on this machine')\n    d.from_folder = gone\n"
+    )
+    started = time.monotonic()
+    process = start(folder, tmp_path / "run", 2, PYTHONPATH=str(tmp_path))
+    text, _ = process.communicate(timeout=200)
+    assert process.returncode and "error: the images are not on this machine" in text
+    assert time.monotonic() - started < 150
+
+
+@pytest.mark.slow
+def test_a_stop_of_one_process_stops_all_and_the_same_command_resumes(folder, tmp_path):
+    finish(start(folder, tmp_path / "whole", 1, epochs=60))
+    process = start(folder, tmp_path / "run", 2, epochs=60)
+    wait_for(tmp_path / "run" / "best.safetensors", process)
+    os.kill(children(process)[-1], signal.SIGTERM)
+    text, _ = process.communicate(timeout=120)
+    assert "Stopped in epoch" in text, text
+    finish(start(folder, tmp_path / "run", 2, epochs=60))
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_the_policys_draws_do_not_depend_on_the_shards(tmp_path):
+    batches = {}
+    for shards in (1, 4):
+        seen = batches[shards] = []
+        train_tiny(
+            tmp_path / f"{shards}",
+            parallel.Sharded(narrow(), shards),
+            transform=PRESETS["full"],
+            between=lambda state, seen=seen: seen.append(None if state.batch is None else state.batch.clone()),
+        )
+    assert len(batches[1]) == len(batches[4]) > 4
+    for one, four in zip(*batches.values()):
+        assert one is four is None or torch.equal(one, four)

@@ -1,0 +1,63 @@
+"""Style, spelling and links: what editors and hooks check as well, see .pre-commit-config.yaml."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")]
+NOTEBOOKS = [path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts]
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check", "--exclude", "*.ipynb"]], ids=lambda a: a[0])
+def test_ruff_has_nothing_to_say(arguments):
+    found = run("-m", "ruff", *arguments)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_words_are_spelled_as_usual():
+    found = run("tools/spelling.py")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_speller_finds_a_mistake(tmp_path):
+    """The control: a test that cannot fail would prove nothing."""
+    (tmp_path / "text.txt").write_text("teh netwrok recieves images\n")
+    found = run("-m", "codespell_lib", str(tmp_path))
+    assert found.returncode and "receives" in found.stdout
+
+
+def text_of(path: Path) -> str:
+    if path.suffix == ".md":
+        return path.read_text()
+    return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_within_the_project_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", text_of(path), flags=re.DOTALL)
+    for target in re.findall(r"\]\(\s*<?([^)\s>]+)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (path.parent / unquote(target.partition("#")[0])).exists(), target
+
+
+def test_every_term_of_the_glossary_is_used_in_its_notebook():
+    rows = re.findall(r"^\| ([^|]+?) \| [^|]+ \| \[\d\]\(([^)]+)\) \|$", GLOSSARY, re.M)
+    assert len(rows) > 40 and [term.lower() for term, _ in rows] == sorted(term.lower() for term, _ in rows)
+    for term, target in rows:
+        words = " ".join(
+            cell.source for cell in nbformat.read(ROOT / "docs" / target, as_version=4).cells
+        ).lower().replace("_", " ").replace("\n", " ")  # fmt: skip
+        for word in re.sub(r"\(.*?\)", "", term).lower().split(","):
+            stem = word.strip().removesuffix("ation").removesuffix("ness")
+            assert stem in words, f"{term} is not in {target}"
