@@ -165,7 +165,15 @@ def process_group() -> Iterator[None]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=SECONDS))
+    name, number, count = (os.environ[key] for key in ("TORCHELASTIC_RESTART_COUNT", "RANK", "WORLD_SIZE"))
+    waits = timedelta(seconds=SECONDS)
+    is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*address, is_master=number == "0" and not is_agents, timeout=waits)
+    # torchrun's store outlives its processes: those that it starts anew must not find the addresses of the dead ones.
+    store = dist.PrefixStore(f"start {name}", store)
+    parts = {"store": store, "rank": int(number), "world_size": int(count), "timeout": waits}
+    dist.init_process_group("nccl" if on_gpu else "gloo", **parts)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere) if rank() else nullcontext():
             yield
