@@ -53,7 +53,7 @@ class Meter(threading.Thread):
     def read(self) -> None:
         try:
             family = [self.process, *self.process.children(recursive=True)]
-            self.last = sum(member.memory_info().rss for member in family)
+            self.last = sum(member.memory_info().rss for member in family) or self.last  # 0 of one that has ended
             times = self.process.cpu_times()
             self.cpu_seconds = times.user + times.system
             self.peak = max(self.peak, self.last)
