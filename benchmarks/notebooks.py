@@ -6,9 +6,9 @@
     CIFAR_PROFILE=smoke python benchmarks/notebooks.py --output /tmp/quick
 
 Each notebook is executed once, from a fresh kernel and without its widgets' browser, in a temporary folder of runs
-(where the first training is found by the notebooks after it, as in a workshop). Every 50 ms the resident memory of the
-kernel and its child processes is read: the peak is what a machine must have free, the rest is what an open notebook
-holds once all its cells have run. JupyterLab itself takes about 0.15 GB, and a browser what browsers take.
+(where the first training is found by the notebooks after it, as in a workshop). Every 0.1 s the resident memory of the
+kernel is read: the peak is what a machine must have free, the rest is what an open notebook holds once all its cells
+have run. JupyterLab itself takes about 0.15 GB, and a browser what browsers take.
 
 Written to benchmarks/results: notebooks.json, notebooks.md and notebooks.png.
 """
@@ -44,7 +44,7 @@ class Meter(threading.Thread):
         cpu_seconds: of all its threads so far.
     """
 
-    def __init__(self, process: psutil.Process, pause: float = 0.05) -> None:
+    def __init__(self, process: psutil.Process, pause: float = 0.1) -> None:
         super().__init__(daemon=True)
         self.process, self.pause, self.stopped = process, pause, threading.Event()
         self.peak = self.last = 0
@@ -52,8 +52,7 @@ class Meter(threading.Thread):
 
     def read(self) -> None:
         try:
-            family = [self.process, *self.process.children(recursive=True)]
-            self.last = sum(member.memory_info().rss for member in family) or self.last  # 0 of one that has ended
+            self.last = self.process.memory_info().rss or self.last  # 0 of one that has ended
             times = self.process.cpu_times()
             self.cpu_seconds = times.user + times.system
             self.peak = max(self.peak, self.last)

@@ -11,8 +11,8 @@ __main__    everything without a notebook: python -m cifar_utils
 takehome    a policy for projects of your own                       (network_file: a network of your own)
 
 Wings: `evaluation` (what a network's predictions are worth), `speedrun` (a fast network and its tricks, each a part
-that plugs into the center), `widgets` (for notebooks), `exercises` (that check themselves), `workshop` (for those who
-run one). The most used names can be imported from here.
+that plugs into the center), `scale` (sweeps, and training by several processes), `widgets` (for notebooks), `exercises`
+(that check themselves), `workshop` (for those who run one). The most used names can be imported from here.
 """
 
 import importlib

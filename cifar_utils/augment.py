@@ -136,6 +136,9 @@ class Policy:
         """The same policy with every range `strength` times as wide (0: none of them), cut off at the legal ranges.
 
         Probabilities, fill and interpolation stay: flipping more than half of the images is not a stronger flip.
+
+        Raises:
+            ValueError: the strength is not a number of at least 0.
         """
         if not (_is_number(strength) and strength >= 0):
             raise ValueError(f"strength is {strength!r}; it must be a number of at least 0")
@@ -365,7 +368,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def flatten(transform) -> list:
-    """A transform or a (nested) list, Compose or Sequential of them as one list; errors say what is not a transform."""
+    """A transform or a (nested) list, Compose or Sequential of them as one list; a ValueError names what is none."""
     if transform is None:
         return []
     is_compose = type(transform).__name__ == "Compose" and _is_torchvision(transform)
@@ -431,6 +434,7 @@ def _takes_labels(part: Callable) -> bool:
 
 
 def checked_batch(images: Tensor) -> Tensor:
+    """The images, if they are [N, 3, H, W] of uint8, or of floats from 0 to 1; else a ValueError."""
     if not _is_batch(images):
         raise ValueError(f"augmentation takes [N, 3, H, W] of uint8, or of floats from 0 to 1, not {_said(images)}")
     if images.is_floating_point() and images.device.type == "cpu" and images.numel():

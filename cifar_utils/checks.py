@@ -61,6 +61,7 @@ def check_types(model, optimizer, sampler, autocast, **parts) -> None:
 
 
 def check_trainable(model: nn.Module) -> None:
+    """Raises ValueError: this is no nn.Module, nothing in it is trainable, or layers hide in a plain list or dict."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"the model is a {type(model).__name__}; an nn.Module is needed")
     known = list(model.modules())

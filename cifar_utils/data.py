@@ -55,7 +55,11 @@ class Dataset:
         return f"{prefix}{len(self):,} {self.split} image{'s' if len(self) > 1 else ''}"
 
     def select(self, positions: Tensor | list[int], split: str | None = None) -> "Dataset":
-        """The images at these positions (or where this [N] bool mask is True), in this order."""
+        """The images at these positions (or where this [N] bool mask is True), in this order.
+
+        Raises:
+            ValueError: a position is beyond the last image, or the mask has another length.
+        """
         chosen, names = torch.as_tensor(positions), ("images", "labels", "index", "held_out")
         try:
             values = {name: value[chosen] for name in names if (value := getattr(self, name)) is not None}

@@ -36,6 +36,9 @@ class Normalize(nn.Module):
         """Measures the training images; only those, for anything else would leak into training.
 
         Sums over uint8 values are exact integers, so every machine gets the same constants.
+
+        Raises:
+            ValueError: these are no training images.
         """
         if train.split != "training":
             raise ValueError(f"Normalize is measured on training images only, and these are {train}")

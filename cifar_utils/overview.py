@@ -42,7 +42,7 @@ class Run:
 
 
 def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -> list[Run]:
-    """The runs in a folder, the highest validation accuracy first. What cannot be read is left out, and a line says so.
+    """The runs in a folder, the highest validation accuracy first. Unreadable runs are left out, and a line names them.
 
     Args:
         val: only runs that were validated on exactly these images.

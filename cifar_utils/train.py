@@ -35,7 +35,7 @@ def fit(model: nn.Module, train: Dataset, val: Dataset, **options) -> list[dict]
     Returns:
         The history, one row per epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (means over
         the epoch, on augmented images), validation_loss, validation_accuracy, seconds (of training so far),
-        learning_rate_scale (other than 1 where somebody changed the rate while it trained). Losses are cross-entropies,
+        learning_rate_scale (other than 1 where the rate was changed by hand meanwhile). Losses are cross-entropies,
         whatever `loss` trains with, so that the two can be compared.
     """
     return deque(steps(model, train, val, **options), maxlen=1)[0].history  # of all states, the last
@@ -312,7 +312,11 @@ class Shuffle:
 
 
 def sgd(model: nn.Module, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over all trainable parameters; only matrices and filters decay, as usual."""
+    """SGD with Nesterov momentum over all trainable parameters; only matrices and filters decay, as usual.
+
+    Raises:
+        ValueError: momentum is not from 0 to below 1, or the model has nothing to train.
+    """
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum!r}; it must be a number from 0 to below 1")
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -323,7 +327,11 @@ def sgd(model: nn.Module, lr: float = 0.1, momentum: float = 0.9, weight_decay: 
 
 
 def warm_up_and_decay(optimizer: torch.optim.Optimizer, total_steps: int, warm_up: float = 0.2) -> LambdaLR:
-    """The learning rate rises from near 0 during the first `warm_up` of the steps, then falls to 0, both linearly."""
+    """The learning rate rises from near 0 during the first `warm_up` of the steps, then falls to 0, both linearly.
+
+    Raises:
+        ValueError: warm_up is not a fraction from 0 to 1.
+    """
     if not 0 <= warm_up <= 1:
         raise ValueError(f"warm_up is {warm_up!r}; it must be a fraction from 0 to 1")
     rise = max(1.0, warm_up * total_steps)

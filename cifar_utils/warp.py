@@ -69,6 +69,9 @@ def apply(
 
     Returns:
         [N, 3, height, width] float32 in 0 to 1.
+
+    Raises:
+        ValueError: the size is not one or two whole numbers above 0.
     """
     height, width = images.shape[-2:]
     size = (size, size) if isinstance(size, int) else size or (height, width)

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 from PIL import Image
@@ -347,3 +348,42 @@ def test_the_competitors_learn(full_data):
         network = next(networks)
         assert all(not torch.equal(p, before[name]) for name, p in network.named_parameters())
         networks.close()
+
+
+def test_a_notebooks_meter_sees_memory_and_processor_time(tmp_path):
+    """A notebook that holds 300 MB in one section and computes in another."""
+    import notebooks
+
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# Title"),
+            nbformat.v4.new_code_cell("x = bytearray(300_000_000)\nimport time; time.sleep(0.5); del x"),
+            nbformat.v4.new_markdown_cell("## Second part"),
+            nbformat.v4.new_code_cell("sum(i * i for i in range(3_000_000))"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}},
+    )
+    nbformat.write(nb, tmp_path / "a.ipynb")
+    row = notebooks.measure(tmp_path / "a.ipynb", tmp_path / "b.ipynb", tmp_path, 1.0)
+    assert row["peak"] - row["open"] > 250e6 and row["open"] > 10e6
+    assert set(row["sections"]) == {"", "Second part"} and 0 < row["cpu_seconds"]
+    assert sum(row["sections"].values()) <= row["seconds"] + 0.5
+
+
+def test_the_tables_of_notebooks_and_of_processes_have_every_row(tmp_path):
+    import scale
+
+    import notebooks
+
+    row = {"seconds": 60.0, "cpu_seconds": 90.0, "peak": 2e9, "open": 1e9, "sections": {}}
+    results = {"machine": {"CPU": "c"}, "images": "i", "profile": "class", "rows": {"01_a": row, "02_b": row}}
+    text = notebooks.markdown(results)
+    assert "| 01_a | 1.0 | 1.5 | 2.00 | 1.00 |" in text and "| all, left open | 2.0 | 3.0 | | 2.00 |" in text
+    notebooks.plot(results, tmp_path / "a.png")
+    rate = {"median": 2.0, "quartiles": [1.0, 3.0]}
+    ways = {name: {"rate": rate, "ratio": rate} for name in scale.WAYS}
+    results = {"machine": {}, "rounds": 3, "trainings": ways, "sweeps": {name: rate for name in scale.SWEEPS}}
+    text = scale.markdown(results)
+    assert all(f"| {name} | 2 | 2.00 (1.00 to 3.00) |" in text for name in scale.WAYS)
+    scale.plot(results, tmp_path / "b.png")
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("a.png", "b.png"))

@@ -701,7 +701,7 @@ def test_the_stop_button(tmp_path, capsys, monkeypatch, at):
 # What it says when asked
 
 
-COMMANDS = ("run", "train", "evaluate", "classify", "download")
+COMMANDS = ("run", "train", "sweep", "evaluate", "classify", "download")
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids="".join)
@@ -721,7 +721,7 @@ def test_the_examples_of_the_help_are_right(monkeypatch):
     examples = re.findall(r"^  python -m cifar_utils(.*?)(?:   *\w.*)$", cli.EPILOG, re.MULTILINE)
     assert len(examples) >= 5
     monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda *_: None)
-    for name in (*COMMANDS, "doctor", "reset", "copies", "prepare_room"):
+    for name in (*COMMANDS, "sweep", "doctor", "reset", "copies", "prepare_room"):
         monkeypatch.setattr(cli, f"_{name}", lambda _: None)
     for example in examples:
         try:

@@ -66,6 +66,20 @@ def test_evaluation_does_not_know_training():
         assert not imports(path) & {"train", "runs", "checks", "cli"}, path.name
 
 
+READ = [path for path in sorted(PACKAGE.rglob("*.py")) if not {"exercises", "widgets"} & set(path.parts)]
+
+
+@pytest.mark.parametrize("path", READ, ids=lambda path: path.relative_to(PACKAGE).with_suffix("").as_posix())
+def test_every_public_function_says_what_it_does_and_what_it_refuses(path):
+    """Exercises and widgets are left out: their parts are called by name, from a page or by `check`."""
+    for node in ast.parse(path.read_text()).body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+            continue
+        assert ast.get_docstring(node), node.name
+        refuses = isinstance(node, ast.FunctionDef) and "raise ValueError" in ast.unparse(node)
+        assert not refuses or "Error" in ast.get_docstring(node), f"{node.name} raises what its docstring does not name"
+
+
 def code_lines(path: Path) -> int:
     """Lines with code: neither blank, nor a comment, nor of a docstring."""
     source = path.read_text()

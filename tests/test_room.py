@@ -313,7 +313,7 @@ def test_the_packages_are_the_projects():
 
 def test_the_help_names_every_platform(capsys):
     with pytest.raises(SystemExit):
-        cli._parse(["prepare-room", "--help"])
+        cli.parse(["prepare-room", "--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in room.PLATFORMS) and install.this_platform() in room.PLATFORMS
 

@@ -59,5 +59,5 @@ def test_every_term_of_the_glossary_is_used_in_its_notebook():
             cell.source for cell in nbformat.read(ROOT / "docs" / target, as_version=4).cells
         ).lower().replace("_", " ").replace("\n", " ")  # fmt: skip
         for word in re.sub(r"\(.*?\)", "", term).lower().split(","):
-            stem = word.strip().removesuffix("ation").removesuffix("ness")
+            stem = word.split()[0].removesuffix("ation").removesuffix("ness")
             assert stem in words, f"{term} is not in {target}"

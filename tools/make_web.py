@@ -23,8 +23,9 @@ FOLDERS = ("notebooks", "docs", "benchmarks", "cifar_utils")  # the last two for
 PARTS = {
     "The series": "notebooks/0*.ipynb",
     "Exercises": "notebooks/exercises/0*.ipynb",
-    "More": ("docs/exercises.md", "docs/glossary.md", "docs/teaching.md", "docs/rehearsal.md", "docs/sweeps.md"),
-    "How it is made": ("docs/faults.md", "benchmarks/RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    "More": [f"docs/{name}.md" for name in ("installing", "exercises", "glossary", "more_than_one")],
+    "For teachers": ["docs/teaching.md", "docs/rehearsal.md"],
+    "How it is made": ["docs/faults.md", "benchmarks/RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md"],
 }
 
 

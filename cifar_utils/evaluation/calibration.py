@@ -45,7 +45,11 @@ class Temperature(float):
 
 
 def reliability(predictions: Predictions, bins: int = 15) -> Reliability:
-    """Groups predictions into equally wide bins, (k / bins, (k + 1) / bins], 0 in the first."""
+    """Groups predictions into equally wide bins, (k / bins, (k + 1) / bins], 0 in the first.
+
+    Raises:
+        ValueError: bins is not a whole number from 1, or the predictions have no probabilities.
+    """
     if not isinstance(bins, int) or bins < 1:
         raise ValueError(f"bins is {bins!r}; it must be a whole number from 1")
     edges = np.linspace(0, 1, bins + 1)

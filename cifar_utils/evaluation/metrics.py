@@ -33,7 +33,11 @@ def proportion(correct: np.ndarray) -> tuple[float, float, float]:
 
 
 def top_k(predictions: Predictions, k: int) -> np.ndarray:
-    """[N] bool: whether the true class is among the k most probable ones; of equals, the first classes count first."""
+    """[N] bool: whether the true class is among the k most probable ones; of equals, the first classes count first.
+
+    Raises:
+        ValueError: k is not a whole number from 1 to the number of classes, or there are no probabilities.
+    """
     p, labels = predictions.known_probabilities(), predictions.labels
     if k not in range(1, p.shape[1] + 1):
         raise ValueError(f"k is {k}; it must be a whole number from 1 to {p.shape[1]}")

@@ -448,7 +448,11 @@ def _pixels(photo: str | Path | Image.Image | Tensor) -> Tensor:
 
 
 def checked_model(model: nn.Module) -> nn.Module:
-    """The network, without the wrapper of `torch.compile`: compiling for evaluation takes longer than it saves."""
+    """The network, without the wrapper of `torch.compile`: compiling for evaluation takes longer than it saves.
+
+    Raises:
+        ValueError: it is not an nn.Module.
+    """
     if not isinstance(model, nn.Module):
         raise ValueError(f"the model is a {type(model).__name__}; a torch.nn.Module is needed")
     return uncompiled(model)
@@ -463,7 +467,7 @@ def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_temperature(temperature: float, model: str) -> None:
-    """Refuses a temperature that is not above 0, or that was fitted on another network's predictions.
+    """Refuses, by a ValueError, a temperature that is not above 0 or that was fitted on another network's predictions.
 
     Args:
         temperature: a number, or a `calibration.Temperature`, which knows its network.
@@ -476,11 +480,13 @@ def check_temperature(temperature: float, model: str) -> None:
 
 
 def check_dataset(dataset) -> None:
+    """Raises ValueError: it is not a Dataset."""
     if not isinstance(dataset, Dataset):
         raise ValueError(f"a data.Dataset is needed, as data.cifar10() makes it, not a {type(dataset).__name__}")
 
 
 def check_batch_size(batch_size) -> None:
+    """Raises ValueError: it is not a whole number from 1."""
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
 

@@ -158,7 +158,11 @@ def _in_step(sharded: Sharded, states: Iterator["train.TrainerState"]) -> Iterat
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Connects torchrun's processes, and silences all but the first; alone, it does nothing."""
+    """Connects torchrun's processes, and silences all but the first; alone, it does nothing.
+
+    Raises:
+        ValueError: the connection to another process is lost.
+    """
     if not dist.is_torchelastic_launched():
         yield
         return
@@ -187,6 +191,7 @@ def process_group() -> Iterator[None]:
 
 
 def processes() -> int:
+    """How many compute together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

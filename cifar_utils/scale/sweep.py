@@ -67,7 +67,7 @@ class Training:
 
 
 def read(file: Path, folder: Path) -> list[Training]:
-    """The trainings that a file asks for, each once.
+    """The trainings that a file lists, each once.
 
     Args:
         file: YAML, or a Python file with a variable `trainings`: option -> value or list of values, of which every
@@ -104,7 +104,7 @@ def run(
     dask: str | None = None,
     dry_run: bool = False,
 ) -> bool:
-    """Trains all that a file asks for and that is not finished yet, and writes the tables after each training.
+    """Trains all that a file lists and that is not finished yet, and writes the tables after each training.
 
     Args:
         file: see `read`.

@@ -49,7 +49,7 @@ class ProgressiveResizing:
             raise ValueError(f"sizes are {sizes}; they are pairs (fraction of the size, until which fraction of steps)")
 
     def at_step(self, images: Tensor, step: Step) -> Tensor:
-        """[N, 3, S, S] uint8 -> [N, 3, T, T] float32 in 0 to 1."""
+        """[N, 3, S, S] uint8 -> [N, 3, T, T] float32 in 0 to 1; a ValueError where the transform changes labels."""
         size = image_size(images.shape[-1], step.progress, self.sizes)
         if isinstance(self.transform, Policy):
             return self.transform.at_step(images, step, size)

@@ -81,6 +81,7 @@ def _line(check: Callable[[], Line]) -> Line:
 
 
 def python_version() -> Line:
+    """Python is one that pyproject.toml allows."""
     from packaging.specifiers import SpecifierSet
 
     found, needed = platform.python_version(), metadata.metadata(DISTRIBUTION)["Requires-Python"]
@@ -140,6 +141,7 @@ def widgets() -> Line:
 
 
 def memory() -> Line:
+    """Memory is free for the largest notebook."""
     import psutil
 
     free, total = psutil.virtual_memory().available / 1e9, psutil.virtual_memory().total / 1e9
@@ -152,6 +154,7 @@ def memory() -> Line:
 
 
 def cores() -> Line:
+    """How many cores this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Line("OK", f"{count} cores")
 
@@ -176,6 +179,7 @@ def run_in_use() -> Line:
 
 
 def torch_and_torchvision() -> Line:
+    """Both can be imported and work together."""
     import torch
     import torchvision  # fails beside a torch that it was not built for
 
@@ -183,6 +187,7 @@ def torch_and_torchvision() -> Line:
 
 
 def gpu() -> Line:
+    """Whether a GPU is found."""
     import torch
 
     from cifar_utils import train

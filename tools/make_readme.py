@@ -1,0 +1,107 @@
+"""Puts pictures and figures into README.md: from the executed notebooks, and from benchmarks/results.
+
+    python tools/make_readme.py    # after the notebooks or a benchmark ran; a test holds README to it
+
+Between `<!-- made: NAME -->` and `<!-- end -->` stands what this script made; the rest is written by hand.
+"""
+
+import json
+import re
+import statistics
+from base64 import b64decode
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PICTURES = {  # file in docs/ -> notebook, start of the figure's text alternative
+    "augmentation.png": ("01_data_and_augmentation", "The full policy ("),
+    "curves.png": ("03_training", "Training on"),
+    "confusion.png": ("04_evaluation", "10,000 test images"),
+}
+TRAININGS = {  # name in time_to_accuracy.json -> what a reader should know
+    "tutorial": "the usual tutorial's pipeline: DataLoader, torchvision, three convolutions, SGD",
+    "plain": "**the plain network** of notebook 2, SGD, full policy",
+    "plain_tricks": "the plain network with the tricks of notebook 5, 16-bit products",
+    "class": "**the fast network**, full policy, 16-bit products",
+    "fast": "the fast network, flips and shifts, 16-bit products",
+    "full": "the fast network, wider, with test-time augmentation",
+}
+AUGMENTATIONS = ("ours", "kornia", "fastai", "albumentations, 2 workers", "torchvision PIL, 2 workers")
+
+
+def main() -> None:
+    for name, png in pictures().items():
+        (ROOT / "docs" / name).write_bytes(png)
+    path = ROOT / "README.md"
+    path.write_text(filled(path.read_text()))
+
+
+def pictures() -> dict[str, bytes]:
+    """File in docs/ -> the notebook's own figure as PNG."""
+    found = {}
+    for name, (notebook, start) in PICTURES.items():
+        cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+        outputs = [
+            output for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+        ]
+        figure = next(o for o in outputs if o.metadata["image/png"]["alt"].startswith(start))
+        found[name] = b64decode(figure.data["image/png"])
+    return found
+
+
+def filled(text: str) -> str:
+    """README with everything between its markers made anew."""
+    for name, make in {"plain": plain, "training": training, "augmentation": augmentation}.items():
+        pattern = rf"(<!-- made: {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text, flags=re.DOTALL)
+        assert count == 1, f"README has no place for {name}"
+    return text
+
+
+def plain() -> str:
+    """What notebooks 3 and 4 reached, from their outputs."""
+    cells = nbformat.read(ROOT / "notebooks" / "04_evaluation.ipynb", as_version=4).cells
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    seconds = re.search(r"^best epoch \d+, after (\d+) seconds", printed, re.M)[1]
+    accuracy = re.search(r"^accuracy ([\d.]+)% of 10,000 test images", printed, re.M)[1]
+    return (
+        f"The network on these pages predicts {accuracy}% of the 10,000 test images correctly after {seconds} seconds\n"
+        "of training on two CPU cores, with fresh random augmentation every time an image is used.\n"
+    )
+
+
+def training() -> str:
+    rows = json.loads((RESULTS / "time_to_accuracy.json").read_text())["rows"]
+    lines = ["| two CPU cores, full CIFAR-10 | test accuracy | reference minutes | seeds |", "|---|--:|--:|--:|"]
+    for name, words in TRAININGS.items():
+        mine = [row["looks"][-1] if "looks" in row else row for row in rows if row["name"] == name]
+        tta = name == "full"
+        accuracy = [row["accuracy_shifted" if tta else "accuracy"] for row in mine]
+        seconds = [row["reference_seconds"] + (row["shifted_reference_seconds"] if tta else 0) for row in mine]
+        minutes = [s / 60 for s in seconds]
+        lines.append(f"| {words} | {spread(accuracy, 100)}% | {spread(minutes)} | {len(mine)} |")
+    return "\n".join(lines) + "\n"
+
+
+def augmentation() -> str:
+    results = json.loads((RESULTS / "augmentation.json").read_text())
+    rows = {row["name"]: row for row in results["rows"] if (row["size"], row["batch"]) == (32, 1024)}
+    lines = ["| flip, affine, perspective, color jitter | images per second | ours is faster by a factor of |"]
+    lines.append("|---|--:|--:|")
+    for name in AUGMENTATIONS:
+        low, high = rows[name]["ours_is_faster_by"]["quartiles"]
+        factor = f"{rows[name]['ours_is_faster_by']['median']:.1f} ({low:.1f} to {high:.1f})"
+        lines.append(f"| {name} | {rows[name]['images_a_second']['median']:,.0f} | {factor} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float], scale: float = 1) -> str:
+    """Mean and its standard error."""
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{scale * statistics.mean(values):.2f} ± {scale * error:.2f}"
+
+
+if __name__ == "__main__":
+    main()
