@@ -72,6 +72,8 @@ def collect(source: Path) -> None:
             for output in cell.get("outputs", []):
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
         nbformat.write(notebook, path)
+    for path in source.glob("docs/*.md"):
+        path.write_text(path.read_text().replace("](../README.md)", "](../index.md)"))
     (source / "index.md").write_text(index())
 
 
