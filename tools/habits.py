@@ -18,7 +18,7 @@ HABITS = {
     "goes on, stands, is told": r"\b(?:goes on|went on|go on with|is told|are told|is met|are met|stands for itself)\b",
     "a row an epoch": r"\b(?:row|image|step|seed|line|file|point|minute)s? an? (?:epoch|second|image|run|class)\b",
     "numbers for parameters": r"\b(?:16-bit|32-bit|trainable|network's) numbers\b",
-    "whoever, nobody": r"\b(?:[Ww]hoever|[Nn]obody|[Ss]omebody)\b",
+    "whoever, nobody": r"(?i:\b(?:whoever|nobody|somebody)\b)",
     "history": r"\b(?:used to be|once was|when the code was|at that time|until now|in earlier versions)\b",
     "picture for image": r"\b(?:[Pp]ictures?|[Pp]hotographs?)\b",
 }

@@ -47,8 +47,8 @@ def test_change_one_thing_train_again_compare(lab, open_notebook):
     # Notebook 3 as it is; then a network of one's own, saved in notebook 2: SGD and AdamW each.
     run(open_notebook, "03_training").close()
     changed = notebook_of("02_model")
-    cell = cell_with(changed, "# network_file.save(MyNetwork)")
-    cell.source = cell.source.replace("# network_file", "network_file")
+    cell = cell_with(changed, "# file = network_file.save(MyNetwork)")
+    cell.source = cell.source.replace("# ", "")
     nbformat.write(changed, lab.notebooks / "mine_02.ipynb")
     run(open_notebook, "mine_02").close()
     assert "class MyNetwork(nn.Module)" in (lab.runs / "network.py").read_text()
