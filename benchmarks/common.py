@@ -112,5 +112,6 @@ def take_turns(runs: dict[str, Callable], rounds: int, title: str, device: torch
 
 
 def spread(values: list[float]) -> dict:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    """Median and quartiles; of a single value, as in a quick run, that value."""
+    low, median, high = statistics.quantiles(values * 2 if len(values) == 1 else values, n=4, method="inclusive")
     return {"median": median, "quartiles": [low, high], "rounds": values}

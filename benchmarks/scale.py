@@ -110,18 +110,14 @@ def main() -> None:
     trainings = {}
     for name, values in rates.items():
         ratios = [a / b for a, b in zip(values, rates[BASELINE])]
-        trainings[name] = {"rate": spread_of(values), "ratio": spread_of(ratios)}
+        trainings[name] = {"rate": spread(values), "ratio": spread(ratios)}
     results = {
         "machine": machine(torch.get_num_threads()),
         "rounds": rounds,
         "trainings": trainings,
-        "sweeps": {name: spread_of(values) for name, values in sweeps.items()},
+        "sweeps": {name: spread(values) for name, values in sweeps.items()},
     }
     save(args.output, "scale", results, markdown(results), plot)
-
-
-def spread_of(values: list[float]) -> dict:
-    return spread(values) if len(values) > 1 else {"median": values[0], "quartiles": [values[0]] * 2, "rounds": values}
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ class Run:
     minutes: float
     validation: str
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all planned epochs are finished."""
+        return self.epoch >= self.epochs
+
 
 def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -> list[Run]:
     """The runs in a folder, the highest validation accuracy first. Unreadable runs are left out, and a line names them.

@@ -68,6 +68,11 @@ def network_file() -> Path:
     return runs_directory() / "network.py"
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def headless() -> bool:
     """Whether the notebook runs unattended, as in tests and in tools/run_notebooks.py."""
     return bool(os.environ.get("CIFAR_HEADLESS"))

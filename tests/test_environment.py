@@ -13,6 +13,7 @@ from cifar_utils import cli
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tools"))
 import make_readme  # noqa: E402
+import rehearse  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
 
@@ -94,6 +95,13 @@ def test_the_readmes_pictures_and_figures_are_those_of_the_notebooks_and_benchma
 
 def test_a_figure_that_was_typed_in_would_be_noticed():
     assert make_readme.filled(README.replace("%", "1%")) != README.replace("%", "1%")
+
+
+def test_the_rehearsal_is_of_the_guides_plan():
+    rows = rehearse.plan()
+    assert rows[0][0] == "0:00" and sum(minutes for _, minutes, _ in rows) == 190
+    log = (ROOT / "docs" / "rehearsal.md").read_text()
+    assert all(f"| {start} | {minutes} | {what} |" in log for start, minutes, what in rows)
 
 
 def test_the_readme_is_short():

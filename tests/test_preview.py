@@ -138,6 +138,13 @@ def test_the_warning():
     assert destroys and "likely to destroy labels" in sentence and "100% on the original images" in sentence
 
 
+def test_between_the_two_some_labels_may_be_lost():
+    """The interval is wholly below that on the original images, but not by a fifth."""
+    destroys, sentence = preview.warning((0.85, 0.80, 0.87), (0.95, 0.90, 0.97), 10)
+    assert not destroys and sentence.startswith("This policy may destroy some labels")
+    assert preview.warning((0.85, 0.80, 0.91), (0.95, 0.90, 0.97), 10)[1].startswith("Labels survive")
+
+
 def test_a_network_that_guesses_cannot_judge():
     for classes, plain in ((10, (0.11, 0.07, 0.16)), (2, (0.53, 0.46, 0.6)), (100, (0.01, 0.0, 0.03))):
         destroys, sentence = preview.warning((0.0, 0.0, 0.02), plain, classes)

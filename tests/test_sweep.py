@@ -152,6 +152,19 @@ def test_a_training_that_fails_stops_no_other(images, tmp_path, capsys):
     assert all(row["status"] == "finished" for row in rows(tmp_path / "runs"))
 
 
+def test_runs_of_an_earlier_file_do_not_count_as_its_own(images, tmp_path, capsys):
+    """Finished runs of other combinations lie in the same folder, and the only one of this file fails."""
+    folder = tmp_path / "runs"
+    common = {"images": str(images), "size": 16, "epochs": 1}
+    file = tmp_path / "sweep.py"
+    file.write_text(f"trainings = [{common | {'seed': [0, 1]}!r}]\n")
+    assert main(["sweep", str(file), "--folder", str(folder), "--jobs", "1"]) == 0
+    (tmp_path / "mine.py").write_text("def Net(classes):\n    raise RuntimeError('it fails')\n")
+    file.write_text(f"trainings = [{common | {'model': str(tmp_path / 'mine.py') + ':Net'}!r}]\n")
+    assert main(["sweep", str(file), "--folder", str(folder), "--jobs", "1"]) == 1
+    assert "1 trainings are not finished" in capsys.readouterr().out
+
+
 def test_a_full_disk_is_one_sentence(images, tmp_path, monkeypatch):
     training = sweep.read(write(tmp_path, images), tmp_path / "runs")[0]
 

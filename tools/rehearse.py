@@ -22,32 +22,35 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parent.parent
 WORDS_PER_MINUTE, MINUTES_PER_EXERCISE = 200, 4
 PYTHON = [sys.executable, "-m"]
-# Start, minutes, what; sections of notebooks (first and last heading, "" is the beginning); exercises; commands.
-PLAN = [
-    ("0:00", 10, "set-up check", [(1, "", "")], (), [["cifar_utils", "doctor"], ["jupyterlab", "--version"]]),
-    ("0:10", 10, "the whole game", [(1, "The whole game", "The whole game")], (), []),
-    ("0:20", 30, "notebook 1, without the extras",
-     [(1, "Ten classes of small images", "Your policy, for notebook 3")], (), []),
-    ("0:50", 10, "exercises 1.1 and 1.4", [], ("1.1", "1.4"), []),
-    ("1:00", 10, "break", [], (), []),
-    ("1:10", 25, "notebook 2", [(2, "", "What to remember")], (), []),
-    ("1:35", 15, "exercises 2.3 and 2.4", [], ("2.3", "2.4"), []),
-    ("1:50", 20, "notebook 3 up to the training; quiz 3, exercises 3.2 and 3.3 while it trains",
-     [(3, "", "What `fit` adds")], ("3.2", "3.3"), []),
-    ("2:10", 10, "break; trainings run on", [(3, "Train", "Train")], (), []),
-    ("2:20", 25, "exercise 3.4; notebook 4 up to the comparison",
-     [(4, "", "The images behind each cell")], ("3.4",), [["cifar_utils", "runs"]]),
-    ("2:45", 10, "exercises 4.3 and 4.4", [], ("4.3", "4.4"), []),
-    ("2:55", 10, "notebook 7 up to the photos", [(7, "", "The class activation map")], (), []),
-    ("3:05", 5, "close", [], (), []),
-]  # fmt: skip
+# Start of a row in the guide's plan -> sections of notebooks (number, first and last heading, "" is the beginning),
+# exercises, commands. In the other rows, computers have nothing to do.
+WORK = {
+    "0:00": ([(1, "", "")], (), [["cifar_utils", "doctor"], ["jupyterlab", "--version"]]),
+    "0:10": ([(1, "The whole game", "The whole game")], (), []),
+    "0:20": ([(1, "Ten classes of small images", "Your policy, for notebook 3")], (), []),
+    "0:50": ([], ("1.1", "1.4"), []),
+    "1:10": ([(2, "", "What to remember")], (), []),
+    "1:35": ([], ("2.3", "2.4"), []),
+    "1:50": ([(3, "", "What `fit` adds")], ("3.2", "3.3"), []),
+    "2:10": ([(3, "Train", "Train")], (), []),
+    "2:20": ([(4, "", "The images behind each cell")], ("3.4",), [["cifar_utils", "runs"]]),
+    "2:45": ([], ("4.3", "4.4"), []),
+    "2:55": ([(7, "", "The class activation map")], (), []),
+}
+
+
+def plan() -> list[tuple[str, int, str]]:
+    """Start, minutes, and what, of each row of the guide's half day."""
+    guide = (ROOT / "docs" / "teaching.md").read_text()
+    rows = re.findall(r"^\| (\d:\d\d) \| (\d+) \| (.*?) \|", guide.split("## Half a day")[1].split("\n## ")[0], re.M)
+    assert set(WORK) <= {start for start, _, _ in rows}, "the plan has other times than this script"
+    return [(start, int(minutes), what) for start, minutes, what in rows]
 
 
 def sections(number: int, first: str, last: str, measured: dict) -> tuple[float, int]:
     """Seconds of computation and words from one heading of a notebook to another, both included."""
     (path,) = (ROOT / "notebooks").glob(f"{number:02}_*.ipynb")
-    seconds, words, heading, inside = 0.0, 0, "", first == ""
-    counted = set()
+    words, heading, inside, headings = 0, "", first == "", set()
     for cell in nbformat.read(path, as_version=4).cells:
         titles = re.findall(r"^## (.*)$", cell.source, re.M) if cell.cell_type == "markdown" else []
         if titles:
@@ -57,10 +60,8 @@ def sections(number: int, first: str, last: str, measured: dict) -> tuple[float,
             inside = inside or heading == first
         if inside:
             words += len(cell.source.split())
-            if heading not in counted:
-                counted.add(heading)
-                seconds += measured[path.stem]["sections"].get(heading, 0.0)
-    return seconds, words
+            headings.add(heading)
+    return sum(measured[path.stem]["sections"].get(heading, 0.0) for heading in headings), words
 
 
 def run_command(arguments: list[str]) -> tuple[float, str]:
@@ -100,7 +101,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"CIFAR_HEADLESS": "1", "CIFAR_RUNS": folder}
         done = {number: run_exercises(number) for number in (1, 2, 3, 4)}
-        for start, planned, what, parts, exercises, commands in PLAN:
+        for start, planned, what in plan():
+            parts, exercises, commands = WORK.get(start, ((), (), ()))
             found = [sections(*part, results["rows"]) for part in parts]
             seconds, words = sum(s for s, _ in found), sum(w for _, w in found)
             seconds += sum(done[int(name[0])] / len(exercises) for name in exercises)

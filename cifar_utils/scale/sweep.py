@@ -18,7 +18,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import re
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -123,9 +123,9 @@ def run(
     """
     folder = Path(folder or settings.runs_directory() / file.stem)
     trainings = read(file, folder)
-    done = _finished(folder)
+    done = {name for name, run in _runs(folder).items() if run.is_complete}
     todo = [training for training in trainings if training.folder.name not in done]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = settings.cores()
     fits = int(psutil.virtual_memory().available / 1e9 / TRAINING_GB)
     jobs = jobs or max(1, min(cores, fits, len(todo)))
     threads = threads or max(1, cores // jobs)
@@ -141,14 +141,16 @@ def run(
             if problem:
                 problems[training.folder.name] = problem
             print(f"{training.folder.name}: {problem or 'finished'}", flush=True)
-            _write(folder, trainings, problems)
+            _write(folder, results(trainings, problems))
             progress.update()
-    print(_write(folder, trainings, problems))
+    rows = results(trainings, problems)
+    _write(folder, rows)
+    print(as_text(summary(rows)))
     print(f"Saved in {folder}: results.csv (one row per training), summary.csv (means over the seeds)")
-    left = len(trainings) - len(_finished(folder))
-    if left > 0:
+    left = sum(row["status"] != "finished" for row in rows)
+    if left:
         print(f"{left} trainings are not finished. The same command resumes them.")
-    return left <= 0
+    return not left
 
 
 def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[Training, str]:
@@ -192,7 +194,7 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
 
 def results(trainings: list[Training], problems: dict[str, str]) -> list[dict]:
     """One row per training: its options, epochs, validation accuracy with its 95 % interval, minutes, and status."""
-    runs = {found.folder.name: found for found in _runs(trainings)}
+    runs = _runs(trainings[0].folder.parent)
     rows = []
     for training in trainings:
         row = {name: training.options.get(name, "") for name in OPTIONS if any(name in t.options for t in trainings)}
@@ -200,7 +202,7 @@ def results(trainings: list[Training], problems: dict[str, str]) -> list[dict]:
         accuracy = found.accuracy if found else None
         row |= dict(zip(("validation_accuracy", "low", "high"), accuracy or ("", "", "")))
         row |= {"epochs_done": found.epoch if found else 0, "minutes": found.minutes if found else 0.0}
-        is_finished = found is not None and found.epoch >= found.epochs
+        is_finished = found is not None and found.is_complete
         row["status"] = "finished" if is_finished else problems.get(training.folder.name, "not finished")
         rows.append(row | {"folder": training.folder.name})
     return rows
@@ -265,14 +267,9 @@ def _check(file: Path, training: Training) -> None:
         raise ValueError(f"{file}: {problem}") from None
 
 
-def _runs(trainings: list[Training]) -> list[overview.Run]:
-    return overview.find_runs(directory=trainings[0].folder.parent)
-
-
-def _finished(folder: Path) -> set[str]:
-    """The names of the folders whose trainings are complete."""
-    found = overview.find_runs(directory=folder) if folder.is_dir() else []
-    return {run.folder.name for run in found if run.epoch >= run.epochs}
+def _runs(folder: Path) -> dict[str, overview.Run]:
+    """Name of a run's folder -> the run, for all in a folder, those of an earlier file included."""
+    return {run.folder.name: run for run in overview.find_runs(directory=folder)}
 
 
 def _has_full_set(training: Training) -> bool:
@@ -280,7 +277,12 @@ def _has_full_set(training: Training) -> bool:
     options = training.options
     if options.get("sample") or options.get("images") or settings.profile(options.get("profile")).sample:
         return False
-    return not data.cifar10(False, None, options.get("data")).is_sample
+    return _full_set_is_in(options.get("data") or str(settings.data_directory()))
+
+
+@cache  # all trainings of a sweep ask, and where the data is missing, each answer would be a try to download it
+def _full_set_is_in(directory: str) -> bool:
+    return not data.cifar10(False, None, directory).is_sample
 
 
 def _on_this_machine(todo: list[tuple], jobs: int, threads: int) -> Iterator[tuple[Training, str]]:
@@ -357,18 +359,15 @@ def _estimate(training: Training, threads: int) -> float:
         torch.set_num_threads(before)
 
 
-def _write(folder: Path, trainings: list[Training], problems: dict[str, str]) -> str:
-    """Writes both tables, each as a whole or not at all, and returns the summary as text."""
-    rows = results(trainings, problems)
-    means = summary(rows)
-    for name, table in (("results.csv", rows), ("summary.csv", means)):
+def _write(folder: Path, rows: list[dict]) -> None:
+    """Writes both tables, each as a whole or not at all."""
+    for name, table in (("results.csv", rows), ("summary.csv", summary(rows))):
         partial = folder / f".{name}.partial"
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, table[0] if table else ["seeds"])
             writer.writeheader()
             writer.writerows(table)
         partial.replace(folder / name)
-    return as_text(means)
 
 
 def as_text(means: list[dict]) -> str:

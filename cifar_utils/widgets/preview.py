@@ -161,9 +161,12 @@ def warning(augmented: tuple[float, float, float], plain: tuple[float, float, fl
             f"{high:.0%}), and guessing gives {1 / classes:.0%}."
         )
     accuracy, low, high = augmented
-    destroys, some = high < 0.8 * plain[0], high < plain[1]
-    says = "is likely to destroy labels" if destroys else "may destroy some labels" if some else ""
+    destroys, verdict = high < 0.8 * plain[0], "Labels survive this policy"
+    if destroys:
+        verdict = "This policy is likely to destroy labels"
+    elif high < plain[1]:
+        verdict = "This policy may destroy some labels"
     return destroys, (
-        f"{f'This policy {says}' if says else 'Labels survive this policy'}: accuracy under augmentation is "
-        f"{accuracy:.0%} ({low:.0%} to {high:.0%}), and {plain[0]:.0%} on the original images."
+        f"{verdict}: accuracy under augmentation is {accuracy:.0%} ({low:.0%} to {high:.0%}), and {plain[0]:.0%} on "
+        "the original images."
     )

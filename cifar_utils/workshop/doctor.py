@@ -155,8 +155,7 @@ def memory() -> Line:
 
 def cores() -> Line:
     """How many cores this process may use."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Line("OK", f"{count} cores")
+    return Line("OK", f"{settings.cores()} cores")
 
 
 def run_in_use() -> Line:
