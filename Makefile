@@ -30,7 +30,7 @@ test: .venv/installed    ## every test, the notebooks included
 	@echo "Installing the packages into .venv: a few minutes, once."
 	$(if $(CPU),$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision --index-url $(CPU_INDEX) \
 		|| echo "PyTorch's CPU packages cannot be reached: installing those with GPU libraries.")
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser,web]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser,web,hub]'
 	touch $@
 
 clean:                   ## remove what was installed and made, but not data/ or runs/

@@ -1,20 +1,25 @@
 """What each trick buys: the fast recipe, of five epochs here, and the same with one trick left out.
 
     python benchmarks/ablation.py                 # a quarter of an hour per seed; stopped, the same command resumes
-    python benchmarks/ablation.py --seeds 3
+    python benchmarks/ablation.py --seeds 5 --only everything "no mirror symmetry"
+    python benchmarks/ablation.py --seeds 10 --jobs 12   # 12 at once, for a GPU: accuracies only
     python benchmarks/ablation.py --finished      # the table of the runs that are finished so far
     python benchmarks/ablation.py --quick         # does everything run?
 
 All are trained on the 45,000 training images for as many steps; the accuracy is that of the validation images, since
-this is how tricks are chosen. Each run has a process of its own. Reference seconds are explained in clock.py.
+this is how tricks are chosen. Each run has a process of its own. Reference seconds are explained in clock.py; they are
+left out where several runs share the machine. Differences are paired: each run is compared with the run of everything
+with the same seed on the same machine, and the interval is Student's, of 95 %, over the seeds.
 
-Written to benchmarks/results: ablation.json (every run), ablation.md and ablation.png. Finished runs lie in
-build/ablation.
+Written to benchmarks/results: ablation.json (every run), ablation.md and ablation.png. Runs add up over sessions and
+machines; those of the session under way lie in build/ablation.
 """
 
+import json
+import math
 import statistics
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
@@ -22,10 +27,10 @@ from pathlib import Path
 
 import torch
 from clock import Clock
-from common import cached_run, command_line, machine, save, stoppable
+from common import cached_run, command_line, machine, processor, save, stoppable
 from matplotlib import pyplot as plt
+from scipy import stats
 from time_to_accuracy import train_by_the_clock
-from time_to_accuracy_report import mean_and_error
 from torch import nn
 
 from cifar_utils import data, speedrun
@@ -33,6 +38,7 @@ from cifar_utils.evaluation.predictions import predict
 from cifar_utils.progress import bar
 from cifar_utils.speedrun import recipes
 from cifar_utils.speedrun.muon import sgd
+from cifar_utils.speedrun.winograd import accelerate
 from cifar_utils.train import best_device, warm_up_and_decay
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,14 +66,18 @@ class Variant:
         mirror: whether the network is built to give mirror images the same logits.
         change: is called with the new network.
         optimizer: "muon"; "sgd" with rates of its own; or "slow biases", Muon with the filters' rate for biases.
+        autocast: whether products are of 16 bits where the device has instructions for them.
         tunes_malloc: whether freed memory is kept for the next step.
+        saves_time_only: it changes a CPU's time, and nothing else but rounding; not run where time is not measured.
     """
 
     recipe: dict = field(default_factory=dict)
     mirror: bool = True
     change: Callable[[nn.Module], None] | None = None
     optimizer: str = "muon"
+    autocast: bool = True
     tunes_malloc: bool = True
+    saves_time_only: bool = False
 
 
 VARIANTS = {
@@ -80,7 +90,11 @@ VARIANTS = {
     "no progressive resizing": Variant(recipe={"sizes": ()}),
     "no example dropped, as many steps": Variant(recipe={"drop_easiest": 0.0, "epochs": 3}),
     "no flips and shifts": Variant(recipe={"policy": "none"}),
-    "freed memory handed back": Variant(tunes_malloc=False),
+    "32-bit products": Variant(autocast=False),
+    "32-bit products, no Winograd": Variant(
+        autocast=False, change=partial(accelerate, enabled=False), saves_time_only=True
+    ),
+    "freed memory handed back": Variant(tunes_malloc=False, saves_time_only=True),
 }
 
 
@@ -97,11 +111,11 @@ def fit_options(variant: Variant, model: nn.Module, train: data.Dataset, chosen:
     elif variant.optimizer == "slow biases":
         options["optimizer"] = recipes.muon(model, chosen.lr, size=train.size, head_lr_scale=8.0, bias_lr_scale=1.0)
         options["scheduler"] = warm_up_and_decay(options["optimizer"], total_steps, warm_up=0.0)
-    return options
+    return options if variant.autocast else options | {"autocast": None}
 
 
-def run(variant: Variant, chosen: recipes.Recipe, seed: int, sample: bool, threads: int) -> dict:
-    """Trains once: validation accuracy, and the time of everything but validation."""
+def run(variant: Variant, chosen: recipes.Recipe, seed: int, sample: bool, threads: int, is_alone: bool = True) -> dict:
+    """Trains once: validation accuracy, and, where it has the machine to itself, the time of all but validation."""
     torch.set_num_threads(threads)
     device = best_device()
     clock = Clock(device)
@@ -111,7 +125,7 @@ def run(variant: Variant, chosen: recipes.Recipe, seed: int, sample: bool, threa
         variant.change(model)
     few = val.select(torch.arange(10))  # validated once, at the end, outside the clock
     train_by_the_clock(clock, model, train, few, device, **fit_options(variant, model, train, chosen, seed))
-    times = clock.times()
+    times = clock.times() if is_alone and device.type == "cpu" else {}
     return {"accuracy": predict(model, val).accuracy} | times
 
 
@@ -120,49 +134,86 @@ def in_a_new_process(*arguments) -> dict:
         return pool.submit(run, *arguments).result()
 
 
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """The mean, and half the width of Student's 95 % interval, infinite for a single value."""
+    if len(values) < 2:
+        return values[0], math.inf
+    return statistics.mean(values), stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def paired(rows: list[dict], others: list[dict], key: str, difference: Callable) -> list[float]:
+    """difference(row, other) of a figure, for runs of the same seed on the same machine that both have it."""
+    found = {(row["setting"]["seed"], row["machine"]): row[key] for row in others if key in row}
+    pairs = [(row, (row["setting"]["seed"], row["machine"])) for row in rows if key in row]
+    return [difference(row[key], found[where]) for row, where in pairs if where in found]
+
+
+def summary(results: dict) -> dict[str, dict]:
+    """Variant -> differences (of the accuracy) and ratios (of the time) to everything, per pair of runs."""
+    everything = results["rows"].get("everything", [])
+    return {
+        name: {
+            "differences": paired(rows, everything, "accuracy", lambda a, b: a - b),
+            "ratios": paired(rows, everything, "reference_seconds", lambda a, b: a / b),
+        }
+        for name, rows in results["rows"].items()
+    }
+
+
 def markdown(results: dict) -> str:
     lines = [
         "# Ablation: what each trick buys",
         "",
-        *(f"- {key}: {value}" for key, value in results["machine"].items()),
+        *(f"- last session, {key}: {value}" for key, value in results["machine"].items()),
+        *(f"- accuracies of {name}: {count} runs" for name, count in results["machines"].items()),
+        f"- {results['setting']}",
+        "",
+        "| left out or changed | seeds | validation accuracy, points more than everything | time, of everything's |",
+        "|---|--:|--:|--:|",
     ]
-    lines += [f"- {results['setting']}", "", "| | seeds | validation accuracy | reference seconds | GFLOP/s |"]
-    lines += ["|---|--:|--:|--:|--:|"]
-    for name, rows in results["rows"].items():
-        cells = [
-            name,
-            f"{len(rows)}",
-            mean_and_error([row["accuracy"] for row in rows], ".2%"),
-            mean_and_error([row["reference_seconds"] for row in rows], ".0f"),
-            f"{statistics.mean(row['rate'] for row in rows) / 1e9:.0f}",
-        ]
+    for name, found in summary(results).items():
+        accuracies = [row["accuracy"] for row in results["rows"][name]]
+        cells = [name, f"{len(accuracies)}", f"{statistics.mean(accuracies):.2%}", "1"]
+        if name != "everything":
+            cells[2:] = [with_interval([100 * x for x in found["differences"]], "+.2f"), with_interval(found["ratios"])]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def with_interval(values: list[float], form: str = ".2f") -> str:
+    if not values:
+        return "not measured"
+    mean, half = mean_and_interval(values)
+    return f"{mean:{form}} " + ("(one run)" if math.isinf(half) else f"± {half:{form.strip('+')}}")
+
+
 def plot(results: dict, path: Path) -> None:
-    """Two panels of dots, one row per variant: accuracy and time; a line marks the recipe with everything."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-    names = list(results["rows"])
-    for axis, key, title in zip(axes, ("accuracy", "reference_seconds"), ("validation accuracy", "reference seconds")):
-        for height, rows in enumerate(results["rows"].values()):
-            values = [row[key] for row in rows]
-            axis.plot(values, [height] * len(values), "o", color="#0072B2", alpha=0.5)
-            axis.plot(statistics.mean(values), height, "D", color="#000000")
-            if height == 0:
-                axis.axvline(statistics.mean(values), color="#0072B2", linestyle="--", linewidth=1)
-        axis.set(xlabel=title, yticks=range(len(names)), yticklabels=names)
+    """Two panels, one row per variant: the difference in accuracy, with intervals, and the time."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
+    found = {name: row for name, row in summary(results).items() if name != "everything"}
+    for axis, key, factor, neutral in zip(axes, ("differences", "ratios"), (100, 1), (0, 1)):
+        for height, row in enumerate(found.values()):
+            if not row[key]:
+                continue
+            mean, half = mean_and_interval([factor * x for x in row[key]])
+            axis.plot([factor * x for x in row[key]], [height] * len(row[key]), "o", color="#0072B2", alpha=0.4)
+            axis.errorbar(mean, height, xerr=0 if math.isinf(half) else half, fmt="D", color="black", capsize=4)
+        axis.axvline(neutral, color="#0072B2", linestyle="--", linewidth=1)
         axis.grid(alpha=0.3)
-    axes[0].xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes[0].set(xlabel="validation accuracy minus everything's, points", yticks=range(len(found)), yticklabels=[*found])
+    axes[1].set(xlabel="time, divided by everything's")
     axes[0].invert_yaxis()
-    means = [f"{name} {statistics.mean(row['accuracy'] for row in rows):.1%}" for name, rows in results["rows"].items()]
-    figure.savefig(path, dpi=120, metadata={"Description": f"What each trick buys: {'; '.join(means)}."})
+    means = [f"{name} {with_interval([100 * x for x in row['differences']], '+.2f')}" for name, row in found.items()]
+    alt = f"What each trick buys. Points of validation accuracy more than with everything: {'; '.join(means)}."
+    figure.savefig(path, dpi=120, metadata={"Description": alt})
     plt.close(figure)
 
 
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="these variants")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once; with more than one, time is not measured")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--finished", action="store_true", help="train nothing more")
     parser.add_argument("--quick", action="store_true", help="an epoch of the sample each")
@@ -171,18 +222,45 @@ def main() -> None:
     base = FAST
     if args.quick:
         args.seeds, args.runs, base = 1, args.runs / "quick", replace(FAST, epochs=1)
-    text = f"{base.epochs} epochs of {base.policy}; means and their standard errors over the seeds"
-    results = {"machine": machine(args.threads), "setting": text, "rows": {}}
-    todo = [(name, seed) for seed in range(args.seeds) for name in VARIANTS]
-    for name, seed in bar(len(todo), "Runs", "run", iterable=todo):
+    device = best_device()
+    where = torch.cuda.get_device_name() if device.type == "cuda" else processor()
+    is_alone = args.jobs == 1
+    is_timed = is_alone and device.type == "cpu"
+
+    def train(name: str, seed: int) -> None:
         variant = VARIANTS[name]
         chosen = replace(base, **variant.recipe)
-        work = partial(in_a_new_process, variant, chosen, seed, args.quick, args.threads)
+        work = partial(in_a_new_process, variant, chosen, seed, args.quick, args.threads, is_alone)
         about = {"variant": name, "seed": seed, "recipe": asdict(chosen), "optimizer": variant.optimizer}
-        row = cached_run(args.runs / f"{name}-{seed}.json", about, None if args.finished else work)
-        if row:
-            results["rows"].setdefault(name, []).append(row)
+        about |= {"machine": where, "timed": is_timed}
+        cached_run(args.runs / f"{name}-{seed}-{'timed' if is_timed else 'untimed'}.json", about, work)
+
+    todo = [(name, seed) for seed in range(args.seeds) for name in args.only]
+    todo = [(name, seed) for name, seed in todo if is_timed or not VARIANTS[name].saves_time_only]
+    if not args.finished:
+        with ThreadPoolExecutor(args.jobs) as pool, bar(len(todo), "Runs", "run") as progress:
+            for _ in pool.map(lambda run: train(*run), todo):
+                progress.update()
+    text = f"{base.epochs} epochs of {base.policy}; means and 95 % intervals over the seeds"
+    recipes_now = {name: json.loads(json.dumps(asdict(replace(base, **v.recipe)))) for name, v in VARIANTS.items()}
+    results = {"machine": machine(args.threads), "setting": text} | collect(args.runs, args.output, recipes_now)
     save(args.output, "ablation", results, markdown(results), plot)
+
+
+def collect(folder: Path, output: Path, recipes_now: dict[str, dict]) -> dict:
+    """The rows of each variant with its recipe of today, earlier sessions' too; and how many each machine has made."""
+    earlier = output / "ablation.json"
+    old = json.loads(earlier.read_text())["rows"] if earlier.exists() else {}
+    found = [row for rows in old.values() for row in rows if "machine" in row]
+    found += [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    found = [row for row in found if row["setting"]["recipe"] == recipes_now.get(row["setting"]["variant"])]
+    unique = {json.dumps(row["setting"], sort_keys=True): row | {"machine": row["setting"]["machine"]} for row in found}
+    rows = {name: [row for row in unique.values() if row["setting"]["variant"] == name] for name in VARIANTS}
+    rows = {name: sorted(some, key=lambda row: row["setting"]["seed"]) for name, some in rows.items() if some}
+    machines: dict[str, int] = {}
+    for row in unique.values():
+        machines[row["machine"]] = machines.get(row["machine"], 0) + 1
+    return {"machines": machines, "rows": rows}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from cifar_utils.augment import FULL, Policy, draw, to_float
 from cifar_utils.takehome import FusedTransform
 
 SIZES = (32, 64, 96, 128, 224)  # pixels
-BATCHES = {"cpu": (256, 1024), "cuda": (1024, 8192)}
+BATCHES = {"cpu": (256, 1024), "cuda": (1024, 8192, 50_000)}
 
 # The competitors. Each builder gets uint8 images and a batch size, and returns a function that augments all of the
 # images once and returns the last batch.

@@ -226,7 +226,7 @@ def _umask() -> int:
 def _to_disk(descriptor: int) -> None:
     """fsync; macOS hands that to the drive's cache only, and F_FULLFSYNC to the drive itself."""
     try:
-        from fcntl import F_FULLFSYNC, fcntl
+        from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined]
     except ImportError:
         os.fsync(descriptor)
     else:

@@ -19,7 +19,7 @@ from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.data import Dataset
 from cifar_utils.models import uncompiled
 
-_trained = weakref.WeakSet()  # models that this process has trained
+_trained: weakref.WeakSet = weakref.WeakSet()  # models that this process has trained
 _CHANGING = (  # attributes of optimizers and schedulers that training changes
     "params", "lr", "momentum", "betas", "optimizer", "training", "last_epoch", "best", "num_bad_epochs",
     "cooldown_counter", "T_cur", "T_i",

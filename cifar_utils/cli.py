@@ -368,10 +368,10 @@ def _classify(options: argparse.Namespace) -> None:
     run = _found(options.run) if options.run else _latest_run() if found else runs.SHIPPED
     model, about = _trained(run, options.model)
     its, temperature = about["settings"]["data"], _temperature(run / "evaluation" / "report.json")
-    found = classify(model, options.photo, its["classes"], size=its["size"], temperature=temperature)
+    classes = classify(model, options.photo, its["classes"], size=its["size"], temperature=temperature)
     calibrated = f"temperature {temperature:.2f}" if temperature != 1 else "not calibrated: run evaluate first"
     print(f"{options.photo}, by {run} ({calibrated})")
-    for name, probability in found.items():
+    for name, probability in classes.items():
         print(f"  {name:<16} {probability:6.1%}")
 
 

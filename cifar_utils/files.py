@@ -71,7 +71,8 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
         raise DataError(
             f"There is no folder {root}. Give the path of a folder with one sub-folder of images per class."
         )
-    parts, left_out, images_of = {"train": root}, [], {}
+    parts, left_out = {"train": root}, []
+    images_of: dict[tuple[str, str], list[Path]] = {}
     folders = [entry for entry in root.glob("[!.]*") if entry.is_dir()]
     if folders and all(folder.name.lower() in LAYOUT for folder in folders):
         parts = {LAYOUT[folder.name.lower()]: folder for folder in folders}

@@ -36,14 +36,14 @@ def percent(share: float, position: int) -> str:
 
 def show(figure: Figure) -> None:
     """Displays a figure in a notebook together with its text alternative."""
-    display(figure, metadata={"image/png": {"alt": figure.alt_text}})
+    display(figure, metadata={"image/png": {"alt": figure.alt_text}})  # type: ignore[attr-defined]
 
 
 def save(figure: Figure, path: Path) -> None:
     """Saves a figure as PNG, its text alternative in the file's Description; see `checkpoint.write`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     png = io.BytesIO()
-    figure.savefig(png, dpi=120, metadata={"Description": figure.alt_text})
+    figure.savefig(png, dpi=120, metadata={"Description": figure.alt_text})  # type: ignore[attr-defined]
     checkpoint.write(path, png.getvalue())
 
 

@@ -2,9 +2,9 @@
 
 The usual pipeline treats one image after the other: flip, then rotate, then distort, then brightness, ... . Here
 
-* flip, affine and perspective are 3x3 matrices in homogeneous coordinates, so their composition is one 3x3 matrix
+- flip, affine and perspective are 3x3 matrices in homogeneous coordinates, so their composition is one 3x3 matrix
   per image (a homography), and the image is resampled once instead of three times;
-* brightness, contrast and saturation are affine maps of the color vector, so their composition is one as well.
+- brightness, contrast and saturation are affine maps of the color vector, so their composition is one as well.
 
 Every operation works element by element or image by image, so that an image's result is the same to the last bit
 whatever batch it is in.
@@ -174,7 +174,8 @@ def recolor(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Te
     intermediate value leaves 0 to 1 (benchmarks/augmentation.py measures how much).
     """
     b, c, s = (factor.to(images.dtype)[:, None, None] for factor in (brightness, contrast, saturation))
-    gray = sum(weight * channel for weight, channel in zip(GRAY, images.unbind(1)))
+    red, green, blue = images.unbind(1)
+    gray = GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue
     mean = gray.mean(2, keepdim=True).mean(1, keepdim=True)  # row by row: one long sum is split up among threads
     offset = gray * (b * c * (1 - s)) + mean * (b * (1 - c))
     return torch.addcmul(offset[:, None], images, (b * c * s)[:, None])

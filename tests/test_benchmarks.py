@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -232,7 +233,9 @@ def test_each_variant_leaves_out_what_it_says():
         for name, chosen in recipes.items()
     }
     assert set(steps.values()) == {270} and recipes["no example dropped, as many steps"].drop_easiest == 0
-    assert len(set(ablation.VARIANTS)) == 10
+    assert made("32-bit products")[1]["autocast"] is None
+    assert "_conv_forward" not in vars(made("32-bit products, no Winograd")[0][1].blocks[1][0])
+    assert "_conv_forward" in vars(made("32-bit products")[0][1].blocks[1][0])
 
 
 def test_the_ablation_trains_and_reports(tmp_path):
@@ -240,14 +243,51 @@ def test_the_ablation_trains_and_reports(tmp_path):
 
     chosen = replace(ablation.FAST, epochs=1, batch_size=900)
     variant = ablation.VARIANTS["no mirror symmetry"]
-    row = ablation.run(variant, chosen, seed=0, sample=True, threads=torch.get_num_threads())
+    arguments = {"sample": True, "threads": torch.get_num_threads()}
+    row = ablation.run(variant, chosen, seed=0, **arguments)
     assert 0.05 < row["accuracy"] < 0.6 and row["reference_seconds"] > 0
-    results = {"machine": {"CPU": "one"}, "setting": "1 epoch", "rows": {"everything": [row], "less": [row, row]}}
-    accuracy, seconds = f"{row['accuracy']:.2%}", f"{row['reference_seconds']:.0f}"
-    assert f"| less | 2 | {accuracy} ± 0.00% | {seconds} ± 0 |" in ablation.markdown(results)
+    assert set(ablation.run(variant, chosen, seed=0, **arguments, is_alone=False)) == {"accuracy"}
+
+
+def ablation_row(accuracy, seed, machine="one", seconds=None, variant="everything"):
+    times = {} if seconds is None else {"reference_seconds": seconds}
+    setting = {"seed": seed, "machine": machine, "variant": variant, "recipe": {"epochs": 5}}
+    return {"accuracy": accuracy, "machine": machine, "setting": setting} | times
+
+
+def test_the_ablation_pairs_runs_of_one_seed_and_machine(tmp_path):
+    import ablation
+
+    rows = {
+        "everything": [ablation_row(0.90, 0), ablation_row(0.80, 1), ablation_row(0.5, 0, "two", 100.0)],
+        "less": [ablation_row(0.89, 0), ablation_row(0.78, 1), ablation_row(0.6, 2), ablation_row(0.4, 0, "two", 50.0)],
+    }
+    results = {"machine": {"CPU": "one"}, "machines": {"one": 5, "two": 2}, "setting": "1 epoch", "rows": rows}
+    found = ablation.summary(results)["less"]
+    assert found["ratios"] == [0.5]
+    np.testing.assert_allclose(found["differences"], [-0.01, -0.02, -0.1])  # seed 2 has no partner
+    mean, half = ablation.mean_and_interval([-1.0, -2.0])
+    assert mean == -1.5 and half == pytest.approx(12.706 * 0.5, rel=1e-4)  # Student's for 1 degree of freedom
+    text = ablation.markdown({**results, "rows": {"everything": rows["everything"][:2], "less": rows["less"][:2]}})
+    assert "| everything | 2 | 85.00% | 1 |" in text
+    assert "| less | 2 | -1.50 ± 6.35 | not measured |" in text
     ablation.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
-        assert f"less {row['accuracy']:.1%}" in picture.text["Description"]
+        assert "everything: less -4.33" in picture.text["Description"]
+
+
+def test_the_ablation_collects_runs_of_earlier_sessions_with_the_recipe_of_today(tmp_path):
+    import ablation
+
+    now = {"everything": {"epochs": 5}}
+    old = {"rows": {"everything": [ablation_row(0.9, 0), {**ablation_row(0.1, 1), "setting": {"recipe": {}}}]}}
+    old["rows"]["everything"][1]["setting"] |= {"seed": 1, "machine": "one", "variant": "everything"}
+    (tmp_path / "ablation.json").write_text(json.dumps(old))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "everything-2.json").write_text(json.dumps(ablation_row(0.8, 2)))
+    found = ablation.collect(tmp_path / "runs", tmp_path, now)
+    assert [row["accuracy"] for row in found["rows"]["everything"]] == [0.9, 0.8]
+    assert found["machines"] == {"one": 2}
 
 
 def test_winograds_convolution_is_compared_with_pytorchs(tmp_path, monkeypatch):
@@ -322,6 +362,20 @@ def test_runs_add_up_over_sessions_while_their_settings_stay(tmp_path, monkeypat
     assert {row["name"] for row in session("--finished", "--runs", str(tmp_path / "empty"))} == {"tutorial"}
 
 
+def test_the_report_tells_what_a_quarter_of_the_averaging_keeps():
+    import time_to_accuracy_report as report
+
+    rows = [
+        {"name": "few", "accuracy": 0.80, "accuracy_shifted": 0.82, "accuracy_shifted_quarter": 0.815},
+        {"name": "few", "accuracy": 0.82, "accuracy_shifted": 0.84, "accuracy_shifted_quarter": 0.839},
+        {"name": "fast", "accuracy": 0.9, "accuracy_shifted": 0.91},
+    ]
+    rows[0]["accuracy_of_shipped"] = rows[1]["accuracy_of_shipped"] = 0.775
+    lines = report.asides({"schedules": {"few": {}, "fast": {}}, "rows": rows})
+    assert lines[1].startswith("- few: test-time augmentation gains 2.00 points") and "1.70 (2 seeds)" in lines[1]
+    assert lines[2] == "- few: 77.50% ± 0.00% of the 1,000 test images that ship" and len(lines) == 3
+
+
 def test_resnet_20_is_the_papers():
     """Its table 6 says 0.27 million parameters; the shortcuts have none."""
     from tutorial import Residual
@@ -387,3 +441,30 @@ def test_the_tables_of_notebooks_and_of_processes_have_every_row(tmp_path):
     assert all(f"| {name} | 2 | 2.00 (1.00 to 3.00) |" in text for name in scale.WAYS)
     scale.plot(results, tmp_path / "b.png")
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("a.png", "b.png"))
+
+
+def test_the_cost_of_a_setting_is_measured_and_compared_with_the_usual(tmp_path):
+    import cost
+
+    found = cost.measure(cost.Setting(images=300, size=16, width=0.5, batch_size=30), count=3, threads=1)
+    assert found["seconds"] > 0 and found["memory"] > 1e8
+    ratio = {"median": 2.0, "quartiles": [1.0, 3.0]}
+    row = {"value": 4_000, "seconds": ratio, "ratio": ratio, "memory": 1.5e9}
+    results = {"machine": {"CPU": "c"}, "rounds": 3, "rows": {what: [row, row] for what in cost.VALUES}}
+    text = cost.markdown(results)
+    assert text.count("| 4,000 | 2.0 | 2.00 (1.00 to 3.00) | 1.50 |") == 2 * len(cost.VALUES)
+    cost.plot(results, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert "training images 4,000 to 4,000: 2.00 to 2.00 times" in picture.text["Description"]
+
+
+def test_a_rooms_table_says_what_a_server_needs(tmp_path):
+    hub = pytest.importorskip("hub", reason="benchmarks/hub.py needs the extra [hub]")
+    row = {"name": "a", "start": 2.0, "cells": [0.5, 3.0], "memory": 1.2e9, "kernel": 1.0e9, "processor": 30.0}
+    results = {"machine": {"CPU": "c"}, "notebook": "01", "cells": 2, "peak": 5e9, "participants": [row, row]}
+    text = hub.markdown(results)
+    assert "- memory of all of them at most: 5.0 GB" in text and "| memory | 1.20 GB |" in text
+    assert "| for the slowest cell | 3.0 | 3.0 to 3.0 |" in text
+    notebooks = tmp_path / "notebooks.json"
+    notebooks.write_text(json.dumps({"rows": {"01_a": {"peak": 1.8e9, "cpu_seconds": 60.0}}}))
+    assert hub.sizing(0.2e9, notebooks)[-1] == "| 01_a | 20 GB | 60 GB | 200 GB | 3 |"

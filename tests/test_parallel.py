@@ -226,6 +226,73 @@ def test_a_stop_of_one_process_stops_all_and_the_same_command_resumes(folder, tm
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_killed_at_every_step_it_ends_alike(folder, tmp_path):
+    """Of six steps, by turns the first or the second of two processes, each time in the first start only."""
+    finish(start(folder, tmp_path / "whole", 1, epochs=2))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "if os.environ.get('RANK') == os.environ['DIES'] and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "    from cifar_utils import train\n"
+        "    record, steps = train.TrainerState.record, []\n"
+        "    def dies(*arguments):\n"
+        "        record(*arguments)\n"
+        "        steps.append(1)\n"
+        "        if len(steps) == int(os.environ['STEP']):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    train.TrainerState.record = dies\n"
+    )
+    for step in range(1, 7):
+        run, dies = tmp_path / f"{step}", {"DIES": str(step % 2), "STEP": str(step), "PYTHONPATH": str(tmp_path)}
+        text = finish(start(folder, run, 2, epochs=2, restarts=1, **dies))
+        assert "exitcode: -9" in text and contents(run) == contents(tmp_path / "whole"), text
+
+
+NODES = """
+ip link set lo up
+unshare -n sleep 900 & other=$!
+trap 'kill $other' EXIT
+until ip link add a type veth peer name b 2>/dev/null && ip link set b netns $other; do sleep 0.1; done
+ip addr add 10.9.0.1/24 dev a && ip link set a up
+nsenter -t $other -n sh -c 'ip link set lo up; ip addr add 10.9.0.2/24 dev b; ip link set b up'
+node() {  # number, interface, what enters its network
+    GLOO_SOCKET_IFNAME=$2 $3 $PYTHON -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --node-rank $1 \\
+        --master-addr 10.9.0.1 --master-port 29511 --max-restarts 0 -m cifar_utils train $ARGUMENTS > $LOGS.$1 2>&1
+}
+both() {
+    node 1 b "nsenter -t $other -n" & second=$!
+    node 0 a "" & first=$!
+}
+both
+until [ -e $RUN/best.safetensors ]; do kill -0 $first; sleep 0.02; done
+ip link set a down
+wait $first && exit 3
+wait $second && exit 4
+cp $LOGS.0 $LOGS.cut; ip link set a up
+both
+wait $first && wait $second
+"""
+
+
+@pytest.mark.slow
+def test_two_nodes_whose_link_is_cut_end_and_resume(folder, tmp_path):
+    """Each node has a network of its own, with one link between them."""
+    if subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True).returncode:
+        pytest.skip("this machine permits no network namespace")
+    finish(start(folder, tmp_path / "whole", 1, epochs=60))
+    (tmp_path / "sitecustomize.py").write_text("from cifar_utils.scale import parallel\nparallel.SECONDS = 8\n")
+    words = ["--images", folder / "images", "--size", "16", "--shards", "4", "--model", f"{folder / 'mine.py'}:Net"]
+    words += ["--epochs", "60", "--folder", tmp_path / "run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "RUN": str(tmp_path / "run")}
+    environment |= {"PYTHONPATH": str(tmp_path), "ARGUMENTS": " ".join(map(str, words)), "LOGS": str(tmp_path / "log")}
+    command = ["unshare", "-rn", "bash", "-c", f"set -e\n{NODES}"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, timeout=400, capture_output=True, text=True)
+    logs = {path.name: path.read_text() for path in tmp_path.glob("log.*")}
+    assert done.returncode == 0, (done.returncode, done.stderr, logs)
+    assert "the connection to another process is lost" in logs["log.cut"]
+    assert "Resuming" in logs["log.0"] and contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
 def test_the_policys_draws_do_not_depend_on_the_shards(tmp_path):
     batches = {}
     for shards in (1, 4):

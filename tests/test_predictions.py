@@ -518,6 +518,23 @@ def test_averaging_is_the_mean_over_shifted_images_and_mirror_images():
     assert p.probabilities != pytest.approx(predict(network, dataset).probabilities, abs=1e-3)
 
 
+def test_averaging_only_the_least_sure_leaves_the_others_as_they_are():
+    network, dataset = small_network(), random_images()
+    plain, all_averaged = predict(network, dataset), predict(network, dataset, tta=True)
+    some = predict(network, dataset, tta=0.25).probabilities
+    order = plain.confidence.argsort(kind="stable")
+    unsure, sure = order[:5], order[5:]  # of 20 images
+    np.testing.assert_array_equal(some[sure], plain.probabilities[sure])
+    np.testing.assert_allclose(some[unsure], all_averaged.probabilities[unsure], atol=1e-6)
+    assert (some[unsure] != plain.probabilities[unsure]).any(1).all()
+
+
+@pytest.mark.parametrize("tta", [-0.1, 1.5, float("nan"), "all"])
+def test_a_fraction_beyond_0_to_1_is_refused(tta):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        predict(small_network(), random_images(), tta=tta)
+
+
 class Symmetric(torch.nn.Module):
     """Predicts the same for an image and its mirror image."""
 

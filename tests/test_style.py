@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("deploy/*.md")]
 NOTEBOOKS = [path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 
@@ -23,6 +23,19 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 def test_ruff_has_nothing_to_say(arguments):
     found = run("-m", "ruff", *arguments)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.slow
+def test_types_fit():
+    found = run("-m", "mypy")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.slow
+def test_the_type_checker_finds_a_mistake(tmp_path):
+    (tmp_path / "wrong.py").write_text("from cifar_utils import train\n\ntrain.best_devise()\n")
+    found = run("-m", "mypy", str(tmp_path / "wrong.py"))
+    assert found.returncode and 'has no attribute "best_devise"' in found.stdout
 
 
 def test_words_are_spelled_as_usual():

@@ -202,6 +202,16 @@ def test_the_values_of_a_sweep(field, values):
     assert preview.sweep_values(images(5), policy, field, 3) == values
 
 
+def test_a_perspective_that_never_happens_is_told():
+    explorer = Explorer(images(200), images(40, "validation"), Policy(), network=linear())
+    explorer.do("set", "distortion_scale", 0.3)
+    assert "The probability of the perspective is 0" in explorer.view["note"]
+    explorer.do("set", "perspective_p", 0.5)
+    assert explorer.view["note"] == ""
+    explorer.do("set", "distortion_scale", 0.4)
+    assert explorer.view["note"] == ""
+
+
 def test_save_and_load(explorer, tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_RUNS", str(tmp_path / "runs"))
     explorer.do("load")

@@ -27,7 +27,7 @@ HABITS = {
 def texts() -> dict[str, str]:
     """Name of a page or file -> what a reader reads."""
     found = {}
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("deploy/*.md")]:
         found[path.relative_to(ROOT).as_posix()] = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     for path in sorted(ROOT.glob("notebooks/0*.ipynb")):
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]

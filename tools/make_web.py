@@ -3,12 +3,14 @@
     pip install --editable '.[web]'
     python tools/make_web.py                  # then open build/web/index.html; no server, no internet
     python tools/make_web.py --output FOLDER
+    python tools/make_web.py --pdf            # one PDF of everything as well; printed by Chromium
 
 Pages, search and fonts work from a folder or a stick without a request to another host. Warnings are errors: a dead
 link stops the build.
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -19,46 +21,67 @@ from pathlib import Path
 import nbformat
 from run_notebooks import ROOT, with_text_alternatives
 
-FOLDERS = ("notebooks", "docs", "benchmarks", "cifar_utils")  # the last two for links that lead there
+FOLDERS = ("notebooks", "docs", "benchmarks", "deploy", "cifar_utils")  # the last for links that lead there
 PARTS = {
     "The series": "notebooks/0*.ipynb",
     "Exercises": "notebooks/exercises/0*.ipynb",
     "More": [f"docs/{name}.md" for name in ("installing", "exercises", "glossary", "more_than_one")],
-    "For teachers": ["docs/teaching.md", "docs/rehearsal.md"],
+    "For teachers": ["docs/teaching.md", "docs/rehearsal.md", "deploy/README.md"],
+    "The package": [
+        "api/center",
+        "api/evaluation",
+        "api/speedrun",
+        "api/scale",
+        "api/widgets",
+        "api/exercises",
+        "api/workshop",
+    ],
     "How it is made": ["docs/faults.md", "benchmarks/RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md"],
 }
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=60000")
+CENTER = (
+    "data", "augment", "models", "train", "runs", "overview", "plots", "takehome", "network_file", "warp", "checks",
+    "checkpoint", "settings", "files", "download", "progress",
+)  # fmt: skip
 
 
 def main() -> int:
     """Builds the pages and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "web", help="default: build/web/")
+    parser.add_argument("--pdf", action="store_true", help="print workshop.pdf, too")
     options = parser.parse_args()
+    browser = os.environ.get("CIFAR_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if options.pdf and not browser:
+        sys.exit("--pdf needs Chromium: install it (on Debian: apt-get install chromium), or name it in CIFAR_CHROMIUM")
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "source")
+        source, one_page = Path(folder, "source"), Path(folder, "one_page")
         collect(source)
         shutil.rmtree(options.output, ignore_errors=True)
-        command = [
-            sys.executable,
-            "-m",
-            "sphinx",
-            "-W",
-            "--keep-going",
-            "-q",
-            "-b",
-            "html",
-            "-d",
-            Path(folder, "trees"),
-        ]
-        code = subprocess.run([*command, source, options.output]).returncode
-    if not code:
+        if code := build("html", source, options.output):
+            return code
         print(f"Open {options.output / 'index.html'}.")
-    return code
+        if options.pdf:
+            if code := build("singlehtml", source, one_page):
+                return code
+            pdf = options.output / "workshop.pdf"
+            command = [browser, *FLAGS, f"--print-to-pdf={pdf}", (one_page / "index.html").as_uri()]
+            subprocess.run(command, check=True, capture_output=True)
+            print(f"Printed {pdf}.")
+    return 0
+
+
+def build(builder: str, source: Path, output: Path) -> int:
+    """Runs Sphinx, for which warnings are errors, and returns its exit code."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", builder]
+    with tempfile.TemporaryDirectory() as trees:
+        return subprocess.run([*command, "-d", trees, source, output]).returncode
 
 
 def collect(source: Path) -> None:
     """Copies what the pages are made of, in the project's own layout, so that relative links lead somewhere."""
-    ignore = shutil.ignore_patterns("__pycache__", ".*", "solutions", "*.pyc")
+    ignore = shutil.ignore_patterns("__pycache__", "node_modules", ".*", "solutions", "*.pyc")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     for name in ("CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "Makefile", "environment.yml"):
@@ -75,6 +98,23 @@ def collect(source: Path) -> None:
     for path in source.glob("docs/*.md"):
         path.write_text(path.read_text().replace("](../README.md)", "](../index.md)"))
     (source / "index.md").write_text(index())
+    (source / "api").mkdir()
+    for name, text in api().items():
+        (source / "api" / f"{name}.md").write_text(text)
+
+
+def api() -> dict[str, str]:
+    """Name of a page -> its text: Sphinx fills in the docstrings of what is public."""
+    modules = {"center": [f"cifar_utils.{name}" for name in CENTER]}
+    for folder in sorted((ROOT / "cifar_utils").glob("*/__init__.py")):
+        wing = folder.parent
+        files = sorted(path.stem for path in wing.glob("*.py") if path.stem != "__init__")
+        modules[wing.name] = [f"cifar_utils.{wing.name}", *(f"cifar_utils.{wing.name}.{name}" for name in files)]
+    pages = {}
+    for name, found in modules.items():
+        parts = [f"## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```" for module in found]
+        pages[name] = "\n\n".join([f"# {name.capitalize()}", *parts]) + "\n"
+    return pages
 
 
 def index() -> str:
@@ -83,7 +123,7 @@ def index() -> str:
     contents = []
     for title, pattern in PARTS.items():
         found = sorted(ROOT.glob(pattern)) if isinstance(pattern, str) else [ROOT / name for name in pattern]
-        names = [path.relative_to(ROOT).with_suffix("").as_posix() for path in found if path.exists()]
+        names = [path.relative_to(ROOT).with_suffix("").as_posix() for path in found]
         contents.append("```{toctree}\n:hidden:\n:caption: " + title + "\n\n" + "\n".join(names) + "\n```")
     return re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL) + "\n" + "\n\n".join(contents) + "\n"
 

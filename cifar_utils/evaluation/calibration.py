@@ -38,6 +38,8 @@ class Reliability:
 class Temperature(float):
     """A number that knows the network it was fitted for: `model` is its fingerprint, "" where unknown."""
 
+    model: str
+
     def __new__(cls, value: float, model: str = "") -> "Temperature":
         temperature = super().__new__(cls, value)
         temperature.model = model

@@ -62,10 +62,10 @@ def normalized(matrix: np.ndarray) -> np.ndarray:
 def per_class(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Recall, precision and F1 of each class with their 95 % intervals.
 
-    * recall, a class's accuracy: the fraction of its images that are recognized. Undefined for a class without images.
-    * precision: of the images predicted as the class, the fraction that belong to it. Undefined for a class that is
+    - recall, a class's accuracy: the fraction of its images that are recognized. Undefined for a class without images.
+    - precision: of the images predicted as the class, the fraction that belong to it. Undefined for a class that is
       never predicted.
-    * F1, their harmonic mean: 2 TP / (2 TP + FP + FN). Undefined for a class without images that is never predicted.
+    - F1, their harmonic mean: 2 TP / (2 TP + FP + FN). Undefined for a class without images that is never predicted.
 
     Recall and precision have Wilson's interval. F1 = 2 J / (1 + J) grows with J = TP / (TP + FP + FN), a fraction of
     the images that are in the class or predicted as it, so the ends of J's Wilson interval give those of F1's.

@@ -121,4 +121,21 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("No: nearly the same image is in both parts.", True, "Split by video, so that related images stay together."),
         ]),
     ],
+    8: [
+        ("Two processes train one network. Who adds the gradients?", [
+            ("Each process steps by its own gradient, and the weights are averaged at the end.", False, "After one step their weights would differ, and so would all that follows."),
+            ("All gradients are exchanged and added before every step.", True, "So every process takes the same step, and all hold the same weights."),
+            ("The process that is done first.", False, "Every step waits for the slowest process."),
+        ]),
+        ("Which part of a step does not get shorter with more processes?", [
+            ("The exchange of gradients.", True, "It grows, while each process has less to compute."),
+            ("Forward and backward.", False, "That is the part which is divided."),
+            ("None: twice the processes, half the time.", False, "Only if there were nothing to exchange and nothing to wait for."),
+        ]),
+        ("You have four processors and want to compare four policies. What do you do?", [
+            ("Train them one after the other, each by four processes.", False, "Every step of every training waits for an exchange."),
+            ("Train four networks side by side, one process each.", True, "They exchange nothing, so this is nearly four times as fast."),
+            ("Train one network with all four policies.", False, "Then you cannot tell which policy did what."),
+        ]),
+    ],
 }  # fmt: skip

@@ -178,7 +178,7 @@ def _is_bank(p: Tensor) -> bool:
 def _kinds(model: nn.Module, invariant: set[str]) -> dict[str, list[Tensor]]:
     """The trainable parameters by the part that they play, each once; see `muon`."""
     model = uncompiled(model)
-    kinds = {kind: [] for kind in ("filters", "matrices", "head", "biases", "others")}
+    kinds: dict[str, list] = {kind: [] for kind in ("filters", "matrices", "head", "biases", "others")}
     head = next((m.weight for m in reversed([*model.modules()]) if isinstance(m, nn.Linear)), None)
     for name, p in model.named_parameters():
         if p is head:

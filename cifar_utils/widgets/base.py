@@ -85,7 +85,8 @@ class Widget(anywidget.AnyWidget):
 
 def picture(figures: list[Figure]) -> tuple[dict, dict]:
     """Figures as a mimebundle of one image, with its metadata: the text alternative."""
-    alt = " ".join(" ".join(figure.alt_text for figure in figures).split())
+    texts = (figure.alt_text for figure in figures)  # type: ignore[attr-defined]
+    alt = " ".join(" ".join(texts).split())
     return {"image/png": base64.b64encode(_stacked(figures)).decode()}, {"image/png": {"alt": alt}}
 
 

@@ -79,10 +79,11 @@ class Explorer(Widget):
         self._rows, self._columns = rows, columns
         present = set(train.labels.tolist())
         self._classes = [name for label, name in enumerate(train.classes) if label in present]
-        self._initial = self._state = {
+        self._state: dict = {
             "policy": policy, "base": policy, "strength": 1.0, "seed": 0, "start": 0, "classes": self._classes,
             "swept": "",
         }  # fmt: skip
+        self._initial = self._state
         self._previous: list[dict] = []
         self._note, self._warning = "", (False, "")
         self._show()
@@ -106,6 +107,8 @@ class Explorer(Widget):
             value = tuple(pair)
         policy = replace(self.policy, **{name: value})
         self._change(policy=policy, base=policy, strength=1.0)
+        if field == "distortion_scale" and value and not policy.perspective_p:
+            self._notify("The probability of the perspective is 0: raise it as well, or images stay as they are.")
 
     def preset(self, name: str) -> None:
         """Takes a policy of PRESETS."""

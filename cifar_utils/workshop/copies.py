@@ -15,9 +15,10 @@ import nbformat
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS, PRISTINE = "notebooks", ".pristine"
-COPIED = ("README.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", "cifar_utils", "docs", "benchmarks")
+COPIED = ("README.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", "cifar_utils", "docs", "benchmarks", "deploy")
 FOR_TEACHERS = ("solutions", "exercises.md", "teaching.md")  # notebooks/exercises/solutions, and two pages of docs/
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*.ipynb", *FOR_TEACHERS)  # .ipynb: these come without outputs
+# Notebooks are copied apart, without outputs.
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "node_modules", ".*", "*.ipynb", *FOR_TEACHERS)
 TEACHERS_TEXT = re.compile(r"<!-- for teachers -->.*?<!-- end -->\n+", re.DOTALL)  # in the README
 LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)|\b(?:src|href)=["']([^"']+)""")  # [text](target), <img src="target">
 

@@ -35,7 +35,8 @@ class InstallError(Exception):
 
 def main(arguments=None):
     """Installs, checks and prints how to begin; returns the exit code."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
     style = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, **style)
     parser.add_argument("folder", nargs="?", type=Path, default=Path.home() / "cifar10-workshop")

@@ -1,15 +1,19 @@
 """The web edition, opened from a folder: it needs no host, can be searched, and fits screens, keys and readers."""
 
+import os
 import re
 import subprocess
 import sys
 from urllib.parse import urlparse
 
 import pytest
-from lab import ROOT, SCREENSHOTS
+from lab import ROOT, SCREENSHOTS, find_chromium
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-PAGES = ["index", "notebooks/01_data_and_augmentation", "notebooks/04_evaluation", "docs/teaching", "docs/exercises"]
+PAGES = [
+    "index", "notebooks/01_data_and_augmentation", "notebooks/04_evaluation", "docs/teaching", "docs/exercises",
+    "api/center",
+]  # fmt: skip
 TERMS = (
     "convolution", "whitening", "McNemar", "temperature", "overfitting", "checkpoint", "perspective", "Winograd",
     "calibration", "softmax",
@@ -97,3 +101,31 @@ def test_all_links_between_pages_lead_somewhere(web):
         for target in re.findall(r'href="([^"#?]+)', path.read_text()):
             if not re.match(r"[a-z]+:", target):
                 assert (path.parent / target).exists(), (path.name, target)
+
+
+PUBLIC = {  # page -> some of what it must describe
+    "center": ("train.fit", "train.steps", "data.from_folder", "augment.Policy", "models.SmallCNN", "runs.load"),
+    "evaluation": ("evaluation.predictions.predict", "evaluation.calibration.fit_temperature"),
+    "speedrun": ("speedrun.recipes.recipe", "speedrun.muon.muon"),
+    "scale": ("scale.sweep.read", "scale.parallel.steps"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_package_s_pages_describe_its_public_names(open_page, name):
+    page = open_page(f"api/{name}")
+    found = page.locator("dt.sig").evaluate_all("all => all.map(e => e.id)")
+    assert {f"cifar_utils.{public}" for public in PUBLIC[name]} <= set(found)
+    assert not [name for name in found if name.rsplit(".", 1)[1].startswith("_")]
+
+
+def test_everything_is_printed_as_one_pdf(chromium, tmp_path):
+    pytest.importorskip("sphinx", reason="the web edition needs the extra [web]")
+    command = [sys.executable, "tools/make_web.py", "--output", tmp_path / "web", "--pdf"]
+    environment = os.environ | {"CIFAR_CHROMIUM": find_chromium()}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    pdf = (tmp_path / "web" / "workshop.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and len(pdf) > 3e6
+    pages = len(re.findall(rb"/Type ?/Page\b", pdf))
+    assert pages > 60
