@@ -63,7 +63,7 @@ UNITS = {
     "images": "training images",
     "size": "pixels per side",
     "width": "times the channels",
-    "batch_size": "per batch",
+    "batch_size": "images per batch",
 }
 WARM = 3  # steps that are not timed
 
@@ -71,11 +71,15 @@ WARM = 3  # steps that are not timed
 def measure(setting: Setting, count: int, threads: int) -> dict[str, float]:
     """Seconds per epoch, and the peak memory of this process in bytes; called in a process of its own."""
     torch.set_num_threads(threads)
-    sample = data.cifar10(sample=True)
-    images = F.interpolate(sample.images.float(), size=setting.size, mode="bilinear").round().to(torch.uint8)
+    sample, others = data.cifar10(sample=True), data.cifar10(train=False, sample=True)
+    images, unseen = (
+        F.interpolate(x.images.float(), size=setting.size, mode="bilinear").round().to(torch.uint8)
+        for x in (sample, others)
+    )
     positions = torch.arange(setting.images) % len(images)
     train = data.Dataset(images[positions], sample.labels[positions], sample.classes)
-    val = data.Dataset(images[:10], sample.labels[:10], sample.classes, split="validation")
+    index = torch.arange(10) + setting.images
+    val = data.Dataset(unseen[:10], others.labels[:10], sample.classes, index, "validation")  # predicted once, untimed
     widths = tuple(round(setting.width * channels) for channels in (32, 64, 128))
     model = nn.Sequential(Normalize.from_dataset(train), SmallCNN(len(train.classes), widths=widths))
     options = {"transform": PRESETS["full"], "batch_size": setting.batch_size}

@@ -1,8 +1,7 @@
 """What a room costs a shared server: participants who log in to a running JupyterHub and step through a notebook.
 
-    sudo python deploy/accounts.py 30 > passwords         # and start the hub, see deploy/README.md
-    sudo python benchmarks/hub.py passwords               # on the same machine, which is measured
-    sudo python benchmarks/hub.py passwords --participants 4 --cells 6 --output build
+    sudo python benchmarks/hub.py /srv/hub/passwords      # beside a hub, see deploy/README.md; measures this machine
+    sudo python benchmarks/hub.py /srv/hub/passwords --participants 4 --cells 6 --output build
 
 Each participant logs in as a browser does, starts a server and a kernel, and runs the notebook's code cells one after
 the other, with a pause for reading between two of them. All begin within --minutes. Memory is the proportional set

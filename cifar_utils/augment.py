@@ -113,9 +113,9 @@ class Policy:
         """What `apply_transform` calls: `__call__` with the index, epoch and seed of a training step."""
         return self(images, step.index, step.epoch, step.seed, size)
 
-    def apply(self, images: Tensor, p: warp.Parameters, size=None) -> Tensor:
+    def apply(self, images: Tensor, p: warp.Parameters, size=None, dtype: torch.dtype = torch.float32) -> Tensor:
         """`warp.apply` with parameters that were drawn from this policy; leaves out what it cannot do."""
-        parts = {"geometric": self.is_geometric, "color": self.changes_color}
+        parts = {"geometric": self.is_geometric, "color": self.changes_color, "dtype": dtype}
         return warp.apply(images, p, size=size, interpolation=self.interpolation, fill=self.fill, **parts)
 
     @property

@@ -47,8 +47,9 @@ class FusedTransform(v2.Transform):
     def transform(self, inpt, params: dict):
         if not isinstance(inpt, Tensor) or inpt.ndim not in (3, 4):
             return inpt
-        out = self.policy.apply(checked_batch(inpt if inpt.ndim == 4 else inpt[None]), params["parameters"])
-        out = (out * 255).round().to(torch.uint8) if inpt.dtype == torch.uint8 else out.to(inpt.dtype)
+        dtype = torch.uint8 if inpt.dtype == torch.uint8 else torch.float32
+        batch = checked_batch(inpt if inpt.ndim == 4 else inpt[None])
+        out = self.policy.apply(batch, params["parameters"], dtype=dtype).to(inpt.dtype)
         return tv_tensors.wrap(out if inpt.ndim == 4 else out[0], like=inpt)
 
     def at_step(self, images: Tensor, step: Step) -> Tensor:

@@ -55,6 +55,7 @@ def apply(
     fill: int = 0,
     geometric: bool = True,
     color: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Warps and recolors each image by its own parameters.
 
@@ -66,9 +67,10 @@ def apply(
         interpolation: "bilinear" or "nearest".
         fill: gray level, 0 to 255, of pixels from outside the image.
         geometric, color: False leaves that part out, which saves its time.
+        dtype: of the results, float32 or uint8.
 
     Returns:
-        [N, 3, height, width] float32 in 0 to 1.
+        [N, 3, height, width] float32 in 0 to 1, or uint8, rounded.
 
     Raises:
         ValueError: the size is not one or two whole numbers above 0.
@@ -79,7 +81,7 @@ def apply(
         raise ValueError(f"size is {size!r}; it must be one whole number above 0, or (height, width)")
     geometric = geometric or tuple(size) != (height, width)
     unit = 255 if images.dtype == torch.uint8 else 1
-    out = torch.empty(*images.shape[:2], *size, device=images.device)
+    out = torch.empty(*images.shape[:2], *size, dtype=dtype, device=images.device)
     inverse = homography(p, (height, width)) if geometric else None
     on_cpu = images.device.type == "cpu"
     chunk = max(1, CHUNK_ELEMENTS // (3 * max(size[0] * size[1], height * width))) if on_cpu else len(images) or 1
@@ -91,8 +93,9 @@ def apply(
             x = x.add_(fill / 255) if fill else x
         if color:
             x = recolor(x, p.brightness[part], p.contrast[part], p.saturation[part])
-        out[part] = x
-    return out.clamp_(0, 1)
+        x = x.clamp_(0, 1)
+        out[part] = x.mul_(255).round_() if dtype == torch.uint8 else x
+    return out
 
 
 def affine_matrix(p: Parameters, size: tuple[int, int]) -> Tensor:

@@ -252,23 +252,25 @@ NODES = """
 ip link set lo up
 unshare -n sleep 900 & other=$!
 trap 'kill $other' EXIT
-until ip link add a type veth peer name b 2>/dev/null && ip link set b netns $other; do sleep 0.1; done
-ip addr add 10.9.0.1/24 dev a && ip link set a up
-nsenter -t $other -n sh -c 'ip link set lo up; ip addr add 10.9.0.2/24 dev b; ip link set b up'
+until [ "$(readlink /proc/$other/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done
+ip link add left type veth peer name right
+ip link set right netns $other
+ip addr add 10.9.0.1/24 dev left && ip link set left up
+nsenter -t $other -n sh -c 'ip link set lo up; ip addr add 10.9.0.2/24 dev right; ip link set right up'
 node() {  # number, interface, what enters its network
     GLOO_SOCKET_IFNAME=$2 $3 $PYTHON -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --node-rank $1 \\
         --master-addr 10.9.0.1 --master-port 29511 --max-restarts 0 -m cifar_utils train $ARGUMENTS > $LOGS.$1 2>&1
 }
 both() {
-    node 1 b "nsenter -t $other -n" & second=$!
-    node 0 a "" & first=$!
+    node 1 right "nsenter -t $other -n" & second=$!
+    node 0 left "" & first=$!
 }
 both
 until [ -e $RUN/best.safetensors ]; do kill -0 $first; sleep 0.02; done
-ip link set a down
+ip link set left down
 wait $first && exit 3
 wait $second && exit 4
-cp $LOGS.0 $LOGS.cut; ip link set a up
+cp $LOGS.0 $LOGS.cut; ip link set left up
 both
 wait $first && wait $second
 """

@@ -353,3 +353,13 @@ def test_flip_twice_is_nothing(images):
 def test_an_empty_batch_stays_empty(images):
     assert warp.apply(images[:0], still(0)).shape == (0, 3, 32, 32)
     assert warp.apply(images[:0], still(0), size=(8, 9)).shape == (0, 3, 8, 9)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_bytes_are_the_rounded_floats(kind):
+    """Computed in the same chunks, so that a batch of bytes is never held as floats as a whole."""
+    images = torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8)
+    images = images if kind == torch.uint8 else images / 255
+    p = draw(PRESETS["strong"], 0, 0, torch.arange(300), (32, 32))
+    floats, found = (warp.apply(images, p, dtype=dtype) for dtype in (torch.float32, torch.uint8))
+    assert found.dtype == torch.uint8 and torch.equal(found, (floats * 255).round().to(torch.uint8))
