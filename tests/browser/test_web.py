@@ -12,7 +12,7 @@ from lab import ROOT, SCREENSHOTS, find_chromium
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 PAGES = [
     "index", "notebooks/01_data_and_augmentation", "notebooks/04_evaluation", "docs/teaching", "docs/exercises",
-    "api/center",
+    "api/center", "api/exercises",
 ]  # fmt: skip
 TERMS = (
     "convolution", "whitening", "McNemar", "temperature", "overfitting", "checkpoint", "perspective", "Winograd",
