@@ -9,9 +9,9 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
 STYLES = {"tutorial": ("#E69F00", "s", "--"), "ResNet-20": ("#009E73", "^", "-.")}
-MARKERS = "oDvPX*hp"
+MARKERS = "oDvPX*hp<d"
 POLICIES = {"tutorial": "full", "ResNet-20": "flip_and_shift"}  # each recipe's; ResNet-20's shifts go further
-COLORS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999", "#F0E442", "#8B4513"]
+COLORS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999", "#F0E442", "#8B4513", "#332288", "#44AA99"]
 
 
 def standard_error(values: list[float]) -> float:
@@ -173,7 +173,9 @@ def plot(results: dict, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
     described, where = [], list(machines(results["rows"]))
     where = where[0] if len(where) == 1 else f"{len(where)} machines"
-    for color, marker, (name, about) in zip(COLORS, MARKERS, results["schedules"].items()):
+    schedules = results["schedules"]
+    count = len(schedules)  # strict: a recipe without a color would be missing without a word
+    for color, marker, (name, about) in zip(COLORS[:count], MARKERS[:count], schedules.items(), strict=True):
         rows = rows_for(results, name)
         if not rows:
             continue
