@@ -18,22 +18,22 @@ machines; those of the session under way lie in build/ablation.
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from clock import Clock
-from common import cached_run, command_line, machine, processor, save, stoppable
+from common import cached_run, command_line, in_a_new_process, machine, processor, save, stoppable
 from matplotlib import pyplot as plt
-from scipy import stats
 from time_to_accuracy import train_by_the_clock
 from torch import nn
 
 from cifar_utils import data, speedrun
+from cifar_utils.evaluation.comparison import mean_and_interval
 from cifar_utils.evaluation.predictions import predict
 from cifar_utils.progress import bar
 from cifar_utils.speedrun import recipes
@@ -114,7 +114,7 @@ def fit_options(variant: Variant, model: nn.Module, train: data.Dataset, chosen:
     return options if variant.autocast else options | {"autocast": None}
 
 
-def run(variant: Variant, chosen: recipes.Recipe, seed: int, sample: bool, threads: int, is_alone: bool = True) -> dict:
+def run(variant: Variant, chosen: recipes.Recipe, seed: int, sample: bool, threads: int, is_timed: bool = True) -> dict:
     """Trains once: validation accuracy, and, where it has the machine to itself, the time of all but validation."""
     torch.set_num_threads(threads)
     device = best_device()
@@ -125,27 +125,18 @@ def run(variant: Variant, chosen: recipes.Recipe, seed: int, sample: bool, threa
         variant.change(model)
     few = val.select(torch.arange(10))  # validated once, at the end, outside the clock
     train_by_the_clock(clock, model, train, few, device, **fit_options(variant, model, train, chosen, seed))
-    times = clock.times() if is_alone and device.type == "cpu" else {}
+    times = clock.times() if is_timed else {}
     return {"accuracy": predict(model, val).accuracy} | times
-
-
-def in_a_new_process(*arguments) -> dict:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(run, *arguments).result()
-
-
-def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """The mean, and half the width of Student's 95 % interval, infinite for a single value."""
-    if len(values) < 2:
-        return values[0], math.inf
-    return statistics.mean(values), stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
 
 
 def paired(rows: list[dict], others: list[dict], key: str, difference: Callable) -> list[float]:
     """difference(row, other) of a figure, for runs of the same seed on the same machine that both have it."""
-    found = {(row["setting"]["seed"], row["machine"]): row[key] for row in others if key in row}
-    pairs = [(row, (row["setting"]["seed"], row["machine"])) for row in rows if key in row]
-    return [difference(row[key], found[where]) for row, where in pairs if where in found]
+
+    def where(row: dict) -> tuple:
+        return row["setting"]["seed"], row["setting"]["machine"]
+
+    found = {where(row): row[key] for row in others if key in row}
+    return [difference(row[key], found[where(row)]) for row in rows if key in row and where(row) in found]
 
 
 def summary(results: dict) -> dict[str, dict]:
@@ -224,13 +215,12 @@ def main() -> None:
         args.seeds, args.runs, base = 1, args.runs / "quick", replace(FAST, epochs=1)
     device = best_device()
     where = torch.cuda.get_device_name() if device.type == "cuda" else processor()
-    is_alone = args.jobs == 1
-    is_timed = is_alone and device.type == "cpu"
+    is_timed = args.jobs == 1 and device.type == "cpu"
 
     def train(name: str, seed: int) -> None:
         variant = VARIANTS[name]
         chosen = replace(base, **variant.recipe)
-        work = partial(in_a_new_process, variant, chosen, seed, args.quick, args.threads, is_alone)
+        work = partial(in_a_new_process, run, variant, chosen, seed, args.quick, args.threads, is_timed)
         about = {"variant": name, "seed": seed, "recipe": asdict(chosen), "optimizer": variant.optimizer}
         about |= {"machine": where, "timed": is_timed}
         cached_run(args.runs / f"{name}-{seed}-{'timed' if is_timed else 'untimed'}.json", about, work)
@@ -251,15 +241,13 @@ def collect(folder: Path, output: Path, recipes_now: dict[str, dict]) -> dict:
     """The rows of each variant with its recipe of today, earlier sessions' too; and how many each machine has made."""
     earlier = output / "ablation.json"
     old = json.loads(earlier.read_text())["rows"] if earlier.exists() else {}
-    found = [row for rows in old.values() for row in rows if "machine" in row]
+    found = [row for rows in old.values() for row in rows]
     found += [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    found = [row for row in found if row["setting"]["recipe"] == recipes_now.get(row["setting"]["variant"])]
-    unique = {json.dumps(row["setting"], sort_keys=True): row | {"machine": row["setting"]["machine"]} for row in found}
+    found = [row for row in found if row["setting"].get("recipe") == recipes_now.get(row["setting"]["variant"], ())]
+    unique = {json.dumps(row["setting"], sort_keys=True): row for row in found}
     rows = {name: [row for row in unique.values() if row["setting"]["variant"] == name] for name in VARIANTS}
     rows = {name: sorted(some, key=lambda row: row["setting"]["seed"]) for name, some in rows.items() if some}
-    machines: dict[str, int] = {}
-    for row in unique.values():
-        machines[row["machine"]] = machines.get(row["machine"], 0) + 1
+    machines = Counter(row["setting"]["machine"] for row in unique.values())
     return {"machines": machines, "rows": rows}
 
 

@@ -8,7 +8,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -93,6 +95,12 @@ def cached_run(file: Path, setting: dict, run: Callable[[], dict] | None) -> dic
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(row) + "\n")
     return row
+
+
+def in_a_new_process(work: Callable[..., dict], *arguments) -> dict:
+    """What `work` returns in a process of its own: a fresh memory, and settings that end with it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def take_turns(runs: dict[str, Callable], rounds: int, title: str, device: torch.device) -> dict[str, list[float]]:

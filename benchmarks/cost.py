@@ -16,15 +16,13 @@ import resource
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from common import command_line, machine, save, spread, stoppable
+from common import command_line, in_a_new_process, machine, save, spread, stoppable
 from torch import nn
 from torch.nn import functional as F
 
@@ -93,11 +91,6 @@ def measure(setting: Setting, count: int, threads: int) -> dict[str, float]:
     return {"seconds": epoch, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def in_a_new_process(*arguments) -> dict[str, float]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
-
-
 def markdown(results: dict) -> str:
     lines = ["# What training costs", "", *(f"- {name}: {value}" for name, value in results["machine"].items())]
     lines += [f"- {results['rounds']} rounds: medians, and quartiles of the ratio to the usual setting", ""]
@@ -149,7 +142,7 @@ def main() -> None:
     found: dict[Setting, list[dict]] = {setting: [] for setting in different}
     todo = [setting for _ in range(rounds) for setting in different]
     for setting in bar(len(todo), "Cost", "measurement", iterable=todo):
-        found[setting].append(in_a_new_process(setting, count, args.threads))
+        found[setting].append(in_a_new_process(measure, setting, count, args.threads))
     rows: dict[str, list[dict]] = {what: [] for what in VALUES}
     for (what, value), setting in settings.items():
         seconds = [row["seconds"] for row in found[setting]]

@@ -103,12 +103,12 @@ class Participant:
         return answer
 
 
-def usage(name: str) -> dict[str, float]:
-    """Bytes and processor seconds of a participant's processes; of a participant's kernel alone as well."""
-    uid, found = getpwnam(name).pw_uid, {"memory": 0.0, "kernel": 0.0, "processor": 0.0}
+def usage(*names: str) -> dict[str, float]:
+    """Bytes and processor seconds of all processes of these participants; bytes of their kernels alone as well."""
+    uids, found = {getpwnam(name).pw_uid for name in names}, {"memory": 0.0, "kernel": 0.0, "processor": 0.0}
     for process in psutil.process_iter():
         try:
-            if process.uids().real != uid:
+            if process.uids().real not in uids:
                 continue
             memory, times = process.memory_full_info().pss, process.cpu_times()
             found["memory"] += memory
@@ -184,7 +184,7 @@ def main() -> None:
 
     def watch() -> None:
         while not is_over.wait(2):
-            peak[0] = max(peak[0], sum(usage(name)["memory"] for name, _ in accounts))
+            peak[0] = max(peak[0], usage(*(name for name, _ in accounts))["memory"])
 
     threading.Thread(target=watch, daemon=True).start()
     with ThreadPoolExecutor(WORKERS) as pool, bar(len(accounts) * len(cells), "Room", "cell") as progress:

@@ -12,7 +12,6 @@ WORKSHOP_COPIES         participants' copies of the notebooks (default: copies/ 
 
 import grp
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,5 +95,4 @@ def copy_notebooks(spawner) -> None:
     subprocess.run([*as_participant, "cp", "-rn", "--", f"{COPIES}/.", str(home / FOLDER)], check=True, timeout=60)
 
 
-if shutil.which("runuser"):
-    c.Spawner.pre_spawn_hook = copy_notebooks
+c.Spawner.pre_spawn_hook = copy_notebooks

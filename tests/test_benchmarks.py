@@ -246,7 +246,7 @@ def test_the_ablation_trains_and_reports(tmp_path):
     arguments = {"sample": True, "threads": torch.get_num_threads()}
     row = ablation.run(variant, chosen, seed=0, **arguments)
     assert 0.05 < row["accuracy"] < 0.6 and row["reference_seconds"] > 0
-    assert set(ablation.run(variant, chosen, seed=0, **arguments, is_alone=False)) == {"accuracy"}
+    assert set(ablation.run(variant, chosen, seed=0, **arguments, is_timed=False)) == {"accuracy"}
 
 
 def ablation_row(accuracy, seed, machine="one", seconds=None, variant="everything"):

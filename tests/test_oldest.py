@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Left out are test_folder, test_widgets and test_predictions: six of their tests fail with the oldest Pillow, widgets
-# and test tools, while 1,727 others pass.
+# Without test_folder, test_widgets and test_predictions, of which some tests fail with the oldest Pillow and widgets.
 FILES = (
     "test_data", "test_policy", "test_warp", "test_models", "test_training", "test_runs",
     "test_checkpoint", "test_metrics", "test_comparison", "test_calibration", "test_plots",

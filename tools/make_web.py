@@ -59,11 +59,11 @@ def main() -> int:
         source, one_page = Path(folder, "source"), Path(folder, "one_page")
         collect(source)
         shutil.rmtree(options.output, ignore_errors=True)
-        if code := build("html", source, options.output):
+        if code := build("html", source, options.output, Path(folder, "trees")):
             return code
         print(f"Open {options.output / 'index.html'}.")
         if options.pdf:
-            if code := build("singlehtml", source, one_page):
+            if code := build("singlehtml", source, one_page, Path(folder, "trees")):
                 return code
             pdf = options.output / "workshop.pdf"
             command = [browser, *FLAGS, f"--print-to-pdf={pdf}", (one_page / "index.html").as_uri()]
@@ -72,11 +72,10 @@ def main() -> int:
     return 0
 
 
-def build(builder: str, source: Path, output: Path) -> int:
-    """Runs Sphinx, for which warnings are errors, and returns its exit code."""
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", builder]
-    with tempfile.TemporaryDirectory() as trees:
-        return subprocess.run([*command, "-d", trees, source, output]).returncode
+def build(builder: str, source: Path, output: Path, trees: Path) -> int:
+    """Runs Sphinx, for which warnings are errors, and returns its exit code; what it has read is kept in `trees`."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", builder, "-d", trees, source, output]
+    return subprocess.run(command).returncode
 
 
 def collect(source: Path) -> None:

@@ -1,9 +1,12 @@
-"""Two networks on the same images: is one better, by how much, and on which images."""
+"""Two networks on the same images: is one better, by how much, and on which images. And a mean over several seeds."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from cifar_utils.evaluation.predictions import Predictions
 
@@ -80,3 +83,14 @@ def difference_interval(only_first: int, only_second: int, images: int) -> tuple
     x, y, n = only_first + 0.5, only_second + 0.5, images + 2
     center, half = (y - x) / n, 1.959964 * np.sqrt(x + y - (y - x) ** 2 / n) / n
     return max(-1.0, float(center - half)), min(1.0, float(center + half))
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of a figure over several seeds, and half the width of Student's 95 % interval of it.
+
+    The half width is infinite for a single value.
+    """
+    if len(values) < 2:
+        return float(values[0]), math.inf
+    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return float(np.mean(values)), float(half)

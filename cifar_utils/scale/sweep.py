@@ -33,9 +33,9 @@ import psutil
 import torch
 import yaml
 from joblib import Parallel, delayed, parallel_config
-from scipy import stats
 
 from cifar_utils import cli, data, overview, settings, train
+from cifar_utils.evaluation.comparison import mean_and_interval
 from cifar_utils.evaluation.predictions import predict
 from cifar_utils.progress import bar
 
@@ -222,10 +222,9 @@ def summary(rows: list[dict]) -> list[dict]:
     found = []
     for key, members in groups.items():
         values = [row["validation_accuracy"] for row in members]
-        mean, n = statistics.mean(values), len(values)
-        half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else None
-        row = dict(key) | {"seeds": n, "validation_accuracy": mean}
-        row |= {"low": "" if half is None else mean - half, "high": "" if half is None else mean + half}
+        mean, half = mean_and_interval(values)
+        row = dict(key) | {"seeds": len(values), "validation_accuracy": mean}
+        row |= {"low": "", "high": ""} if math.isinf(half) else {"low": mean - half, "high": mean + half}
         found.append(row | {"minutes": statistics.mean(member["minutes"] for member in members)})
     return sorted(found, key=lambda row: -row["validation_accuracy"])
 

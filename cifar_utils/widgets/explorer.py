@@ -106,9 +106,9 @@ class Explorer(Widget):
             pair[int(part)] = value
             value = tuple(pair)
         policy = replace(self.policy, **{name: value})
-        self._change(policy=policy, base=policy, strength=1.0)
-        if field == "distortion_scale" and value and not policy.perspective_p:
-            self._notify("The probability of the perspective is 0: raise it as well, or images stay as they are.")
+        never = field == "distortion_scale" and value and not policy.perspective_p
+        note = "The probability of the perspective is 0: raise it as well, or images stay as they are." if never else ""
+        self._change(note, policy=policy, base=policy, strength=1.0)
 
     def preset(self, name: str) -> None:
         """Takes a policy of PRESETS."""
@@ -165,8 +165,8 @@ class Explorer(Widget):
             policy = Policy.from_json(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path.parent.name}/{path.name}: {error}") from None
-        self._change(policy=policy, base=policy, strength=1.0)
-        self._notify(f"Loaded from {path.parent.name}/{path.name}.")
+        note = f"Loaded from {path.parent.name}/{path.name}."
+        self._change(note, policy=policy, base=policy, strength=1.0)
 
     def save(self) -> None:
         """Saves the policy in the file from which notebook 3 reads it."""
@@ -204,13 +204,12 @@ class Explorer(Widget):
         title = "\n".join(textwrap.wrap(f"{self.policy} ({self._train})", 110))
         return [plots.augmentation_preview(images.images, self.shown(), names, title)]
 
-    def _change(self, **changes) -> None:
+    def _change(self, note: str = "", **changes) -> None:
         state = self._state | changes
         previous, self._state = self._state, state
         if state != previous:
             self._previous = [*self._previous[-99:], previous]
-        self._note = ""
-        self._show()
+        self._notify(note)
 
     def _notify(self, note: str) -> None:
         self._note = note

@@ -28,6 +28,12 @@ def find_chromium() -> str | None:
     return os.environ.get("CIFAR_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
+def unused_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class Lab:
     """A running JupyterLab.
 
@@ -46,9 +52,7 @@ class Lab:
         self.notebooks, self.runs = folder / "project" / "notebooks", folder / "runs"
         shutil.copytree(ROOT / "notebooks", self.notebooks)
         shutil.copytree(ROOT / "benchmarks" / "results", folder / "project" / "benchmarks" / "results")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = unused_port()
         environment = os.environ | {"CIFAR_PROFILE": "smoke", "CIFAR_RUNS": str(self.runs)}
         environment.pop("CIFAR_HEADLESS")  # here the widgets are displayed
         if packages:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import nbformat
 import psutil
 import pytest
 import torch
-from lab import KERNEL_IS_IDLE, ROOT, Notebook
+from lab import KERNEL_IS_IDLE, ROOT, Notebook, unused_port
 from safetensors.torch import load_file
 
 pytest.importorskip("jupyterhub", reason="JupyterHub is not installed: pip install -e '.[hub]'")
@@ -72,12 +71,6 @@ c.ConfigurableHTTPProxy.command = "{proxy}"
 c.Spawner.args += ["--LabApp.expose_app_in_browser=True"]
 c.Spawner.environment["CIFAR_PROFILE"] = "smoke"
 """
-
-
-def unused_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Hub:
