@@ -1,11 +1,13 @@
 """What `train.steps` checks before the first step, each in a sentence, and how it describes a run to compare runs."""
 
 import copy
+import dis
 import functools
 import hashlib
 import inspect
 import math
 import shutil
+import types
 import weakref
 from pathlib import Path
 
@@ -24,6 +26,7 @@ _CHANGING = (  # attributes of optimizers and schedulers that training changes
     "params", "lr", "momentum", "betas", "optimizer", "training", "last_epoch", "best", "num_bad_epochs",
     "cooldown_counter", "T_cur", "T_i",
 )  # fmt: skip
+_EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
 
 
 def check_data(train: Dataset, val: Dataset, **numbers) -> None:
@@ -84,7 +87,8 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
         raise ValueError("the optimizer has parameters of another model; make it from this model's parameters()")
     missing = [name for p, name in names.items() if p.requires_grad and not any(p is q for q in given)]
     if missing or len(set(map(id, given))) < len(given):
-        problem = f"{missing[0]} (and {len(missing) - 1} more) would not be trained" if missing else "one appears twice"
+        twice = next((names[p] for p in given if sum(p is q for q in given) > 1), "")
+        problem = f"{missing[0]} (and {len(missing) - 1} more) would not be trained" if missing else f"{twice} is twice"
         raise ValueError(
             f"every trainable parameter must be in the optimizer once, and {problem}; "
             "to freeze one on purpose, set its requires_grad to False"
@@ -231,7 +235,10 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
     return {
         "model": names[-1] if len(names) < 4 else type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "tensors": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
+        "layers": _short_hash(_words(model, 20)),
+        "shards": getattr(parts["model"], "shards", 1),  # that batch norm sees one by one, see scale.parallel
         "augmentation": label(transform),
         "transform": _words(transforms[0] if len(transforms) == 1 else transforms),
         "loss": _words(loss),
@@ -247,28 +254,64 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     }  # fmt: skip
 
 
-def _words(part, depth: int = 5) -> str:
+def _words(part, depth: int = 8) -> str:
     """A part in words: its type and the values that it was made with; the same in every process and at every step."""
+    if isinstance(part, dict):
+        return f"{{{', '.join(f'{k}: {_words(v, depth)}' for k, v in sorted(part.items(), key=str))}}}"
     if isinstance(part, (list, tuple)):
         return f"[{', '.join(_words(p, depth) for p in part)}]"
     if isinstance(part, functools.partial):
-        return _words([part.func, part.args, sorted(part.keywords.items())], depth)
-    if inspect.isfunction(part) and depth:  # its code and what it uses from outside tell it from one of the same name
-        code, plain = part.__code__, (int, float, str)
-        outside = [part.__globals__.get(name) for name in code.co_names]
-        values = [x for x in (*code.co_consts, *outside) if isinstance(x, plain)] + [part.__defaults__ or ()]
-        values += [cell.cell_contents for cell in part.__closure__ or ()]
-        text = f"{code.co_code.hex()} {code.co_names} {_words(values, depth - 1)}"
-        return f"{describe(part)} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return _words([part.func, part.args, part.keywords], depth)
+    if inspect.isfunction(part) and depth:
+        return f"{describe(part)} {_short_hash(_behavior(part, depth - 1))}"
+    if isinstance(part, (torch.Tensor, np.ndarray)):
+        return str(part.tolist()) if len(part.shape) < 2 else f"{type(part).__name__} {list(part.shape)}"
     if type(part).__repr__ not in (object.__repr__, nn.Module.__repr__) or not depth:
         return describe(part)
-    kept = {k: v for k, v in vars(part).items() if k in ("_schedulers", "_milestones") or k[0] != "_"}
-    values = {k: v for k, v in kept.items() if k not in _CHANGING and not isinstance(v, (torch.Tensor, np.ndarray))}
-    weights = {k: getattr(part, k, None) for k in ("weight", "pos_weight")}  # of the classes, in a loss
-    values |= {k: t.tolist() for k, t in weights.items() if isinstance(t, torch.Tensor)}
-    if type(part).__module__ == "__main__":  # of a notebook, where its code may have changed as well
-        values["methods"] = [method for method in vars(type(part)).values() if inspect.isfunction(method)]
-    return f"{type(part).__name__}({', '.join(f'{k}={_words(v, depth - 1)}' for k, v in sorted(values.items()))})"
+    return f"{type(part).__name__}({', '.join(f'{k}={_words(v, depth - 1)}' for k, v in sorted(_values(part).items()))})"
+
+
+def _values(part) -> dict:
+    """Name -> what an object was made with. What it learns is left out: parameters, buffers, and arrays of a model."""
+    found = {k: v for k, v in vars(part).items() if k in ("_schedulers", "_milestones") or k[0] != "_"}
+    found = {k: v for k, v in found.items() if k not in _CHANGING}
+    if isinstance(part, nn.Module):
+        found |= dict(part.named_children())
+        # The weights of the classes, in a loss.
+        found |= {name: part._buffers[name] for name in ("weight", "pos_weight") if name in part._buffers}
+    own = [kind for kind in type(part).__mro__ if kind.__module__ in _EDITED]
+    methods = [method for kind in own for method in vars(kind).values() if inspect.isfunction(method)]
+    return found | ({"methods": methods} if methods else {})
+
+
+def _behavior(function, depth: int) -> str:
+    """A function's code, and what it uses from outside: this tells it from one of the same name."""
+    outside = [function.__globals__.get(name) for name in sorted(_globals(function.__code__))]
+    outside += [cell.cell_contents for cell in function.__closure__ or ()]
+    plain = [x for x in outside if isinstance(x, (int, float, str, tuple))]
+    own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
+    values = [function.__defaults__ or (), function.__kwdefaults__ or {}, plain, own]
+    return f"{_code(function.__code__)} {_words(values, min(depth, 3))}"  # two functions may call each other
+
+
+def _code(code: types.CodeType) -> str:
+    """Instructions, names and constants, those of functions within included; without addresses."""
+    constants = [_code(x) if isinstance(x, types.CodeType) else _constant(x) for x in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
+
+
+def _constant(value) -> str:
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _globals(code: types.CodeType) -> set[str]:
+    """The names of the globals that it reads."""
+    inner = [_globals(x) for x in code.co_consts if isinstance(x, types.CodeType)]
+    return {x.argval for x in dis.get_instructions(code) if x.opname == "LOAD_GLOBAL"}.union(*inner)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _plain(value):

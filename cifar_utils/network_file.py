@@ -1,22 +1,29 @@
 """The code of a network that you wrote in a notebook, as a file from which other notebooks can build it.
 
-    network_file.save(MyNetwork)     # in notebook 02: to runs/network.py
-    MyNetwork = network_file.load()  # in notebooks 03 and 04
+    network_file.save(MyNetwork)        # in notebook 02: to runs/network.py
+    MyNetwork = network_file.load()     # in notebook 03: the one that was saved last
+    networks = network_file.load_all()  # in notebook 04: every one that was ever saved, for runs of an earlier one
 
 A checkpoint holds weights, no code. The command line takes the same file: `--model runs/network.py:MyNetwork`.
 """
 
 import ast
+import hashlib
 import importlib.util
 import inspect
 import linecache
+import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
 from cifar_utils import checkpoint, settings
+
+KEPT = "networks"  # the folder of the copies, one per version
 
 
 def save(network: Callable[..., nn.Module]) -> Path:
@@ -26,7 +33,7 @@ def save(network: Callable[..., nn.Module]) -> Path:
         network: called with `classes=...` (or without arguments), it makes the network.
 
     Returns:
-        The file. One that was there is replaced once the new one has been tried.
+        The file. One that was there is replaced once the new one has been tried; a copy stays in `networks/` beside it.
 
     Raises:
         ValueError: its code cannot be found, or it does not work outside the notebook.
@@ -45,6 +52,9 @@ def save(network: Callable[..., nn.Module]) -> Path:
     try:
         checkpoint.write(trial, ("\n".join(imports) + "\n\n\n" + "\n\n\n".join(code) + "\n").encode())
         make(load(trial))
+        kept = file.parent / KEPT / f"{name}_{hashlib.sha256(trial.read_bytes()).hexdigest()[:6]}.py"
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(trial, kept)
         trial.replace(file)
     finally:
         trial.unlink(missing_ok=True)
@@ -66,6 +76,7 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
     try:
         spec = importlib.util.spec_from_file_location("network_file", file)
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # a dataclass looks itself up there
         spec.loader.exec_module(module)
         # Without a name: the last that is defined there or, if none is, imported; a dict keeps the order.
         known = {
@@ -75,6 +86,19 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
         return getattr(module, name or [*known, *own][-1])
     except Exception as error:  # a participant's code can fail in any way
         raise ValueError(f"{file}: {name or 'the network'} cannot be loaded ({error})") from error
+
+
+def load_all() -> list[Callable[..., nn.Module]]:
+    """All networks that were ever saved, the newest first; files that do not work any more are left out.
+
+    `runs.load` refuses a network that is not the run's, so the right one is found by trying.
+    """
+    files = (settings.network_file().parent / KEPT).glob("*.py")
+    found = []
+    for file in sorted(files, key=lambda file: -file.stat().st_mtime_ns):
+        with suppress(ValueError):
+            found.append(load(file))
+    return found
 
 
 def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:

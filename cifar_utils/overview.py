@@ -29,6 +29,7 @@ class Run:
         accuracy: of the validation images after the epoch with the lowest validation loss: value, low, high (the 95 %
             Wilson interval), 0 to 1; None before the first epoch's end.
         minutes: of training.
+        details: setting -> its value, where `words` has less than all of it.
         validation: fingerprint of the validation images; only runs with the same ones can be compared.
     """
 
@@ -38,6 +39,7 @@ class Run:
     epochs: int
     accuracy: tuple[float, float, float] | None
     minutes: float
+    details: dict[str, str]
     validation: str
 
     @property
@@ -78,22 +80,44 @@ def _read(folder: Path) -> Run:
     minutes, words = history[-1]["seconds"] / 60 if history else 0.0, runs.in_words(about)
     if any(row.get("learning_rate_scale", 1) != 1 for row in history):
         words["optimizer"] += ", rate changed by hand"
-    return Run(folder, words, len(history), about["epochs"], accuracy, minutes, about["data"]["validation"])
+    validation = about["data"]["validation"]
+    return Run(folder, words, len(history), about["epochs"], accuracy, minutes, _details(about), validation)
+
+
+def _details(about: dict) -> dict[str, str]:
+    """What tells apart two runs that are equal in a few words, such as two momenta or widths."""
+    found = {"parameters": f"{about['parameters']:,}"} | about["optimizer"]["defaults"]
+    found |= {name: about[name] for name in ("loss", "scheduler", "sampler", "transform", "autocast")}
+    return {name: str(value) for name, value in found.items()}
 
 
 def table(found: list[Run]) -> str:
-    """The runs as text, one per line, counted from 0 as a list is; of their settings, those in which they differ."""
+    """The runs as text, one per line, counted from 0 as a list is; of their settings, those in which they differ.
+
+    Runs that are equal in these get a column *also*, with the details in which they differ from one another.
+    """
     if not found:
         return f"There are no runs in {settings.runs_directory().name}/ yet."
     names = [name for name in found[0].words if len({run.words[name] for run in found}) > 1]
-    rows = [["", *names, "epochs", "validation accuracy", "minutes", "folder"]]
+    also = _differing_details(found)
+    rows = [["", *names, *["also"] * bool(also), "epochs", "validation accuracy", "minutes", "folder"]]
     for number, run in enumerate(found):
         accuracy = "{:.1%} ({:.1%} to {:.1%})".format(*run.accuracy) if run.accuracy else "none yet"
         words = [run.words[name][:40] for name in names]
+        words += [", ".join(f"{name} {run.details.get(name, 'none')}"[:40] for name in also)] * bool(also)
         progress = f"{run.epoch} of {run.epochs}"
         rows.append([f"{number}", *words, progress, accuracy, f"{run.minutes:.1f}", run.folder.name])
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _differing_details(found: list[Run]) -> list[str]:
+    groups: dict[tuple, list[Run]] = {}
+    for run in found:
+        groups.setdefault((*run.words.values(), run.epochs), []).append(run)
+    names = {name: None for run in found for name in run.details}
+    differ = [n for n in names if any(len({run.details.get(n) for run in same}) > 1 for same in groups.values())]
+    return differ[:3]  # a different number of parameters, say, changes much else
 
 
 def delete(folder: str | Path) -> None:

@@ -32,6 +32,10 @@ from cifar_utils.evaluation.predictions import outputs
 from cifar_utils.models import uncompiled
 
 BEST, LAST = "best.safetensors", "last.safetensors"
+_HASHED = {  # settings whose values tell a person nothing
+    "tensors": "the model's tensors have other names or shapes",
+    "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
+}
 SHIPPED = Path(__file__).parent / "shipped"  # the run whose network ships: a stand-in where nothing is trained yet
 
 
@@ -130,7 +134,10 @@ def resume(run: Path, parts: dict, about: dict) -> bool:
     saved = _read(path)
     if saved["states"]["trainer"]["epoch"] and not checkpoint.exists(run / BEST):
         raise CheckpointError(f"{run} has lost its {BEST}. Load its last model, or train in another folder.")
-    changed = differences(saved["settings"], about["settings"])
+    then, now = saved["settings"], about["settings"]
+    if saved["environment"].get("torch") != about["environment"]["torch"]:
+        then = then | {"layers": now["layers"]}  # another version of torch may describe the same layers otherwise
+    changed = differences(then, now)
     changed.sort(key=lambda text: text.partition(" ")[0].count("."))  # which optimizer before which of its options
     if changed:
         more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -243,7 +250,7 @@ def differences(then: dict, now: dict) -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
             found += [f"{name}.{text}" for text in differences(a, b)]
         elif a != b:
-            found.append(f"{name} was {a} and is {b}")
+            found.append(_HASHED.get(name) or f"{name} was {a} and is {b}")
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given, settings
@@ -149,7 +150,11 @@ def test_other_color_spaces(tmp_path):
     plain = Image.new("RGB", (30, 20), (204, 51, 102))
     for mode in ("YCbCr", "PA", "RGBX"):
         plain.convert(mode).save(tmp_path / f"{mode}.tiff")
-        assert np.abs(values(tmp_path / f"{mode}.tiff").astype(int) - [204, 51, 102]).max() <= 4
+        try:
+            assert np.abs(values(tmp_path / f"{mode}.tiff").astype(int) - [204, 51, 102]).max() <= 4
+        except DataError as error:  # before version 13, Pillow cannot read its own files of this mode
+            assert mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 13, error
+            assert "YCbCr.tiff cannot be read as an image" in str(error)
     Image.new("LAB", (30, 20), (128, 128, 128)).save(tmp_path / "lab.tiff")
     try:
         assert np.abs(values(tmp_path / "lab.tiff").astype(int) - 119).max() <= 1

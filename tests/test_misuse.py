@@ -304,7 +304,7 @@ MODEL = linear()  # its parameters are in the optimizers below
         ("a class", torch.optim.SGD, "optimizer is the class SGD; make one"),
         ("of another model", torch.optim.SGD(linear().parameters(), lr=0.1), "parameters of another model"),
         ("without a bias", torch.optim.SGD([MODEL[1].weight], lr=0.1), "1.bias (and 0 more) would not be trained"),
-        ("one twice", twice(), "one appears twice"),
+        ("one twice", twice(), "weight is twice"),
         ("NaN", broken(math.nan), "a learning rate of the optimizer is negative, infinite or NaN"),
         ("infinite", broken(math.inf), "a learning rate of the optimizer is negative, infinite or NaN"),
         ("negative", broken(-0.1), "a learning rate of the optimizer is negative, infinite or NaN"),

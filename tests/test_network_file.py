@@ -87,7 +87,8 @@ def test_what_does_not_work_is_refused_and_the_file_that_was_there_stays(code, m
     with pytest.raises(ValueError, match=message):
         network_file.save(cell(code)["answer"])
     assert settings.network_file().read_text() == before
-    assert [path.name for path in settings.runs_directory().iterdir()] == ["network.py"]
+    assert {path.name for path in settings.runs_directory().iterdir()} == {"network.py", network_file.KEPT}
+    assert len(network_file.load_all()) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,3 +118,17 @@ def test_in_a_notebook_where_a_cell_was_run_twice(folder):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
     NotebookClient(notebook, kernel_name="python3").execute()
     assert network_file.load(folder / "network.py")().head.bias is not None
+
+
+def test_every_version_that_was_saved_is_found_again():
+    """A run is loaded with the code that it was trained with, after the network was changed and saved anew."""
+    first = cell("\n\n\n".join((IMPORTS, BLOCK, BASE, NETWORK)))["MyNetwork"]
+    network_file.save(first)
+    network_file.save(first)
+    wider = NETWORK.replace("nn.Linear(16,", "nn.Linear(32,")
+    second = cell("\n\n\n".join((IMPORTS.replace("16", "32"), BLOCK, BASE, wider)))["MyNetwork"]
+    network_file.save(second)
+    found = network_file.load_all()
+    assert [network_file.make(network).head.in_features for network in found] == [32, 16]
+    next((settings.network_file().parent / network_file.KEPT).glob("*.py")).write_text("broken(")
+    assert len(network_file.load_all()) == 1

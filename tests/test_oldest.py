@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml allows, in an environment of their own: the quick tests of the center."""
+"""The oldest versions that pyproject.toml allows, in an environment of their own: the quick tests of the center and the widgets."""
 
 import os
 import shutil
@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Without test_folder, test_widgets and test_predictions, of which some tests fail with the oldest Pillow and widgets.
 FILES = (
-    "test_data", "test_policy", "test_warp", "test_models", "test_training", "test_runs",
-    "test_checkpoint", "test_metrics", "test_comparison", "test_calibration", "test_plots",
-    "test_takehome", "test_transforms", "test_speedrun",
+    "test_data", "test_folder", "test_policy", "test_warp", "test_models", "test_training", "test_runs",
+    "test_checkpoint", "test_predictions", "test_metrics", "test_comparison", "test_calibration", "test_plots",
+    "test_takehome", "test_transforms", "test_speedrun", "test_widgets",
 )  # fmt: skip
 LEFT_OUT = (".venv", ".git", "build", "data", "runs", "notebooks", "__pycache__", "*.egg-info", ".*cache", ".gpu")
 

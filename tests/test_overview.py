@@ -14,6 +14,7 @@ from cifar_utils.augment import PRESETS, Policy, label
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.cli import run as main
 from cifar_utils.evaluation.metrics import wilson_interval
+from cifar_utils.models import SmallCNN
 
 
 @pytest.fixture
@@ -160,3 +161,22 @@ def test_a_run_that_trains_is_not_deleted(home):
     with FileLock(folder / ".lock"), pytest.raises(CheckpointError, match="in use"):
         overview.delete(folder)
     assert (folder / runs.BEST).exists()
+
+
+def test_runs_that_are_equal_in_a_few_words_tell_what_else_differs(home):
+    """Two momenta and two widths: the optimizer's and the network's names are the same."""
+    for momentum in (0.5, 0.9):
+        model = narrow()
+        train_tiny(None, model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum))
+    header, *rows = overview.table(overview.find_runs()).splitlines()
+    assert "also" in header and "optimizer" not in header
+    assert {re.search(r"momentum [\d.]+", row)[0] for row in rows} == {"momentum 0.5", "momentum 0.9"}
+    train(lr=0.01)
+    assert "weight_decay" not in overview.table(overview.find_runs())  # of another optimizer: no news
+
+
+def test_two_widths_are_told_apart(home):
+    train()
+    train_tiny(None, torch.nn.Sequential(narrow()[0], SmallCNN(10, widths=(8, 16, 16))))
+    rows = overview.table(overview.find_runs()).splitlines()[1:]
+    assert len({re.search(r"parameters [\d,]+", row)[0] for row in rows}) == 2

@@ -17,6 +17,7 @@ from torch import nn
 
 from cifar_utils import runs
 from cifar_utils.augment import PRESETS
+from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.scale import parallel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -308,3 +309,15 @@ def test_the_policys_draws_do_not_depend_on_the_shards(tmp_path):
     assert len(batches[1]) == len(batches[4]) > 4
     for one, four in zip(*batches.values()):
         assert one is four is None or torch.equal(one, four)
+
+
+def test_another_number_of_shards_is_another_run(tmp_path, monkeypatch):
+    """Batch norm sees smaller parts, so the result differs: never a continuation in silence."""
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    train_tiny(tmp_path / "run", parallel.Sharded(narrow(), 4), stop_after=1)
+    for model, shards in ((parallel.Sharded(narrow(), 2), 2), (narrow(), 1)):
+        with pytest.raises(CheckpointError, match=f"shards was 4 and is {shards}"):
+            train_tiny(tmp_path / "run", model)
+    for model in (narrow(), parallel.Sharded(narrow(), 2)):
+        train_tiny(None, model, epochs=1)
+    assert len(list(tmp_path.iterdir())) == 3

@@ -244,10 +244,10 @@ p.save(Path("p.csv"))
 assert Predictions.load("p.csv").classes == p.classes
 """
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
     root = Path(__file__).parent.parent
     environment["PYTHONPATH"] = str(root)
-    subprocess.run([sys.executable, "code.py"], cwd=tmp_path, env=environment, check=True)
+    subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env=environment, check=True)
     assert Predictions.load(tmp_path / "p.csv").classes == STRANGE
     assert "猫" in (tmp_path / "p.csv").read_text(encoding="utf-8")
 

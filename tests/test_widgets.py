@@ -455,7 +455,7 @@ def resumed(board: Dashboard, *actions) -> None:
 
     async def main():
         board.do("resume")
-        assert board.error == "" and board.view["running"] and board.view["status"] == "training"
+        assert board.error == "" and board.view["running"] and board.view["status"].startswith("training")
         for action in actions:
             seen = board._state
             while not board._task.done() and board._state is seen:
