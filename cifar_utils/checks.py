@@ -22,9 +22,9 @@ from cifar_utils.data import Dataset
 from cifar_utils.models import uncompiled
 
 _trained: weakref.WeakSet = weakref.WeakSet()  # models that this process has trained
-_CHANGING = (  # attributes of optimizers and schedulers that training changes
+_CHANGING = (  # attributes that training and loading change
     "params", "lr", "momentum", "betas", "optimizer", "training", "last_epoch", "best", "num_bad_epochs",
-    "cooldown_counter", "T_cur", "T_i",
+    "cooldown_counter", "T_cur", "T_i", "image_size",
 )  # fmt: skip
 _EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
 
@@ -38,7 +38,7 @@ def check_data(train: Dataset, val: Dataset, **numbers) -> None:
             raise ValueError(f"{data} were given for {split}: fit takes train, then val, from data.split")
     if train.classes != val.classes or train.size != val.size:
         raise ValueError("training and validation images differ in their classes or size; take both from one source")
-    if train.source == val.source and set(train.index.tolist()) & set(val.index.tolist()):
+    if _share_images(train, val):
         raise ValueError("some images are in training and in validation; divide the data with data.split")
     for name, value in numbers.items():
         low, high = (0, 2**63 - 1) if name == "seed" else (1, 2**31)
@@ -46,6 +46,17 @@ def check_data(train: Dataset, val: Dataset, **numbers) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high:,}")
+
+
+def _share_images(train: Dataset, val: Dataset) -> bool:
+    """Whether some images of one source have the same position and the same pixels."""
+    sources = {"CIFAR-10" if data.is_sample else data.source for data in (train, val)}  # the sample is a part of it
+    where = {position: row for row, position in enumerate(train.index.tolist())}
+    rows = [(where[position], row) for row, position in enumerate(val.index.tolist()) if position in where]
+    if len(sources) > 1 or not rows:
+        return False
+    in_train, in_val = torch.tensor(rows).T
+    return (train.images[in_train] == val.images[in_val]).flatten(1).all(1).any().item()
 
 
 def check_types(model, optimizer, sampler, autocast, **parts) -> None:
@@ -140,6 +151,8 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     # Not as many images as classes: labels [N] would broadcast with logits [N, N], and a wrong loss pass unnoticed.
     model, count = uncompiled(model), min(2 if len(train.classes) == 3 else 3, smallest)
     loss = loss.to(device) if isinstance(loss, nn.Module) else loss
+    if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
+        raise ValueError(f"the loss {type(loss).__name__} has trainable parameters, and only the model's are trained")
     try:
         model = copy.deepcopy(model)
     except Exception as error:

@@ -226,7 +226,9 @@ def prepare(options: argparse.Namespace) -> tuple[nn.Module, data.Dataset, data.
         usual = profile.epochs if len(train_images) > 10_000 else profile.sample_epochs
         arguments = {"transform": PRESETS["full"], "epochs": epochs or usual, "seed": options.seed}
     if options.policy:
-        arguments["transform"] = _policy(options.policy)
+        usual, policy = arguments["transform"], _policy(options.policy)
+        # A recipe keeps its progressive resizing.
+        arguments["transform"] = type(usual)(policy, usual.sizes) if hasattr(usual, "sizes") else policy
     return model, train_images, val, arguments
 
 
@@ -336,7 +338,7 @@ def _fast_network(run: Path, classes: int) -> nn.Module:
     for recipe in speedrun.RECIPES.values():
         with suppress(CheckpointError):
             return runs.load(run, nn.Sequential(Normalize(), speedrun.CNN(classes, **recipe.network)))
-    raise CheckpointError(f"{run} holds a fast network of no recipe's width: load it in Python.")
+    raise CheckpointError(f"{run} holds a CNN of no recipe's width. If it is your own: --model FILE.py:NAME.")
 
 
 def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predictions, dict, Predictions]:
@@ -353,9 +355,17 @@ def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predi
     _, val = data.split(whole, seed=its["seed"] or 0)
     if val.fingerprint() != its["validation"]:
         raise ValueError(f"{run} was trained with other validation images than these: {val}")
+    facts, on_val = {"run": str(run), "epoch": about["epoch"]}, predict(model, val)
+    if options.images and not _has_test_folder(options.images.expanduser(), its["classes"]):
+        print(f"{options.images} has no folder test/, so this is a report on the validation images. They chose the")
+        print("epoch, so expect a little less on other images; and no temperature is fitted.\n")
+        return on_val, facts | {"data": str(val)}, None
     test = _images(options, False, sample, its["size"])
-    facts = {"run": str(run), "epoch": about["epoch"], "data": str(test)}
-    return predict(model, test), facts, predict(model, val)
+    return predict(model, test), facts | {"data": str(test)}, on_val
+
+
+def _has_test_folder(images: Path, classes: list[str]) -> bool:
+    return any(entry.name.lower() == "test" and entry.name not in classes for entry in images.iterdir())
 
 
 def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple[Predictions, dict, None]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -225,7 +224,7 @@ def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset
     files = [(f, classes.index(n), p) for (p, n), fs in images_of.items() if train == (p != "test") for f in fs]
     if not files:
         raise DataError(f"{root} has no folder test/ with test images beside a folder train/.")
-    needed, free = len(files) * 3 * size**2 / 1e9, psutil.virtual_memory().available / 1e9
+    needed, free = 2 * len(files) * 3 * size**2 / 1e9, settings.free_memory() / 1e9  # twice: `split` copies them
     if needed > free:
         what = f"{len(files):,} images of {size} x {size} pixels need {needed:,.1f} GB of memory, {free:,.1f} are free"
         raise DataError(f"{root}: {what}. Take a smaller size or fewer images.")

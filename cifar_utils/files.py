@@ -73,7 +73,7 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
         )
     parts, left_out = {"train": root}, []
     images_of: dict[tuple[str, str], list[Path]] = {}
-    folders = [entry for entry in root.glob("[!.]*") if entry.is_dir()]
+    folders = [entry for entry in root.glob("[!.]*") if entry.is_dir() and not _is_hidden(entry.name)]
     if folders and all(folder.name.lower() in LAYOUT for folder in folders):
         parts = {LAYOUT[folder.name.lower()]: folder for folder in folders}
         left_out = [entry for entry in root.glob("*") if entry not in folders]
@@ -82,7 +82,7 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
     known = FOREIGN | Image.registered_extensions().keys()
     for part, folder in sorted(parts.items()):
         for entry in sorted([*folder.glob("*"), *folder.glob("*/*")], key=lambda entry: entry.parts):
-            nested, hidden = entry.parent != folder, any(name[0] == "." for name in entry.relative_to(folder).parts)
+            nested, hidden = entry.parent != folder, any(map(_is_hidden, entry.relative_to(folder).parts))
             if nested and entry.is_dir() and not hidden:
                 raise DataError(f"{entry} is a folder within a class. Move its images up, or move it away.")
             if entry.is_dir() and not hidden:
@@ -98,6 +98,10 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
                     f"{parts[part if not files else other] / name} has no images. Each class needs some in each part."
                 )
     return images_of, left_out
+
+
+def _is_hidden(name: str) -> bool:
+    return name[0] == "." or name == "__MACOSX"  # which macOS puts into archives
 
 
 def read_checked(path: Path, md5: str) -> bytes:

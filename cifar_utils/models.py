@@ -24,6 +24,8 @@ class Normalize(nn.Module):
         ValueError: float images far outside 0 to 1: normalized already, or never divided by 255.
     """
 
+    image_size: int | None = None  # of the training images, where it is known: `from_dataset` and `runs.load` set it
+
     def __init__(self, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
@@ -46,7 +48,9 @@ class Normalize(nn.Module):
         counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in train.images.unbind(1)]).double()
         mean = counts @ values / counts.sum(1)
         std = (counts @ values**2 / counts.sum(1) - mean**2).clamp(min=0).sqrt()
-        return cls(mean.tolist(), std.clamp(min=1 / 255).tolist())  # one flat color has no deviation to divide by
+        layer = cls(mean.tolist(), std.clamp(min=1 / 255).tolist())  # one flat color has no deviation to divide by
+        layer.image_size = train.size
+        return layer
 
     def forward(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:

@@ -68,9 +68,11 @@ def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -
 
 
 def _read(folder: Path) -> Run:
-    about = json.loads((folder / "run.json").read_text())["settings"]
-    file = folder / "history.json"
-    history = json.loads(file.read_text()) if file.exists() else []
+    about, history = (
+        json.loads(file.read_text()) if file.is_file() else []  # to read a pipe would be to wait
+        for file in (folder / "run.json", folder / "history.json")
+    )
+    about = about["settings"]
     accuracy, count = None, about["data"]["validation_images"]
     if not isinstance(history, list):
         raise TypeError("history.json holds no list")

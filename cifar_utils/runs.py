@@ -29,7 +29,7 @@ from torch import nn
 from cifar_utils import checkpoint, settings
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.predictions import outputs
-from cifar_utils.models import uncompiled
+from cifar_utils.models import Normalize, uncompiled
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 _HASHED = {  # settings whose values tell a person nothing
@@ -101,6 +101,11 @@ def run_lock(run: Path, about: dict) -> Iterator[Callable]:
         # A run that is there keeps its identifier and its settings: `resume` compares them.
         is_there = checkpoint.exists(run / LAST) or checkpoint.exists(run / BEST)
         its = _read_json(run / "run.json") if is_there else about
+        if is_there and not isinstance(its.get("id"), str):  # a new one would part the folder from its checkpoints
+            raise CheckpointError(
+                f"{run}/run.json, which ties the checkpoints to this folder, is missing or damaged. Put it back from a "
+                "copy, or train in another folder."
+            )
         identifier = its.get("id") or uuid.uuid4().hex
         owner = f"{_user()} on {socket.gethostname()}, process {os.getpid()}, since {time.ctime()}"
         write_json(run / "run.json", its | {"id": identifier, "owner": owner})
@@ -178,7 +183,11 @@ def load(run: str | Path, model: nn.Module, which: str = "best") -> nn.Module:
         CheckpointError: no such checkpoint, a damaged one, one of another run, or the model is built otherwise.
     """
     path = _path(run, which)
-    _load_model(path, _read(path), model)
+    saved = _read(path)
+    _load_model(path, saved, model)
+    for layer in model.modules():
+        if isinstance(layer, Normalize):
+            layer.image_size = saved["settings"]["data"]["size"]
     return model.eval()
 
 

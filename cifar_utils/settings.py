@@ -8,8 +8,12 @@ CIFAR_HEADLESS   set where notebooks run unattended: no server is started to be 
 """
 
 import os
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,17 @@ def network_file() -> Path:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process may still take: the machine's, or what a container's limit leaves."""
+    free = psutil.virtual_memory().available
+    folder = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M)  # given back on demand
+        free = min(free, limit - used + int(cached[1] if cached else 0))
+    return free
 
 
 def headless() -> bool:

@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cifar_utils import checks, plots, runs
 from cifar_utils.augment import Step, apply_transform
+from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.metrics import confusion_matrix
 from cifar_utils.evaluation.predictions import predict
@@ -423,6 +424,8 @@ class _bar:
 def _board(run: Path, state: TrainerState) -> SummaryWriter:
     """The TensorBoard log: a fresh one for a new run, else the old one without what is about to be done again."""
     folder = run / "tensorboard"
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} is a link, and what it points to could be another's. Remove the link.")
     for number, old in enumerate(sorted(folder.glob("events.*"))):
         if state.epoch + state.step == 0:
             old.unlink()

@@ -1,6 +1,7 @@
 """One photo: read as the training images were, judged by any network, which is left as it was."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from PIL import Image
 from tables import Transformer, names, random_images, random_predictions, small_network
 from torch import nn
 
-from cifar_utils import data
+from cifar_utils import data, fit, runs
 from cifar_utils.data import CIFAR10_CLASSES, DataError
 from cifar_utils.evaluation.calibration import fit_temperature
 from cifar_utils.evaluation.predictions import classify, fingerprint, predict
+from cifar_utils.models import Normalize
 
 
 def photo(folder: Path, name: str = "photo.png", size=(48, 40), mode: str = "RGB", **options) -> Path:
@@ -173,3 +175,17 @@ def test_an_output_that_is_not_finite():
         network.head.bias[0] = float("nan")
     with pytest.raises(FloatingPointError, match="for 1 of 1 images"):
         classify(network, random_images(1).images[0], CIFAR10_CLASSES)
+
+
+def test_the_size_is_that_of_the_training_images(tmp_path, monkeypatch):
+    """Without it, a network of 64 pixels would get images of 32, and predict something plausible."""
+    train = random_images(20, 10, 64, split="training")
+    network = nn.Sequential(Normalize.from_dataset(train), small_network())
+    image = random_images(1, 10, 100).images[0]
+    right = classify(network, image, CIFAR10_CLASSES, size=64)
+    assert classify(network, image, CIFAR10_CLASSES) == right != classify(network, image, CIFAR10_CLASSES, size=32)
+    val = replace(random_images(12, 10, 64, seed=1, split="training"), split="validation", source="others")
+    fit(network, train, val, epochs=1, run=tmp_path / "run")
+    loaded = runs.load(tmp_path / "run", nn.Sequential(Normalize(), small_network()), "last")
+    right = classify(network.eval(), image, CIFAR10_CLASSES, size=64)
+    assert classify(loaded, image, CIFAR10_CLASSES) == pytest.approx(right)

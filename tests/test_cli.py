@@ -365,6 +365,22 @@ def test_images_of_ones_own_are_trained_on_evaluated_and_classified(tmp_path, im
     assert re.findall(r"^  (\w+) +\d+\.\d%$", capsys.readouterr().out, re.MULTILINE)[-3:] != []
 
 
+def test_a_folder_without_test_images_is_reported_on_its_validation_images(tmp_path, images, capsys):
+    """One sub-folder per class and nothing else, as README and --help have it."""
+    plain, run = Path(images) / "train", tmp_path / "mine"
+    assert main([*SMOKE, "--images", str(plain), "--size", "24", "--folder", str(run)]) == 0
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    assert (report["images"], report["split"]) == (3, "validation") and "temperature" not in report
+    assert "no folder test/, so this is a report on the validation images" in capsys.readouterr().out
+
+
+def test_a_recipe_with_another_policy_keeps_its_resizing(tmp_path):
+    run = tmp_path / "mine"
+    assert main(["train", *SMOKE, "--recipe", "fast", "--policy", "light", "--folder", str(run)]) == 0
+    transform = runs.about(run)["settings"]["transform"]
+    assert transform.startswith("ProgressiveResizing") and repr(PRESETS["light"]) in transform
+
+
 def test_a_run_on_images_of_ones_own_needs_them_named(tmp_path, images, capsys):
     run = str(tmp_path / "mine")
     assert main(["train", *SMOKE, "--images", images, "--folder", run]) == 0

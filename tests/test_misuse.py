@@ -15,19 +15,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from synthetic import images, linear
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import TinyTransformer, network
+from tiny import TinyTransformer, narrow, network, tiny, train_tiny
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
 from torch.utils.data import RandomSampler
 from torchvision.transforms import v2
 
-from cifar_utils import runs
+from cifar_utils import data, runs
 from cifar_utils import train as training
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.data import Dataset
+from cifar_utils.evaluation import predict, reports
 from cifar_utils.models import Normalize
 from cifar_utils.speedrun.muon import muon, scale_invariant
 from cifar_utils.speedrun.selection import DropEasiest
@@ -684,3 +687,67 @@ def names_in(name: str) -> set[str]:
 def test_what_the_hunt_found_has_its_test(find):
     file, name = HUNT[find].split()
     assert name in names_in(file)
+
+
+# Found by reading
+
+
+def test_a_loss_with_weights_of_its_own_is_refused(tmp_path):
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, logits, labels):
+            return nn.functional.cross_entropy(logits * self.scale, labels)
+
+    with pytest.raises(ValueError, match="the loss Learned has trainable parameters, and only the model's are trained"):
+        train_tiny(tmp_path / "run", loss=Learned())
+
+
+def test_the_sample_and_the_full_set_share_images(tmp_path):
+    """Their sources have two names, and the sample's positions are those of the full set."""
+    train = tiny()
+    images, index = torch.cat([train.images[:1], train.images[:1] ^ 1]), torch.tensor([train.index[0], 2**40])
+    val = replace(train.select([0, 1], "validation"), images=images, index=index, source="CIFAR-10")
+    with pytest.raises(ValueError, match="some images are in training and in validation"):
+        fit(narrow(), train, val, run=tmp_path / "run")
+
+
+def test_two_data_sets_made_by_hand_may_count_from_0(tmp_path):
+    def made(split, seed):
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randint(256, (16, 3, 16, 16), dtype=torch.uint8, generator=generator)
+        return Dataset(images, torch.arange(16) % 2, ("a", "b"), split=split)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 2))
+    fit(model, made("training", 0), made("validation", 1), epochs=1, run=tmp_path / "run")
+    with pytest.raises(ValueError, match="some images are in training and in validation"):
+        fit(model, made("training", 0), made("validation", 0), epochs=1, run=tmp_path / "another")
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
+def test_logs_and_reports_are_not_written_through_a_link(tmp_path):
+    mine, run = tmp_path / "mine", tmp_path / "run"
+    mine.mkdir(), run.mkdir()
+    (mine / "events.out.tfevents.1").write_text("mine")
+    (run / "tensorboard").symlink_to(mine)
+    with pytest.raises(CheckpointError, match="tensorboard is a link"):
+        train_tiny(run)
+    (run / "evaluation").symlink_to(mine)
+    with pytest.raises(CheckpointError, match="evaluation is a link"):
+        reports.write(run / "evaluation", predict(narrow(), tiny(20)))
+    assert [(file.name, file.read_text()) for file in mine.iterdir()] == [("events.out.tfevents.1", "mine")]
+
+
+def test_a_macos_archive_keeps_its_layout(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pets" / part / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (20, 20)).save(folder / "a.png")
+            extra = tmp_path / "pets" / "__MACOSX" / part / name
+            extra.mkdir(parents=True)
+            (extra / "._a.png").write_bytes(b"x")
+    assert data.from_folder(tmp_path / "pets", size=16).classes == ("cat", "dog")
+    assert len(data.from_folder(tmp_path / "pets", size=16, train=False)) == 2

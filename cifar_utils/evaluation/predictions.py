@@ -403,7 +403,7 @@ def classify(
     photo: str | Path | Image.Image | Tensor,
     classes: Sequence[str],
     *,
-    size: int = 32,
+    size: int | None = None,
     temperature: float = 1.0,
 ) -> dict[str, float]:
     """What a network predicts for one photo; the network is left as found.
@@ -413,7 +413,8 @@ def classify(
         photo: a file, a PIL image or a [3, H, W] uint8 tensor. It is turned upright, cut to its central square and
             resized, see `data.read_image` and `data.square`.
         classes: names, in the order of the model's outputs.
-        size: side in pixels of the images that the model was trained on.
+        size: side in pixels of the images that the model was trained on; by default what its `Normalize` layer knows
+            of them, or 32.
         temperature: divides the logits, see `calibration.fit_temperature`.
 
     Returns:
@@ -425,6 +426,8 @@ def classify(
         FloatingPointError: see `outputs`.
     """
     model, classes = checked_model(model), checked_classes(classes)
+    if size is None:
+        size = next((s for layer in model.modules() if (s := getattr(layer, "image_size", None))), 32)
     if size not in range(16, 257):
         raise ValueError(f"size is {size!r}; it must be a whole number of pixels from 16 to 256")
     image = data.square(_pixels(photo), size)

@@ -93,8 +93,13 @@ def write(
         folder: see `folder_for`; files of an earlier evaluation are replaced.
         predictions, title, validation: see `report`.
         about: JSON-like facts that go into report.json first: which run, which epoch.
+
+    Raises:
+        CheckpointError: the folder is a link, or a file cannot be written.
     """
     folder, title = Path(folder), heading(predictions, title)
+    if folder.is_symlink():
+        raise checkpoint.CheckpointError(f"{folder} is a link, and what it points to could be another's. Remove it.")
     matrix, classes = metrics.confusion_matrix(predictions), predictions.classes
     found = metrics.per_class(matrix)
     facts = (about or {}) | {

@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import psutil
 import torch
 import yaml
 from joblib import Parallel, delayed, parallel_config
 
-from cifar_utils import cli, data, overview, settings, train
+from cifar_utils import checkpoint, cli, data, overview, settings, train
+from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.comparison import mean_and_interval
 from cifar_utils.evaluation.predictions import predict
 from cifar_utils.progress import bar
@@ -126,7 +126,7 @@ def run(
     done = {name for name, run in _runs(folder).items() if run.is_complete}
     todo = [training for training in trainings if training.folder.name not in done]
     cores = settings.cores()
-    fits = int(psutil.virtual_memory().available / 1e9 / TRAINING_GB)
+    fits = int(settings.free_memory() / 1e9 / TRAINING_GB)
     jobs = jobs or max(1, min(cores, fits, len(todo)))
     threads = threads or max(1, cores // jobs)
     print(f"{len(trainings)} trainings, {len(trainings) - len(todo)} of them finished; their runs are in {folder}")
@@ -183,10 +183,11 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
             torch.set_num_threads(before)
         try:
             training.folder.mkdir(parents=True, exist_ok=True)
-            with (training.folder / "log.txt").open("a", encoding="utf-8") as file:
-                file.write(log.getvalue())
-        except OSError as error:
-            return training, f"{training.folder} cannot be written to: {error.strerror}"
+            file = training.folder / "log.txt"
+            before = file.read_bytes() if file.is_file() and not file.is_symlink() else b""
+            checkpoint.write(file, before + log.getvalue().encode())
+        except (OSError, CheckpointError) as error:
+            return training, f"{training.folder} cannot be written to: {getattr(error, 'strerror', None) or error}"
     lines = [line for line in log.getvalue().splitlines() if line.strip()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return training, "" if code == 0 else (told or lines or ["stopped"])[-1]
@@ -361,12 +362,11 @@ def _estimate(training: Training, threads: int) -> float:
 def _write(folder: Path, rows: list[dict]) -> None:
     """Writes both tables, each as a whole or not at all."""
     for name, table in (("results.csv", rows), ("summary.csv", summary(rows))):
-        partial = folder / f".{name}.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, table[0] if table else ["seeds"])
-            writer.writeheader()
-            writer.writerows(table)
-        partial.replace(folder / name)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, table[0] if table else ["seeds"])
+        writer.writeheader()
+        writer.writerows(table)
+        checkpoint.write(folder / name, text.getvalue().encode())
 
 
 def as_text(means: list[dict]) -> str:

@@ -104,7 +104,7 @@ def muon(
         {"params": kinds["biases"], "lr": lr * bias_lr_scale},
         {"params": kinds["others"], "lr": lr * OTHER_LR_SCALE},
     ]
-    return Muon([group for group in groups if group["params"]], momentum=momentum, nesterov=momentum > 0)
+    return Muon([group for group in groups if group["params"]], lr, momentum=momentum, nesterov=momentum > 0)
 
 
 def sgd(
@@ -125,7 +125,7 @@ def sgd(
         {"params": kinds["biases"], "lr": lr * bias_lr_scale},
         {"params": kinds["others"], "lr": lr},
     ]
-    return torch.optim.SGD([group for group in groups if group["params"]], momentum=momentum, nesterov=momentum > 0)
+    return torch.optim.SGD([group for group in groups if group["params"]], lr, momentum=momentum, nesterov=momentum > 0)
 
 
 @torch.no_grad()

@@ -144,7 +144,7 @@ def memory() -> Line:
     """Memory is free for the largest notebook."""
     import psutil
 
-    free, total = psutil.virtual_memory().available / 1e9, psutil.virtual_memory().total / 1e9
+    free, total = settings.free_memory() / 1e9, psutil.virtual_memory().total / 1e9
     text = f"{free:.1f} of {total:.1f} GB of memory are free, and a notebook needs 1 to {KERNEL_GB} GB"
     if free < KERNEL_GB:
         return Line("FIX", f"{text}: close other programs and notebooks")
