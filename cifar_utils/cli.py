@@ -1,4 +1,4 @@
-"""Everything that the notebooks do, as commands: run, train, sweep, runs, evaluate, classify, download."""
+"""Everything that the notebooks do, as commands: run, preview, train, sweep, runs, evaluate, classify, download."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,10 +18,12 @@ from cifar_utils import data, download, network_file, overview, plots, runs, set
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.download import DataError
-from cifar_utils.evaluation import comparison, reports
+from cifar_utils.evaluation import comparison, reports, robustness, saliency
+from cifar_utils.evaluation import plots as evaluation_plots
 from cifar_utils.evaluation.calibration import Temperature
 from cifar_utils.evaluation.predictions import Predictions, classify, predict
 from cifar_utils.models import Normalize, SmallCNN
+from cifar_utils.progress import bar
 
 DESCRIPTION = """\
 Train a network with data augmentation and evaluate it honestly: the plain network on CIFAR-10, or a network and images
@@ -28,11 +31,13 @@ of your own. Without a command it does both. Data and runs lie in data/ and runs
 environment variables CIFAR10_DIR and CIFAR_RUNS point.
 """
 PROFILES = "smoke takes seconds, class minutes on a laptop, full a GPU or patience (default: CIFAR_PROFILE, or class)"
+POLICIES = f"augmentation: {', '.join(PRESETS)}, or a JSON file"
 EPILOG = """\
 examples:
   python -m cifar_utils                              train the plain network, then evaluate it on the test images
   python -m cifar_utils --profile smoke              the same in seconds, to see that everything works
   python -m cifar_utils --recipe fast                the fast network of notebook 5
+  python -m cifar_utils preview --policy strong      a picture of what a policy does to the training images
   python -m cifar_utils train --policy strong        only train, with stronger augmentation
   python -m cifar_utils train --model mine.py:Net    train a network of your own, a function or class in a file
   python -m cifar_utils --images photos --size 64    train on your own images, one sub-folder per class
@@ -40,7 +45,8 @@ examples:
   python -m cifar_utils runs                         all runs as a table: what differs, validation accuracy, minutes
   python -m cifar_utils evaluate runs/mine           only evaluate: report, JSON, CSV and plots in runs/mine/evaluation
   python -m cifar_utils evaluate runs/a runs/b       evaluate both and compare them, image by image
-  python -m cifar_utils classify photo.jpg           the probability of each class
+  python -m cifar_utils evaluate --tta --robustness  with test-time augmentation; and on corrupted images
+  python -m cifar_utils classify photo.jpg           the probability of each class; with --map, what supports the first
   python -m cifar_utils download                     only fetch CIFAR-10, however slow its server is today
   python -m cifar_utils doctor                       will this machine do for the workshop, and how long will it take
   python -m cifar_utils reset                        put runs and changed notebooks aside, for the next group
@@ -86,7 +92,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             add(found)
         return found
 
-    command("run", _run, "train, then evaluate (also when no command is given)", _data_options, _train_options)
+    found = command("run", _run, "train, then evaluate (also when no command is given)", _data_options, _train_options)
+    found.set_defaults(runs=[], output=None, tta=False, robustness=False)
+    found = command("preview", _preview, "save a picture of what a policy does to some training images", _data_options)
+    found.add_argument("--policy", metavar="NAME", default="full", help=POLICIES)
+    found.add_argument("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="default: preview.png")
     command("train", _train, "train, or resume a run that was stopped", _data_options, _train_options)
     found = command("sweep", _sweep, "train every combination that a file lists, each in a run of its own")
     found.add_argument("file", type=Path, help="YAML or Python: options of train, each with a value or a list of them")
@@ -108,10 +118,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     _model_option(found)
     found.add_argument("--output", metavar="DIR", type=Path, help="for the comparison (default: runs/comparison)")
+    found.add_argument("--tta", action="store_true", help="test-time augmentation: average six views of each image")
+    robustness = "also plot the accuracy on corrupted images (1,000 of them at most)"
+    found.add_argument("--robustness", action="store_true", help=robustness)
     found = command("classify", _classify, "the probability of each class for one photo")
     found.add_argument("photo", type=Path, help="an image file")
     found.add_argument("--run", metavar="DIR", type=Path, help="a run's folder (default: trained last, or the shipped)")
     _model_option(found)
+    found.add_argument("--map", metavar="FILE", type=Path, help="save which regions of the photo support the class")
     found = command("download", _download, "fetch the full data set, however long it takes")
     found.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
     command("doctor", _doctor, "check this machine for the workshop, and estimate the minutes of each notebook")
@@ -141,8 +155,7 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
 # No name is a prefix of an option of torchrun, which would take it for its own.
 def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=settings.PROFILES, help=PROFILES)
-    presets = f"augmentation: {', '.join(PRESETS)}, or a JSON file (default: full, or the recipe's)"
-    parser.add_argument("--policy", metavar="NAME", help=presets)
+    parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: full, or the recipe's)")
     _model_option(parser)
     recipes = "train by a recipe: fast or class (the network of notebook 5), own (for yours), ..."
     parser.add_argument("--recipe", metavar="NAME", help=recipes)
@@ -201,8 +214,18 @@ def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
 
 def _run(options: argparse.Namespace) -> None:
     if run := _train(options):
-        options.runs, options.output = [run], None
+        options.runs = [run]
         _evaluate(options)
+
+
+def _preview(options: argparse.Namespace) -> None:
+    images, policy = _images(options, True, None), _policy(options.policy)
+    images = images.select([(images.labels == k).nonzero()[0].item() for k in range(min(len(images.classes), 8))])
+    draws = [plots.to_pixels(policy(images.images, images.index, epoch)) for epoch in range(8)]
+    names = [images.classes[label] for label in images.labels]
+    title = f"{options.policy} (of {images})"
+    plots.save(plots.augmentation_preview(images.images, np.stack(draws, 1), names, title), options.output)
+    print(f"{policy}\nSaved {options.output}.")
 
 
 def prepare(options: argparse.Namespace) -> tuple[nn.Module, data.Dataset, data.Dataset, dict]:
@@ -355,13 +378,27 @@ def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predi
     _, val = data.split(whole, seed=its["seed"] or 0)
     if val.fingerprint() != its["validation"]:
         raise ValueError(f"{run} was trained with other validation images than these: {val}")
-    facts, on_val = {"run": str(run), "epoch": about["epoch"]}, predict(model, val)
+    facts, on_val = {"run": str(run), "epoch": about["epoch"]}, predict(model, val, tta=options.tta)
     if options.images and not _has_test_folder(options.images.expanduser(), its["classes"]):
         print(f"{options.images} has no folder test/, so this is a report on the validation images. They chose the")
         print("epoch, so expect a little less on other images; and no temperature is fitted.\n")
         return on_val, facts | {"data": str(val)}, None
     test = _images(options, False, sample, its["size"])
-    return predict(model, test), facts | {"data": str(test)}, on_val
+    if options.robustness:
+        _plot_robustness(model, test, run)
+    return predict(model, test, tta=options.tta), facts | {"data": str(test)}, on_val
+
+
+def _plot_robustness(model: nn.Module, test: data.Dataset, run: Path) -> None:
+    some = test.select(torch.linspace(0, len(test) - 1, min(len(test), 1000)).long())
+    curves = {
+        name: {run.name: robustness.robustness_curve(model, some, name)}
+        for name in bar(len(robustness.CORRUPTIONS), "Corruptions", "", iterable=robustness.CORRUPTIONS)
+    }
+    units = {name: corruption.unit for name, corruption in robustness.CORRUPTIONS.items()}
+    file = reports.folder_for(run) / "robustness.png"
+    plots.save(evaluation_plots.robustness_curves(curves, units, f"On corrupted images ({some})"), file)
+    print(f"Saved {file}.")
 
 
 def _has_test_folder(images: Path, classes: list[str]) -> bool:
@@ -383,6 +420,20 @@ def _classify(options: argparse.Namespace) -> None:
     print(f"{options.photo}, by {run} ({calibrated})")
     for name, probability in classes.items():
         print(f"  {name:<16} {probability:6.1%}")
+    if options.map:
+        _save_map(model, options.photo, list(classes)[0], its, options.map)
+
+
+def _save_map(model: nn.Module, photo: Path, name: str, its: dict, file: Path) -> None:
+    """The photo as the network sees it, and which of its regions support the class."""
+    image = data.square(data.read_image(photo), its["size"])[None]
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    if not convolutions:
+        raise ValueError("--map needs a network with convolutions")
+    maps = saliency.class_activation_map(model, image, [its["classes"].index(name)], convolutions[-1])
+    places = saliency.enlarge(maps, its["size"]).numpy()
+    plots.save(evaluation_plots.class_activation_maps(image, places, [name], f"{photo.name}: support for {name}"), file)
+    print(f"Saved {file}.")
 
 
 def _temperature(report: Path) -> Temperature:

@@ -216,7 +216,7 @@ def test_the_policy_may_be_a_file(tmp_path):
 
 
 def test_a_class_without_images_is_null_in_the_report(run, monkeypatch):
-    monkeypatch.setattr(cli, "predict", lambda model, dataset: predict(model, without_cats(dataset)))
+    monkeypatch.setattr(cli, "predict", lambda model, dataset, **_: predict(model, without_cats(dataset)))
 
     def without_cats(dataset):
         return dataset if dataset.split != "test" else dataset.select((dataset.labels != 3).nonzero()[:, 0])
@@ -374,6 +374,24 @@ def test_a_folder_without_test_images_is_reported_on_its_validation_images(tmp_p
     assert "no folder test/, so this is a report on the validation images" in capsys.readouterr().out
 
 
+def test_tta_robustness_map_and_preview(run, tmp_path, capsys):
+    """What notebooks 1, 4, 6 and 7 draw."""
+    assert main(["evaluate", str(run)]) == 0
+    one = json.loads((run / "evaluation" / "report.json").read_text())
+    assert main(["evaluate", str(run), "--tta", "--robustness"]) == 0
+    six = json.loads((run / "evaluation" / "report.json").read_text())
+    assert six["loss"] != one["loss"]
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(photo)
+    assert main(["classify", str(photo), "--run", str(run), "--map", str(tmp_path / "map.png")]) == 0
+    assert main(["preview", "--sample", "--policy", "strong", "--output", str(tmp_path / "preview.png")]) == 0
+    for file in (run / "evaluation" / "robustness.png", tmp_path / "map.png", tmp_path / "preview.png"):
+        with Image.open(file) as picture:
+            assert min(picture.size) > 200 and picture.text["Description"]
+    assert main(["preview", "--sample", "--policy", "wild"]) == 1
+    assert "--policy 'wild' is neither a file nor one of" in one_sentence(capsys)
+
+
 def test_a_recipe_with_another_policy_keeps_its_resizing(tmp_path):
     run = tmp_path / "mine"
     assert main(["train", *SMOKE, "--recipe", "fast", "--policy", "light", "--folder", str(run)]) == 0
@@ -431,7 +449,7 @@ def test_a_run_is_evaluated_on_the_split_that_it_was_trained_on(tmp_path, seed):
     cli.train.fit(model, train, val, epochs=1, run=tmp_path / "run")
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "predict", lambda model, dataset: (seen.append(dataset), predict(model, dataset))[1])
+        patch.setattr(cli, "predict", lambda model, dataset, **_: (seen.append(dataset), predict(model, dataset))[1])
         assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert [dataset.fingerprint() for dataset in seen if dataset.split == "validation"] == [val.fingerprint()]
 
