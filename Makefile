@@ -12,7 +12,7 @@ run: .venv/installed     ## execute the notebooks without a screen; results in b
 lab: .venv/installed     ## open JupyterLab on the first notebook
 	PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_data_and_augmentation.ipynb
 
-check: .venv/installed   ## will this machine do for the workshop, and how long will each notebook take?
+check: .venv/installed   ## is this machine ready for the workshop, and how long will each notebook take?
 	$(BIN)/python -m cifar_utils doctor
 
 slides: .venv/installed  ## the notebooks as slides, in build/slides/; they need no internet

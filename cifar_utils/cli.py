@@ -48,7 +48,7 @@ examples:
   python -m cifar_utils evaluate --tta --robustness  with test-time augmentation; and on corrupted images
   python -m cifar_utils classify photo.jpg           the probability of each class; with --map, what supports the first
   python -m cifar_utils download                     only fetch CIFAR-10, however slow its server is today
-  python -m cifar_utils doctor                       will this machine do for the workshop, and how long will it take
+  python -m cifar_utils doctor                       is this machine ready for the workshop, and how long will it take
   python -m cifar_utils reset                        put runs and changed notebooks aside, for the next group
   python -m cifar_utils copies FOLDER                participants' copies of the notebooks, without outputs
   python -m cifar_utils prepare-room FOLDER          a folder that installs the workshop without the internet
@@ -100,11 +100,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     command("train", _train, "train, or resume a run that was stopped", _data_options, _train_options)
     found = command("sweep", _sweep, "train every combination that a file lists, each in a run of its own")
     found.add_argument("file", type=Path, help="YAML or Python: options of train, each with a value or a list of them")
-    found.add_argument("--folder", metavar="DIR", type=Path, help="of all its runs (default: runs/, named as the file)")
-    found.add_argument("--jobs", metavar="N", type=_whole(1, 1024), help="trainings at once (default: cores, memory)")
-    found.add_argument("--threads", metavar="N", type=_whole(1, 1024), help="of each (default: cores / jobs)")
-    found.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler whose workers train, as tcp://host:8786")
-    found.add_argument("--dry-run", action="store_true", help="list the trainings and estimate the hours")
+    found.add_argument("--folder", metavar="DIR", type=Path, help="folder for all runs (default: runs/, named as the file)")
+    found.add_argument("--jobs", metavar="N", type=_whole(1, 1024), help="runs at once (default: by cores and memory)")
+    found.add_argument("--threads", metavar="N", type=_whole(1, 1024), help="threads per run (default: cores / jobs)")
+    found.add_argument("--dask", metavar="ADDRESS", help="address of a Dask scheduler, as tcp://host:8786")
+    found.add_argument("--dry-run", action="store_true", help="list the runs and estimate the hours")
     found = command("runs", _runs, "all runs as a table, the highest validation accuracy first")
     found.add_argument("--delete", metavar="DIR", type=Path, help="delete this run's folder, after asking")
     found = command("evaluate", _evaluate, "report on the test images; several runs are compared", _data_options)

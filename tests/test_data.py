@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from cifar_utils import data, download
+from cifar_utils import data, download, runs
 from cifar_utils.data import CIFAR10_CLASSES, DataError, Dataset, cifar10, split
 
 IMAGES = torch.arange(8 * 3 * 16 * 16).remainder(251).to(torch.uint8).view(8, 3, 16, 16)
@@ -193,6 +193,15 @@ def test_no_image_is_there_twice(splits):
     """Pixel for pixel the 60,000 images of CIFAR-10 all differ, so nothing of one split is in another."""
     hashes = [hashlib.sha256(image.tobytes()).digest() for part in each(splits) for image in part.images.numpy()]
     assert len(set(hashes)) == len(hashes) == sum(splits.sizes)
+
+
+@pytest.mark.full_data
+def test_no_network_that_was_trained_on_the_full_set_has_seen_the_sample(full_data):
+    """So the sample's images are honest validation images for it, as notebooks 1, 4 and 7 and exercise 1.4 use them."""
+    _, val = split(cifar10(sample=False, directory=full_data))
+    sample = cifar10(sample=True)
+    assert torch.isin(sample.index, val.index).all() and val.seed == 0
+    assert runs.about(runs.SHIPPED)["settings"]["data"]["validation"] == val.fingerprint()
 
 
 def test_the_sample_is_small():

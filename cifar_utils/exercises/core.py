@@ -160,7 +160,7 @@ def quiz(notebook: int, number: int, choice: str | None = None) -> None:
         ValueError: there is no such question.
     """
     if notebook not in QUIZZES or number not in range(1, len(QUIZZES[notebook]) + 1):
-        raise ValueError(f"there is no question {number} of notebook {notebook}; notebooks 1 to 7 have 3 each")
+        raise ValueError(f"there is no question {number} of notebook {notebook}; notebooks 1 to 8 have 3 each")
     question, options = QUIZZES[notebook][number - 1]
     letters = "abcdefgh"[: len(options)]
     if choice is None or choice is ...:

@@ -22,13 +22,6 @@ def images() -> tuple[Dataset, Dataset]:
 
 
 @cache
-def unseen() -> Dataset:
-    """300 images that the shipped network was not trained on; most of the sample's validation images it was."""
-    test = data.cifar10(train=False, sample=True)
-    return test.select(torch.arange(0, len(test), 3)[:300])  # every third: they are sorted by class
-
-
-@cache
 def shipped() -> nn.Module:
     return runs.load(runs.SHIPPED, speedrun.network(images()[0]))
 
@@ -274,8 +267,11 @@ def your_policy(answer) -> str | tuple[str, dict]:
 
 @cache
 def survival(policy: Policy) -> float:
-    """The shipped network's accuracy on 300 images that this policy augments, 0 to 1."""
-    part = unseen()
+    """The shipped network's accuracy on the validation images when this policy augments them, 0 to 1.
+
+    It was not trained on them: the whole sample lies in the validation split of the full set.
+    """
+    part = images()[1]
     logits = outputs(shipped(), [to_float(policy(part.images, part.index))])
     return (logits.argmax(1) == part.labels).float().mean().item()
 
@@ -313,7 +309,7 @@ def _save(policy: Policy) -> str:
         ),
     },
     meaning="Do you still recognize the images at this strength? People often do where a network fails.",
-    sound=("answer = 3.6", "answer = 3.7"),
+    sound=("answer = 3.4", "answer = 3.6"),
     core=False,
 )
 def halving_strength(answer) -> str | tuple[str, dict]:

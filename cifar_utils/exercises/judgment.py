@@ -147,7 +147,7 @@ FAIR = {
     hints=(
         "For each of the five: on which images is the accuracy reported, and what else depended on these images?",
         "Three of the five report an accuracy that cannot be trusted.",
-        "Look for a split after augmentation, a choice by test images, and a measurement on all images.",
+        "What was measured, divided or chosen before the report, and did a reported image take part in it?",
     ),
     wrong={
         "missed": Wrong(

@@ -132,9 +132,9 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("Forward and backward.", False, "That is the part which is divided."),
             ("None: twice the processes, half the time.", False, "Only if there were nothing to exchange and nothing to wait for."),
         ]),
-        ("You have four processors and want to compare four policies. What do you do?", [
-            ("Train them one after the other, each by four processes.", False, "Every step of every training waits for an exchange."),
-            ("Train four networks side by side, one process each.", True, "They exchange nothing, so this is nearly four times as fast."),
+        ("You have four computers and want to compare four policies. What do you do?", [
+            ("Train them one after the other, each on all four.", False, "Every step of every training waits for an exchange."),
+            ("Train four networks side by side, one on each.", True, "They exchange nothing, so all four take as long as one."),
             ("Train one network with all four policies.", False, "Then you cannot tell which policy did what."),
         ]),
     ],

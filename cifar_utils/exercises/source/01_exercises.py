@@ -90,7 +90,7 @@ strength = ...
 check("1.5", strength)
 
 # %% exercise="1.5" part="solution"
-strength = 3.6  # between 3, where it keeps 67 %, and 4, where it keeps 44 %
+strength = 3.5  # between 3, where it keeps 62 %, and 4, where it keeps 39 %
 check("1.5", strength)
 
 # %% [markdown]

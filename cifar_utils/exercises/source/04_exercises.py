@@ -5,11 +5,13 @@
 # solution.
 
 # %%
+from contextlib import suppress
+
 import numpy as np
-import torch
 from torch import nn
 
 from cifar_utils import data, network_file, runs, settings, speedrun
+from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation import compare, plots, predict, robustness
 from cifar_utils.exercises import check, hint, quiz, solution
 from cifar_utils.models import Normalize, SmallCNN
@@ -85,22 +87,22 @@ check("4.3", leaks)
 # "cannot tell".
 
 # %%
-train, _ = data.split(data.cifar10(sample=True))
-test = data.cifar10(train=False, sample=True)
-# No network of this workshop was trained on these; the sample's validation images are
-# training images of the full set.
-val = test.select(torch.arange(0, len(test), 2), split="validation")
+# Validation images, also of a run on the full set, whose validation split they are from.
+train, val = data.split(data.cifar10(sample=True))
 model = runs.load(runs.SHIPPED, speedrun.network(train))
 first, second = predict(model, val), predict(model, val, tta=True)
 print(compare(first, second))
 
 # For two runs of your own, remove the first # of each line and name the folders:
 # def load(name):
-#     network = network_file.make(network_file.load())  # or SmallCNN()
-#     model = nn.Sequential(Normalize(), network)
-#     return runs.load(settings.runs_directory() / name, model)
+#     """Tries SmallCNN and every network that you saved in notebook 2."""
+#     for network in [SmallCNN, *network_file.load_all()]:
+#         with suppress(CheckpointError):
+#             model = nn.Sequential(Normalize(), network_file.make(network))
+#             return runs.load(settings.runs_directory() / name, model)
 #
-# first, second = predict(load("one"), val), predict(load("another"), val)
+# model, other = load("one"), load("another")
+# first, second = predict(model, val), predict(other, val)
 
 # %% exercise="4.4" part="stub"
 claim = ...
@@ -114,12 +116,16 @@ if result.p_value < 0.05:
 check("4.4", (first, second, claim))
 
 # %% [markdown]
-# For your report: how robust is your network to rotation? The curve shows the accuracy at each angle.
+# For your report: how robust are your networks to rotation? The curves show the accuracy at each angle. (Without runs
+# of your own, the second network is one before training.)
 
 # %%
-curve = robustness.robustness_curve(model, val, "rotation")
+if "other" not in globals():
+    other = speedrun.network(train)
+networks = {"first": model, "second": other}
+curves = {name: robustness.robustness_curve(net, val, "rotation") for name, net in networks.items()}
 units = {"rotation": robustness.CORRUPTIONS["rotation"].unit}
-show(plots.robustness_curves({"rotation": {"first": curve}}, units, f"Robustness ({val})"))
+show(plots.robustness_curves({"rotation": curves}, units, f"Robustness ({val})"))
 
 # %% [markdown]
 # ## 4.5 Extra · Code: paired counts
