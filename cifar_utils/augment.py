@@ -363,7 +363,7 @@ def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tu
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8, or float in 0 to 1 -> float32 in 0 to 1."""
+    """[N, 3, H, W] uint8, or float in 0 to 1 -> the same shape, float32 in 0 to 1."""
     return images / 255 if images.dtype == torch.uint8 else images.float()
 
 

@@ -175,7 +175,7 @@ def unpack(value, tensors: dict[str, Tensor]):
 
 
 def encode(path: Path, state: dict) -> bytes:
-    """The bytes of a checkpoint file."""
+    """The bytes of a checkpoint file. Raises CheckpointError: the state cannot be saved, or takes more than 4 GiB."""
     tensors: dict[str, Tensor] = {}
     try:
         text = json.dumps(pack(state, tensors), allow_nan=False)

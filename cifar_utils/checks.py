@@ -281,7 +281,8 @@ def _words(part, depth: int = 8) -> str:
         return str(part.tolist()) if len(part.shape) < 2 else f"{type(part).__name__} {list(part.shape)}"
     if type(part).__repr__ not in (object.__repr__, nn.Module.__repr__) or not depth:
         return describe(part)
-    return f"{type(part).__name__}({', '.join(f'{k}={_words(v, depth - 1)}' for k, v in sorted(_values(part).items()))})"
+    values = [f"{name}={_words(value, depth - 1)}" for name, value in sorted(_values(part).items())]
+    return f"{type(part).__name__}({', '.join(values)})"
 
 
 def _values(part) -> dict:

@@ -100,7 +100,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     command("train", _train, "train, or resume a run that was stopped", _data_options, _train_options)
     found = command("sweep", _sweep, "train every combination that a file lists, each in a run of its own")
     found.add_argument("file", type=Path, help="YAML or Python: options of train, each with a value or a list of them")
-    found.add_argument("--folder", metavar="DIR", type=Path, help="folder for all runs (default: runs/, named as the file)")
+    found.add_argument("--folder", metavar="DIR", type=Path, help="for all runs (default: runs/, named as the file)")
     found.add_argument("--jobs", metavar="N", type=_whole(1, 1024), help="runs at once (default: by cores and memory)")
     found.add_argument("--threads", metavar="N", type=_whole(1, 1024), help="threads per run (default: cores / jobs)")
     found.add_argument("--dask", metavar="ADDRESS", help="address of a Dask scheduler, as tcp://host:8786")

@@ -213,6 +213,7 @@ def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset
 
     Raises:
         DataError: names the file or folder that is missing, damaged or out of place, or the memory needed.
+        ValueError: the size is out of range.
     """
     root = Path(path).expanduser().absolute()
     if not isinstance(size, int) or not 16 <= size <= 256:

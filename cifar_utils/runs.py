@@ -49,6 +49,7 @@ class StopSignal:
     requested = False
 
     def request(self, signal_number: int = signal.SIGINT, frame=None) -> None:
+        """What a signal does: the loop ends after this batch, and the next signal interrupts."""
         self.requested = True
         self._restore()
 

@@ -224,6 +224,7 @@ class TrainerState:
         return min((row["validation_loss"] for row in self.history), default=math.inf)
 
     def look(self, optimizer: torch.optim.Optimizer) -> "TrainerState":
+        """Notes the learning rate of the next step."""
         self.learning_rate = float(optimizer.param_groups[0]["lr"]) * self.learning_rate_scale
         return self
 
@@ -308,7 +309,7 @@ class Shuffle:
         return torch.randperm(self.n, generator=torch.Generator().manual_seed(key))
 
     def batches(self, positions: Tensor) -> list[Tensor]:
-        """Positions, divided into batches."""
+        """Positions [n], divided into batches [b]."""
         return list(positions.tensor_split(math.ceil(len(positions) / self.batch_size)))
 
 

@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml allows, in an environment of their own: the quick tests of the center and the widgets."""
+"""The oldest versions that pyproject.toml allows, in an environment of their own, run the quick tests."""
 
 import os
 import shutil

@@ -19,10 +19,31 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("arguments", [["check"], ["format", "--check", "--exclude", "*.ipynb"]], ids=lambda a: a[0])
+NARROW = [f"--exclude={name}" for name in ("*.ipynb", "source", "docs")]  # made for cells of 88 columns, see below
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check", *NARROW]], ids=lambda a: a[0])
 def test_ruff_has_nothing_to_say(arguments):
     found = run("-m", "ruff", *arguments)
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_code_in_notebooks_is_formatted_to_the_width_of_a_cell():
+    folders = ["notebooks", "notebooks/exercises", "notebooks/exercises/solutions"]
+    found = run("-m", "ruff", "format", "--check", "--line-length", "88", *folders)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_version_is_the_same_everywhere():
+    versions = {
+        re.search(pattern, (ROOT / name).read_text(), re.M)[1]
+        for name, pattern in {
+            "pyproject.toml": r'^version = "(.+)"',
+            "CITATION.cff": r"^version: (.+)",
+            "CHANGELOG.md": r"^## (\d+\.\d+\.\d+)",
+        }.items()
+    }
+    assert len(versions) == 1
 
 
 @pytest.mark.slow

@@ -97,7 +97,10 @@ def with_text_alternatives(notebook: nbformat.NotebookNode) -> nbformat.Notebook
             alt = output.get("metadata", {}).get("image/png", {}).get("alt")
             if alt:
                 source = "data:image/png;base64," + output.data["image/png"].replace("\n", "")
-                output.data = {"text/html": f'<img src="{source}" alt="{html.escape(alt)}">'}
+                image, text = f'<img src="{source}" alt="{html.escape(alt)}">', output.data.get("text/plain", "")
+                if "interactive in JupyterLab" in text:  # a widget's picture
+                    image = f"<figure>{image}<figcaption>{html.escape(text)}</figcaption></figure>"
+                output.data = {"text/html": image}
     return notebook
 
 

@@ -8,7 +8,7 @@ ORDERS = ("most confident first", "least confident first", "as in the data set")
 
 
 def images_in_cell(predictions: Predictions, true: int, predicted: int, order: str = ORDERS[0]) -> np.ndarray:
-    """Rows of the predictions in one cell, in an order of ORDERS; of equals, the first.
+    """[n] int64: rows of the predictions in one cell, in an order of ORDERS; of equals, the first.
 
     Raises:
         ValueError: no such class or order.

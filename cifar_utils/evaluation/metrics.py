@@ -101,7 +101,7 @@ def best_and_worst(accuracy: np.ndarray) -> np.ndarray:
 
 
 def top_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 5) -> str:
-    """The largest confusions in words, by their fraction of the true class: also the confusion matrix's alt text."""
+    """The largest confusions of a [classes, classes] matrix in words, by their fraction of the true class."""
     fraction = normalized(matrix)
     off = [(fraction[t, p], t, p) for t, p in np.argwhere(matrix > 0).tolist() if t != p]
     largest = sorted(off, key=lambda entry: (-entry[0], entry[1], entry[2]))[:most]
@@ -111,13 +111,13 @@ def top_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 5) ->
 
 
 def most_confident_errors(predictions: Predictions, most: int = 16) -> np.ndarray:
-    """Rows of the wrong predictions, those made with the highest probability first."""
+    """[n] int64: rows of the wrong predictions, those made with the highest probability first."""
     wrong = np.flatnonzero(~predictions.correct)
     return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:most]
 
 
 def least_confident_correct(predictions: Predictions, most: int = 16) -> np.ndarray:
-    """Rows of the correct predictions, those made with the lowest probability first."""
+    """[n] int64: rows of the correct predictions, those made with the lowest probability first."""
     right = np.flatnonzero(predictions.correct)
     return right[np.argsort(predictions.confidence[right], kind="stable")][:most]
 

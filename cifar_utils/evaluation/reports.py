@@ -55,7 +55,12 @@ def heading(predictions: Predictions, title: str = "") -> str:
 
 
 def per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
-    """Recall, precision and F1 of each class with their intervals, as text; of many, the ten best and the ten worst."""
+    """Recall, precision and F1 of each class with their intervals, as text; of many, the ten best and the ten worst.
+
+    Args:
+        matrix: [classes, classes] int64, see `metrics.confusion_matrix`.
+        classes: their names.
+    """
     found = metrics.per_class(matrix)
     names = {"recall": "recall (accuracy)"}
     rows = range(len(classes))

@@ -232,7 +232,7 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
         "unfinished": Wrong(
             "a run that was stopped",
             'answer = tiny_run("stopped", stop=True)',
-            "This run has {epoch} of {epochs} epochs. Run its cell again, or press Continue in its dashboard: it resumes.",
+            "This run has {epoch} of {epochs} epochs. Run its cell again, or press Continue: it resumes.",
         ),
         "plain": Wrong(
             "a run without augmentation", 'answer = tiny_run("plain", transform=None)', "This run has no augmentation."

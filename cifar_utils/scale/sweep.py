@@ -128,7 +128,7 @@ def run(
     cores = settings.cores()
     fits = int(settings.free_memory() / 1e9 / TRAINING_GB)
     jobs = jobs or max(1, min(cores, fits, len(todo)))
-    threads = threads or max(1, cores // jobs)
+    threads = threads or (1 if dask else max(1, cores // jobs))  # nothing is known of the workers' machines
     print(f"{len(trainings)} trainings, {len(trainings) - len(todo)} of them finished; their runs are in {folder}")
     if dry_run:
         _show_plan(trainings, done, jobs, threads)

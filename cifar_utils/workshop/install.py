@@ -94,7 +94,10 @@ def bring_and_install(source, folder):
 
 
 def read_manifest(source):
-    """What the room holds: targets (name -> bytes when unpacked) and files (name -> [SHA-256, bytes])."""
+    """What the room holds: targets (name -> bytes when unpacked) and files (name -> [SHA-256, bytes]).
+
+    Raises InstallError: there is no such list, or it is another program's.
+    """
     try:
         with open_file(source, MANIFEST) as stream:
             manifest = json.loads(stream.read().decode())
@@ -107,7 +110,7 @@ def read_manifest(source):
 
 
 def open_file(source, name):
-    """A stream of one of the room's files, from its folder or its server."""
+    """A stream of one of the room's files, from its folder or its server. Raises InstallError: it cannot be reached."""
     if not is_address(source):
         return open(Path(source) / name, "rb")
     try:
@@ -158,7 +161,10 @@ def check_space(folder, wanted, unpacked):
 
 
 def bring(source, wanted):
-    """Brings every file that is not here yet, each as a whole; what you changed is kept."""
+    """Brings every file that is not here yet, each as a whole; what you changed is kept.
+
+    Raises InstallError: a file is missing, or arrives damaged.
+    """
     progress, kept = Progress(sum(size for _, _, size in wanted.values())), []
     for name, (path, sha256, size) in wanted.items():
         if path.is_file():
@@ -188,7 +194,7 @@ def bring(source, wanted):
 
 
 def chunks(stream, name):
-    """The stream's content; a connection that breaks is a sentence."""
+    """The stream's content. Raises InstallError: the connection breaks."""
     while True:
         try:
             chunk = stream.read(CHUNK)
@@ -239,6 +245,8 @@ def install(folder, python, wheels):
 
     pip runs from its own wheel, since Python on some Linux systems makes environments only without pip. Options of pip
     that this computer sets are ignored: they may name the internet.
+
+    Raises InstallError: pip is missing, or one of its commands fails.
     """
     print(f"Installing {len(wheels)} packages into {folder / '.venv'}: some minutes, once.", flush=True)
     if not python.exists():

@@ -26,7 +26,8 @@ cats = ...
 check("1.1", cats)
 
 # %% exercise="1.1" part="solution"
-cats = 50_000 // 10 // 10  # a tenth of the images are cats, and a tenth of those is for validation
+# A tenth of the images are cats, and a tenth of those is for validation.
+cats = 50_000 // 10 // 10
 check("1.1", cats)
 
 # %% [markdown]
@@ -40,7 +41,8 @@ shift_and_flip = ...
 check("1.2", shift_and_flip)
 
 # %% exercise="1.2" part="solution"
-shift_and_flip = Policy(flip_p=0.5, translate=(4 / 32, 4 / 32))  # fractions of the image's side
+# Fractions of the image's side.
+shift_and_flip = Policy(flip_p=0.5, translate=(4 / 32, 4 / 32))
 check("1.2", shift_and_flip)
 
 # %% [markdown]

@@ -23,7 +23,8 @@ parameters = ...
 check("2.1", parameters)
 
 # %% exercise="2.1" part="solution"
-parameters = 32 * 16 * 3 * 3  # filters, channels that each looks at, rows and columns of its window
+# Filters, channels that each looks at, rows and columns of its window.
+parameters = 32 * 16 * 3 * 3
 check("2.1", parameters)
 
 # %% [markdown]
@@ -85,7 +86,9 @@ check("2.3", ListNetwork)
 class ListNetwork(nn.Module):
     def __init__(self, classes=10):
         super().__init__()
-        self.blocks = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
+        self.blocks = nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)
+        )
         self.head = nn.Linear(16, classes)
 
     def forward(self, images):
@@ -168,7 +171,8 @@ class SlowNetwork(nn.Module):
         self.head = nn.Linear(16, classes)
 
     def forward(self, images):
-        return self.head(self.blocks(images).mean((2, 3)))  # cross-entropy applies the softmax itself
+        # Cross-entropy applies the softmax itself.
+        return self.head(self.blocks(images).mean((2, 3)))
 
 
 check("2.5", SlowNetwork)

@@ -112,7 +112,8 @@ from cifar_utils import PRESETS, Normalize, SmallCNN, data, fit, settings
 
 train, val = data.split(data.cifar10(sample=True))
 model = nn.Sequential(Normalize.from_dataset(train), SmallCNN(widths=(8, 16, 32)))
-fit(model, train, val, transform=PRESETS["full"], epochs=1, run=settings.runs_directory() / "my_run")
+my_run = settings.runs_directory() / "my_run"
+fit(model, train, val, transform=PRESETS["full"], epochs=1, run=my_run)
 
 # %% exercise="3.4" part="solution"
 my_run = "my_run"

@@ -31,7 +31,8 @@ recall, precision = ..., ...
 check("4.1", (recall, precision))
 
 # %% exercise="4.1" part="solution"
-recall, precision = 70 / (70 + 20 + 10), 70 / (70 + 15 + 5)  # along the row, and along the column
+# Along the row, and along the column.
+recall, precision = 70 / (70 + 20 + 10), 70 / (70 + 15 + 5)
 check("4.1", (recall, precision))
 
 # %% [markdown]
@@ -87,7 +88,7 @@ check("4.3", leaks)
 # "cannot tell".
 
 # %%
-# Validation images, also of a run on the full set, whose validation split they are from.
+# Validation images. (For runs on the full set, too: they lie in its validation split.)
 train, val = data.split(data.cifar10(sample=True))
 model = runs.load(runs.SHIPPED, speedrun.network(train))
 first, second = predict(model, val), predict(model, val, tta=True)
@@ -123,7 +124,10 @@ check("4.4", (first, second, claim))
 if "other" not in globals():
     other = speedrun.network(train)
 networks = {"first": model, "second": other}
-curves = {name: robustness.robustness_curve(net, val, "rotation") for name, net in networks.items()}
+curves = {
+    name: robustness.robustness_curve(net, val, "rotation")
+    for name, net in networks.items()
+}
 units = {"rotation": robustness.CORRUPTIONS["rotation"].unit}
 show(plots.robustness_curves({"rotation": curves}, units, f"Robustness ({val})"))
 
