@@ -139,15 +139,15 @@ def paired(rows: list[dict], others: list[dict], key: str, difference: Callable)
     return [difference(row[key], found[where(row)]) for row in rows if key in row and where(row) in found]
 
 
-def summary(results: dict) -> dict[str, dict]:
-    """Variant -> differences (of the accuracy) and ratios (of the time) to everything, per pair of runs."""
-    everything = results["rows"].get("everything", [])
+def summary(rows_of: dict[str, list[dict]]) -> dict[str, dict]:
+    """Variant -> per pair of runs, points of accuracy more than with everything, and how many times the time."""
+    everything = rows_of.get("everything", [])
     return {
         name: {
-            "differences": paired(rows, everything, "accuracy", lambda a, b: a - b),
-            "ratios": paired(rows, everything, "reference_seconds", lambda a, b: a / b),
+            "points": paired(rows, everything, "accuracy", lambda a, b: 100 * (a - b)),
+            "times": paired(rows, everything, "reference_seconds", lambda a, b: a / b),
         }
-        for name, rows in results["rows"].items()
+        for name, rows in rows_of.items()
     }
 
 
@@ -162,11 +162,11 @@ def markdown(results: dict) -> str:
         "| left out or changed | seeds | validation accuracy, points more than everything | time, of everything's |",
         "|---|--:|--:|--:|",
     ]
-    for name, found in summary(results).items():
+    for name, found in results["summary"].items():
         accuracies = [row["accuracy"] for row in results["rows"][name]]
         cells = [name, f"{len(accuracies)}", f"{statistics.mean(accuracies):.2%}", "1"]
         if name != "everything":
-            cells[2:] = [with_interval([100 * x for x in found["differences"]], "+.2f"), with_interval(found["ratios"])]
+            cells[2:] = [with_interval(found["points"], "+.2f"), with_interval(found["times"])]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -181,20 +181,20 @@ def with_interval(values: list[float], form: str = ".2f") -> str:
 def plot(results: dict, path: Path) -> None:
     """Two panels, one row per variant: the difference in accuracy, with intervals, and the time."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
-    found = {name: row for name, row in summary(results).items() if name != "everything"}
-    for axis, key, factor, neutral in zip(axes, ("differences", "ratios"), (100, 1), (0, 1)):
+    found = {name: row for name, row in results["summary"].items() if name != "everything"}
+    for axis, key, neutral in zip(axes, ("points", "times"), (0, 1)):
         for height, row in enumerate(found.values()):
             if not row[key]:
                 continue
-            mean, half = mean_and_interval([factor * x for x in row[key]])
-            axis.plot([factor * x for x in row[key]], [height] * len(row[key]), "o", color="#0072B2", alpha=0.4)
+            mean, half = mean_and_interval(row[key])
+            axis.plot(row[key], [height] * len(row[key]), "o", color="#0072B2", alpha=0.4)
             axis.errorbar(mean, height, xerr=0 if math.isinf(half) else half, fmt="D", color="black", capsize=4)
         axis.axvline(neutral, color="#0072B2", linestyle="--", linewidth=1)
         axis.grid(alpha=0.3)
     axes[0].set(xlabel="validation accuracy minus everything's, points", yticks=range(len(found)), yticklabels=[*found])
     axes[1].set(xlabel="time, divided by everything's")
     axes[0].invert_yaxis()
-    means = [f"{name} {with_interval([100 * x for x in row['differences']], '+.2f')}" for name, row in found.items()]
+    means = [f"{name} {with_interval(row['points'], '+.2f')}" for name, row in found.items()]
     alt = f"What each trick buys. Points of validation accuracy more than with everything: {'; '.join(means)}."
     figure.savefig(path, dpi=120, metadata={"Description": alt})
     plt.close(figure)
@@ -248,7 +248,7 @@ def collect(folder: Path, output: Path, recipes_now: dict[str, dict]) -> dict:
     rows = {name: [row for row in unique.values() if row["setting"]["variant"] == name] for name in VARIANTS}
     rows = {name: sorted(some, key=lambda row: row["setting"]["seed"]) for name, some in rows.items() if some}
     machines = Counter(row["setting"]["machine"] for row in unique.values())
-    return {"machines": machines, "rows": rows}
+    return {"machines": machines, "summary": summary(rows), "rows": rows}
 
 
 if __name__ == "__main__":

@@ -262,13 +262,14 @@ def test_the_ablation_pairs_runs_of_one_seed_and_machine(tmp_path):
         "everything": [ablation_row(0.90, 0), ablation_row(0.80, 1), ablation_row(0.5, 0, "two", 100.0)],
         "less": [ablation_row(0.89, 0), ablation_row(0.78, 1), ablation_row(0.6, 2), ablation_row(0.4, 0, "two", 50.0)],
     }
-    results = {"machine": {"CPU": "one"}, "machines": {"one": 5, "two": 2}, "setting": "1 epoch", "rows": rows}
-    found = ablation.summary(results)["less"]
-    assert found["ratios"] == [0.5]
-    np.testing.assert_allclose(found["differences"], [-0.01, -0.02, -0.1])  # seed 2 has no partner
+    found = ablation.summary(rows)["less"]
+    assert found["times"] == [0.5]
+    np.testing.assert_allclose(found["points"], [-1, -2, -10])  # seed 2 has no partner
     mean, half = ablation.mean_and_interval([-1.0, -2.0])
     assert mean == -1.5 and half == pytest.approx(12.706 * 0.5, rel=1e-4)  # Student's for 1 degree of freedom
-    text = ablation.markdown({**results, "rows": {"everything": rows["everything"][:2], "less": rows["less"][:2]}})
+    rows = {"everything": rows["everything"][:2], "less": rows["less"][:2]}
+    results = {"machine": {"CPU": "one"}, "machines": {"one": 4}, "setting": "1 epoch", "rows": rows}
+    text = ablation.markdown({**results, "summary": ablation.summary(rows)})
     assert "| everything | 2 | 85.00% | 1 |" in text
     assert "| less | 2 | -1.50 ± 6.35 | not measured |" in text
     ablation.plot(results, tmp_path / "plot.png")

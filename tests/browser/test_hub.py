@@ -190,12 +190,15 @@ def test_four_train_at_once_and_no_one_s_trouble_is_another_s(chromium, hub):
     first, killed, greedy, curious = seats = [Seat(chromium, hub, name) for name in NAMES]
     assert all("/lab/tree/notebooks/01_data_and_augmentation.ipynb" in seat.first_page for seat in seats), hub.log()
 
-    greedy.run(1)
-    greedy.wait_for_all()
-    assert "MemoryError" in greedy.output(1)
-    for seat in seats:
+    for seat in (first, killed, curious):
         seat.run(0)
     while not hub.epochs(killed.name):
+        time.sleep(0.2)
+    greedy.run(1)  # while the others train
+    greedy.wait_for_all()
+    assert "MemoryError" in greedy.output(1) and hub.epochs(first.name) < 4
+    greedy.run(0)
+    while not hub.epochs(greedy.name):
         time.sleep(0.2)
     (kernel,) = hub.kernels(killed.name)
     kernel.send_signal(signal.SIGKILL)
