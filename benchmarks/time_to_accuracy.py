@@ -1,6 +1,6 @@
 """Time to accuracy: the workshop's training against what a tutorial and a paper would have you do, on the same machine.
 
-    python benchmarks/time_to_accuracy.py                    # hours; stopped, it goes on with the next run
+    python benchmarks/time_to_accuracy.py                    # hours; stopped, the same command resumes
     python benchmarks/time_to_accuracy.py --only class sample --seeds 2
     python benchmarks/time_to_accuracy.py --finished         # the tables of the runs that are finished so far
     python benchmarks/time_to_accuracy.py --quick            # does everything run?

@@ -37,7 +37,7 @@ examples:
   python -m cifar_utils                              train the plain network, then evaluate it on the test images
   python -m cifar_utils --profile smoke              the same in seconds, to see that everything works
   python -m cifar_utils --recipe fast                the fast network of notebook 5
-  python -m cifar_utils preview --policy strong      a picture of what a policy does to the training images
+  python -m cifar_utils preview --policy strong      show what a policy does to some training images
   python -m cifar_utils train --policy strong        only train, with stronger augmentation
   python -m cifar_utils train --model mine.py:Net    train a network of your own, a function or class in a file
   python -m cifar_utils --images photos --size 64    train on your own images, one sub-folder per class
@@ -94,7 +94,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     found = command("run", _run, "train, then evaluate (also when no command is given)", _data_options, _train_options)
     found.set_defaults(runs=[], output=None, tta=False, robustness=False)
-    found = command("preview", _preview, "save a picture of what a policy does to some training images", _data_options)
+    found = command("preview", _preview, "save a figure of what a policy does to some training images", _data_options)
     found.add_argument("--policy", metavar="NAME", default="full", help=POLICIES)
     found.add_argument("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="default: preview.png")
     command("train", _train, "train, or resume a run that was stopped", _data_options, _train_options)

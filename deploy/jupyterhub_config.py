@@ -40,7 +40,7 @@ try:
 except KeyError:
     sys.exit(f"There are no participants yet. Run: {sys.executable} {PROJECT}/deploy/accounts.py {PARTICIPANTS}")
 
-# Logging in: the accounts of this server that are in the group, and nobody else.
+# Logging in: the accounts of this server that are in the group, and no others.
 c.JupyterHub.authenticator_class = "pam"
 c.PAMAuthenticator.allowed_groups = {GROUP}
 c.PAMAuthenticator.open_sessions = False  # sessions are for terminals

@@ -267,12 +267,12 @@ def test_the_ablation_pairs_runs_of_one_seed_and_machine(tmp_path):
     np.testing.assert_allclose(found["points"], [-1, -2, -10])  # seed 2 has no partner
     mean, half = ablation.mean_and_interval([-1.0, -2.0])
     assert mean == -1.5 and half == pytest.approx(12.706 * 0.5, rel=1e-4)  # Student's for 1 degree of freedom
-    rows = {"everything": rows["everything"][:2], "less": rows["less"][:2]}
-    results = {"machine": {"CPU": "one"}, "machines": {"one": 4}, "setting": "1 epoch", "rows": rows}
-    text = ablation.markdown({**results, "summary": ablation.summary(rows)})
+    two = {"everything": rows["everything"][:2], "less": rows["less"][:2]}
+    results = {"machine": {"CPU": "one"}, "machines": {"one": 4}, "setting": "1 epoch", "rows": two}
+    text = ablation.markdown({**results, "summary": ablation.summary(two)})
     assert "| everything | 2 | 85.00% | 1 |" in text
     assert "| less | 2 | -1.50 ± 6.35 | not measured |" in text
-    ablation.plot(results, tmp_path / "plot.png")
+    ablation.plot({**results, "summary": ablation.summary(rows)}, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert "everything: less -4.33" in picture.text["Description"]
 

@@ -1,6 +1,6 @@
 """Counts eight habits that make a text read like a translation: python tools/habits.py [--show HABIT]
 
-It reads the notebooks' Markdown, the pages, and the package's docstrings. A hit is a place to look at, not a mistake:
+It reads the notebooks' Markdown, the pages, and the docstrings, messages and comments of the code. A hit is a place to look at, not a mistake:
 some are on purpose. Run it by hand before a release; under five of each are left then.
 """
 
@@ -22,20 +22,23 @@ HABITS = {
     "history": r"\b(?:used to be|once was|when the code was|at that time|until now|in earlier versions)\b",
     "picture for image": r"\b(?:[Pp]ictures?|[Pp]hotographs?)\b",
 }
+CODE = ("cifar_utils", "benchmarks", "tools", "deploy")
 
 
 def texts() -> dict[str, str]:
     """Name of a page or file -> what a reader reads."""
     found = {}
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("deploy/*.md")]:
+    folders = (".", "docs", "benchmarks", "benchmarks/results", "deploy", "cifar_utils/*")
+    for path in [path for folder in folders for path in ROOT.glob(f"{folder}/*.md")]:
         found[path.relative_to(ROOT).as_posix()] = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     for path in sorted(ROOT.glob("notebooks/0*.ipynb")):
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
         found[path.name] = "\n\n".join(cells)
-    for path in sorted((ROOT / "cifar_utils").rglob("*.py")):
-        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
-        found[path.relative_to(ROOT).as_posix()] = "\n\n".join(ast.get_docstring(node) or "" for node in nodes)
+    for path in sorted({path for folder in CODE for path in (ROOT / folder).rglob("*.py")} - {Path(__file__).resolve()}):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        said = [x.value for x in nodes if isinstance(x, ast.Constant) and isinstance(x.value, str) and " " in x.value]
+        said += re.findall(r"# (.*)", path.read_text())  # docstrings, messages and comments
+        found[path.relative_to(ROOT).as_posix()] = "\n\n".join(said)
     return {name: re.sub(r"[ \n]+", " ", text) for name, text in found.items()}
 
 

@@ -16,7 +16,7 @@ ALLOWED = "inpt,carin,trian,teh,netwrok,recieves"  # torchvision's own name, a p
 
 
 def text_of(path: Path) -> str:
-    """What somebody wrote in a file."""
+    """What a person wrote in a file."""
     if path.suffix != ".ipynb":
         return path.read_text(encoding="utf-8")
     return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)

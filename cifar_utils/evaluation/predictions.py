@@ -44,7 +44,7 @@ class Predictions:
 
     Raises:
         ValueError: a column has the wrong length, a class does not exist, a probability is not a number from 0 to 1, a
-            row of them does not sum to 1 (within 0.001, for those saved as 16-bit numbers) or contradicts the predicted
+            row of them does not sum to 1 (within 0.001, for those saved in 16 bits) or contradicts the predicted
             class, or an index is beyond CIFAR-10's set.
     """
 

@@ -101,7 +101,7 @@ class _Shards(torch.autograd.Function):
             grads = torch.autograd.grad(logits, parameters, part, allow_unused=True)
             found.append(_flat(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads)))
         total, *others = _of_all_shards(found)
-        for other in others:  # in the shards' order, whoever computed them
+        for other in others:  # in the order of the shards
             total = total + other
         return None, None, *_unflat(total, parameters)
 
