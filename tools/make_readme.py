@@ -1,6 +1,6 @@
-"""Puts pictures and figures into README.md: from the executed notebooks, and from benchmarks/results.
+"""Puts images and figures into README.md and benchmarks/RESULTS.md: from the executed notebooks and benchmarks/results.
 
-    python tools/make_readme.py    # after the notebooks or a benchmark ran; a test holds README to it
+    python tools/make_readme.py    # after the notebooks or a benchmark ran; a test holds both pages to it
 
 Between `<!-- made: NAME -->` and `<!-- end -->` stands what this script made; the rest is written by hand.
 """
@@ -34,8 +34,9 @@ AUGMENTATIONS = ("ours", "kornia", "fastai", "albumentations, 2 workers", "torch
 def main() -> None:
     for name, png in pictures().items():
         (ROOT / "docs" / name).write_bytes(png)
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text()))
+    for name in MADE:
+        path = ROOT / name
+        path.write_text(filled(name, path.read_text()))
 
 
 def pictures() -> dict[str, bytes]:
@@ -51,12 +52,12 @@ def pictures() -> dict[str, bytes]:
     return found
 
 
-def filled(text: str) -> str:
-    """README with everything between its markers made anew."""
-    for name, make in {"plain": plain, "training": training, "augmentation": augmentation}.items():
+def filled(page: str, text: str) -> str:
+    """The page's text with everything between its markers made anew."""
+    for name, make in MADE[page].items():
         pattern = rf"(<!-- made: {name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text, flags=re.DOTALL)
-        assert count == 1, f"README has no place for {name}"
+        assert count == 1, f"{page} has no place for {name}"
     return text
 
 
@@ -97,11 +98,30 @@ def augmentation() -> str:
     return "\n".join(lines) + "\n"
 
 
+def versions() -> str:
+    """Two versions of the same recipes, run in turn."""
+    rows = json.loads((RESULTS / "versions.json").read_text())
+    lines = ["| recipe | version | seeds | test accuracy | reference minutes | with test-time augmentation |"]
+    lines.append("|---|---|--:|--:|--:|--:|")
+    for name, version in sorted({(row["name"], row["version"]) for row in rows}):
+        mine = [row for row in rows if (row["name"], row["version"]) == (name, version)]
+        accuracy = spread([row["accuracy"] for row in mine], 100)
+        averaged = spread([row["accuracy_shifted"] for row in mine], 100)
+        minutes = spread([row["reference_seconds"] / 60 for row in mine])
+        lines.append(f"| {name} | {version} | {len(mine)} | {accuracy}% | {minutes} | {averaged}% |")
+    return "\n".join(lines) + "\n"
+
+
 def spread(values: list[float], scale: float = 1) -> str:
     """Mean and its standard error."""
     error = statistics.stdev(values) / len(values) ** 0.5
     return f"{scale * statistics.mean(values):.2f} ± {scale * error:.2f}"
 
+
+MADE = {  # page -> name of a marker -> what makes the text there
+    "README.md": {"plain": plain, "training": training, "augmentation": augmentation},
+    "benchmarks/RESULTS.md": {"versions": versions},
+}
 
 if __name__ == "__main__":
     main()

@@ -281,8 +281,8 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
             "a linear layer on three mean colors",
             SUPER + "        self.head = nn.Linear(3, classes)\n"
             "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
-            "Its loss on 64 images is still {loss:.2f} after {steps} steps. Is there dropout (leave it out for this "
-            "check), or something after the head that limits the logits, or are layers or batch norm missing?",
+            "Its loss on 64 images is still {loss:.2f} after {steps} steps. Is there something after the head "
+            "that limits the logits, or are layers or batch norm missing?",
         ),
     },
     meaning="A module with the right shapes for any batch, every parameter trained, logits as outputs, a first loss "
@@ -296,6 +296,10 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
         "class Net(nn.Sequential):\n    def __init__(self, n_classes):\n        super().__init__("
         "nn.Conv2d(3, 32, 5, 2), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), "
         "nn.Linear(512, n_classes))\nanswer = Net",
+        SUPER
+        + "        self.body = nn.Sequential(nn.Conv2d(3, 32, 5, 2), nn.ReLU(), nn.Dropout(0.5), nn.Flatten())\n"
+        "        self.head = nn.Linear(32 * 196, classes)\n    def forward(self, images):\n"
+        "        return self.head(self.body(images))",
     ),
     then=lambda network: f"It is saved for notebooks 3 and 4, in {_save(network)}.",
 )
@@ -347,6 +351,9 @@ def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, most:
     """The lowest loss on one batch, and the steps until it was below 0.1, at most so many."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.eval()  # what it drops cannot be learned by heart
     losses: list[float] = []
     while len(losses) < most and min(losses, default=1) >= 0.1:
         loss = F.cross_entropy(model(images), labels)
