@@ -1,7 +1,7 @@
 """Counts eight habits that make a text read like a translation: python tools/habits.py [--show HABIT]
 
-It reads the notebooks' Markdown, the pages, and the docstrings, messages and comments of the code. A hit is a place to look at, not a mistake:
-some are on purpose. Run it by hand before a release; under five of each are left then.
+It reads the notebooks' Markdown, the pages, and the docstrings, messages and comments of the code. A hit is a place to
+look at, not a mistake: some are on purpose. Run it by hand before a release; under five of each are left then.
 """
 
 import argparse
@@ -34,7 +34,8 @@ def texts() -> dict[str, str]:
     for path in sorted(ROOT.glob("notebooks/0*.ipynb")):
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
         found[path.name] = "\n\n".join(cells)
-    for path in sorted({path for folder in CODE for path in (ROOT / folder).rglob("*.py")} - {Path(__file__).resolve()}):
+    code = {path for folder in CODE for path in (ROOT / folder).rglob("*.py")} - {Path(__file__).resolve()}
+    for path in sorted(code):
         nodes = ast.walk(ast.parse(path.read_text()))
         said = [x.value for x in nodes if isinstance(x, ast.Constant) and isinstance(x.value, str) and " " in x.value]
         said += re.findall(r"# (.*)", path.read_text())  # docstrings, messages and comments

@@ -296,8 +296,7 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
         "class Net(nn.Sequential):\n    def __init__(self, n_classes):\n        super().__init__("
         "nn.Conv2d(3, 32, 5, 2), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), "
         "nn.Linear(512, n_classes))\nanswer = Net",
-        SUPER
-        + "        self.body = nn.Sequential(nn.Conv2d(3, 32, 5, 2), nn.ReLU(), nn.Dropout(0.5), nn.Flatten())\n"
+        SUPER + "        self.body = nn.Sequential(nn.Conv2d(3, 32, 5, 2), nn.ReLU(), nn.Dropout(0.5), nn.Flatten())\n"
         "        self.head = nn.Linear(32 * 196, classes)\n    def forward(self, images):\n"
         "        return self.head(self.body(images))",
     ),
