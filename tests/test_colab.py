@@ -1,4 +1,4 @@
-"""Google Colab: the first cell of docs/teaching.md, and behind it the core notebooks with Colab's own versions."""
+"""Google Colab: the first cell of docs/installing.md, and behind it the core notebooks with Colab's own versions."""
 
 import os
 import re
@@ -26,7 +26,7 @@ print("Colab's", IPython.__version__, ipykernel.__version__, ipywidgets.__versio
 
 
 def first_cell() -> str:
-    text = (ROOT / "docs" / "teaching.md").read_text()
+    text = (ROOT / "docs" / "installing.md").read_text()
     return re.search(r"<!-- the first cell in Colab.*?```python\n(.*?)```", text, re.DOTALL)[1]
 
 

@@ -51,7 +51,7 @@ def quick() -> None:
     """Prints one line, "Ready: ...", or the FIX lines of the checks that take well under a second."""
     told = (python_version, packages, data_present)
     others = (kernel, widgets, folders, run_in_use)
-    if "google.colab" in sys.modules:  # there, nothing is installed: what is there serves, see docs/teaching.md
+    if "google.colab" in sys.modules:  # there, nothing is installed: what is there serves, see docs/installing.md
         told, others = (lambda: Line("OK", f"Colab, Python {platform.python_version()}"), data_present), (folders,)
     lines = {check: _line(check) for check in (*told, *others)}
     fixes = [line for line in lines.values() if line.status == "FIX"]
