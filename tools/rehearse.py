@@ -32,7 +32,7 @@ WORK = {
     "1:10": ([(2, "", "What to remember")], (), []),
     "1:35": ([], ("2.3", "2.4"), []),
     "1:50": ([(3, "", "What `fit` adds")], ("3.2", "3.3"), []),
-    "2:10": ([(3, "Train", "Train")], (), []),
+    "2:10": ([(3, "Training with a dashboard", "Training with a dashboard")], (), []),
     "2:20": ([(4, "", "The images behind each cell")], ("3.4",), [["cifar_utils", "runs"]]),
     "2:45": ([], ("4.3", "4.4"), []),
     "2:55": ([(7, "", "The class activation map")], (), []),
