@@ -20,6 +20,7 @@ from cifar_utils.progress import bar
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SAMPLE = Path(__file__).parent / "sample"
+_told: set[str] = set()  # why the full set could not be had
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -136,7 +137,9 @@ def cifar10(train: bool = True, sample: bool | None = None, directory: str | Pat
     except DataError as error:
         if sample is False:
             raise
-        print(f"{error}\nContinuing with the sample that ships with the workshop; figures and tables say SAMPLE.")
+        reason = f"{error}\n" if str(error) not in _told else ""  # once, for training and test images
+        print(f"{reason}Continuing with the sample that ships with the workshop; figures and tables say SAMPLE.")
+        _told.add(str(error))
     sheet = SAMPLE / ("train.webp" if train else "test.webp")
     try:
         entry = json.loads((SAMPLE / "index.json").read_text())[sheet.stem]
