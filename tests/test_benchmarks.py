@@ -469,3 +469,15 @@ def test_a_rooms_table_says_what_a_server_needs(tmp_path):
     notebooks = tmp_path / "notebooks.json"
     notebooks.write_text(json.dumps({"rows": {"01_a": {"peak": 1.8e9, "cpu_seconds": 60.0}}}))
     assert hub.sizing(0.2e9, notebooks)[-1] == "| 01_a | 20 GB | 60 GB | 200 GB | 3 |"
+
+
+def test_a_run_of_a_version_replaces_its_own_row_only():
+    import versions
+
+    def row(**changes):
+        return {"version": "1", "machine": "a", "name": "fast", "seed": 0, "accuracy": 0.9} | changes
+
+    old = [row(), row(seed=1), row(version="2"), row(machine="b")]
+    found = versions.merged(old, [row(accuracy=0.8), row(name="class")])
+    assert len(found) == 5 and [r["accuracy"] for r in found if r == row(accuracy=0.8)] == [0.8]
+    assert versions.version_of(ROOT).startswith("0.")

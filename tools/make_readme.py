@@ -9,6 +9,7 @@ import json
 import re
 import statistics
 from base64 import b64decode
+from operator import itemgetter
 from pathlib import Path
 
 import nbformat
@@ -101,14 +102,15 @@ def augmentation() -> str:
 def versions() -> str:
     """Two versions of the same recipes, run in turn."""
     rows = json.loads((RESULTS / "versions.json").read_text())
-    lines = ["| recipe | version | seeds | test accuracy | reference minutes | with test-time augmentation |"]
-    lines.append("|---|---|--:|--:|--:|--:|")
-    for name, version in sorted({(row["name"], row["version"]) for row in rows}):
-        mine = [row for row in rows if (row["name"], row["version"]) == (name, version)]
+    lines = ["| machine | recipe | version | seeds | test accuracy | reference minutes | with test-time augmentation |"]
+    lines.append("|---|---|---|--:|--:|--:|--:|")
+    of = itemgetter("machine", "name", "version")
+    for machine, name, version in sorted({of(row) for row in rows}):
+        mine = [row for row in rows if of(row) == (machine, name, version)]
         accuracy = spread([row["accuracy"] for row in mine], 100)
         averaged = spread([row["accuracy_shifted"] for row in mine], 100)
         minutes = spread([row["reference_seconds"] / 60 for row in mine])
-        lines.append(f"| {name} | {version} | {len(mine)} | {accuracy}% | {minutes} | {averaged}% |")
+        lines.append(f"| {machine} | {name} | {version} | {len(mine)} | {accuracy}% | {minutes} | {averaged}% |")
     return "\n".join(lines) + "\n"
 
 
