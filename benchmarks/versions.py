@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import RESULTS, command_line, machine, stoppable
+from common import command_line, machine, stoppable
 
 from cifar_utils.progress import bar
 
