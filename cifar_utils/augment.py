@@ -401,7 +401,8 @@ def label(transform) -> str:
             }
             name = min(changes, key=lambda name: (len(changes[name]), name != "full"))
             values = {k: "x".join(f"{x:g}" for x in v) if isinstance(v, tuple) else v for k, v in changes[name].items()}
-            parts.append(" ".join([name, *(f"{k}={v:g}" if _is_number(v) else f"{k}={v}" for k, v in values.items())]))
+            words = [f"{k}={v:g}" if _is_number(v) else f"{k}={v}" for k, v in values.items()]
+            parts.append(" ".join(words if words and name == "none" else [name, *words]))
         else:
             name = part.__name__ if inspect.isroutine(part) else type(part).__name__
             inner = vars(part).get("transform") if hasattr(part, "__dict__") else None

@@ -6,7 +6,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -116,7 +115,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="a run's folder, or predictions of the test images from elsewhere: a .csv as saved here, or a .npy of "
         "classes [N] or probabilities [N, classes] (default: the run that was trained last). Several are compared",
     )
-    _model_option(found)
+    _model_option(found, several=True)
     found.add_argument("--output", metavar="DIR", type=Path, help="for the comparison (default: runs/comparison)")
     found.add_argument("--tta", action="store_true", help="test-time augmentation: average six views of each image")
     robustness = "also plot the accuracy on corrupted images (1,000 of them at most)"
@@ -124,7 +123,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found = command("classify", _classify, "the probability of each class for one photo")
     found.add_argument("photo", type=Path, help="an image file")
     found.add_argument("--run", metavar="DIR", type=Path, help="a run's folder (default: trained last, or the shipped)")
-    _model_option(found)
+    _model_option(found, several=True)
     found.add_argument("--map", metavar="FILE", type=Path, help="save which regions of the photo support the class")
     found = command("download", _download, "fetch the full data set, however long it takes")
     found.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
@@ -148,8 +147,11 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="S", type=_whole(16, 256), help="their side in pixels (default: 32)")
 
 
-def _model_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="FILE.py:NAME", help="a function or class that makes the network")
+def _model_option(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    text = "a function or class that makes the network: called with classes=... or without arguments"
+    if several:
+        text = "of a run's own network (default: those that were saved in notebook 2); may be given more than once"
+    parser.add_argument("--model", metavar="FILE.py:NAME", action="append" if several else "store", help=text)
 
 
 # No name is a prefix of an option of torchrun, which would take it for its own.
@@ -214,7 +216,7 @@ def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
 
 def _run(options: argparse.Namespace) -> None:
     if run := _train(options):
-        options.runs = [run]
+        options.runs, options.model = [run], [options.model] if options.model else None
         _evaluate(options)
 
 
@@ -341,27 +343,33 @@ def _latest_run() -> Path:
     return latest.parent
 
 
-def _trained(run: Path, text: str | None) -> tuple[nn.Module, dict]:
-    """A run's best model on the best device, and what its checkpoint says of itself."""
+def _trained(run: Path, named: list[str] | None) -> tuple[nn.Module, dict]:
+    """A run's best model on the best device, and what its checkpoint says of itself.
+
+    Of all networks that could be its own, `runs.load` takes the one that it was trained with.
+    """
     about = runs.about(run)
-    classes, name = about["settings"]["data"]["classes"], about["settings"]["model"]
-    if text or name == "SmallCNN":
-        model = _network(text, len(classes), Normalize())
+    classes, name = len(about["settings"]["data"]["classes"]), about["settings"]["model"]
+    candidates = [partial(_network, text, classes, Normalize()) for text in named or ()]
+    if name == "SmallCNN":
+        candidates.append(partial(_network, None, classes, Normalize()))
     elif name == "CNN":
-        return _fast_network(run, len(classes)).to(train.best_device()), about
-    else:
-        raise CheckpointError(f"{run} holds a {name} of your own: name it with --model FILE.py:NAME.")
-    return runs.load(run, model).to(train.best_device()), about
+        from cifar_utils import speedrun
 
-
-def _fast_network(run: Path, classes: int) -> nn.Module:
-    """The best model of a run of one of the recipes, whose networks differ in width."""
-    from cifar_utils import speedrun
-
-    for recipe in speedrun.RECIPES.values():
-        with suppress(CheckpointError):
-            return runs.load(run, nn.Sequential(Normalize(), speedrun.CNN(classes, **recipe.network)))
-    raise CheckpointError(f"{run} holds a CNN of no recipe's width. If it is your own: --model FILE.py:NAME.")
+        nets = [partial(speedrun.CNN, classes, **recipe.network) for recipe in speedrun.RECIPES.values()]
+        candidates += [lambda net=net: nn.Sequential(Normalize(), net()) for net in nets]
+    saved = network_file.load_all()
+    candidates += [lambda net=net: nn.Sequential(Normalize(), network_file.make(net, classes)) for net in saved]
+    problem = None
+    for candidate in candidates:
+        model = candidate()
+        try:
+            return runs.load(run, model).to(train.best_device()), about
+        except CheckpointError as error:
+            problem = problem or error
+    if named and problem:
+        raise problem
+    raise CheckpointError(f"{run} holds a {name} of your own: name it with --model FILE.py:NAME.") from problem
 
 
 def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predictions, dict, Predictions]:

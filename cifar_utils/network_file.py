@@ -83,6 +83,8 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
             key: thing for key, thing in vars(module).items() if inspect.isclass(thing) or inspect.isfunction(thing)
         }
         own = [key for key, thing in known.items() if thing.__module__ == "network_file"]
+        if name and not hasattr(module, name):
+            raise ValueError(f"it defines no {name}")
         return getattr(module, name or [*known, *own][-1])
     except Exception as error:  # a participant's code can fail in any way
         raise ValueError(f"{file}: {name or 'the network'} cannot be loaded ({error})") from error

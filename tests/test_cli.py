@@ -22,7 +22,7 @@ from PIL import Image
 from tiny import tiny, train_tiny
 
 from cifar_utils import __main__ as main_module
-from cifar_utils import cli, data, download, plots, runs, settings
+from cifar_utils import cli, data, download, network_file, plots, runs, settings
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.evaluation import metrics
 from cifar_utils.evaluation import plots as evaluation_plots
@@ -894,3 +894,17 @@ def test_any_name_of_a_run_works(tmp_path, images, name):
     done = subprocess.run(command, **options, capture_output=True)
     assert done.returncode == 0 and b"error" not in done.stderr.lower()
     assert names(tmp_path / name / "evaluation") == EVALUATION_FILES
+
+
+def test_one_s_own_network_is_compared_with_the_plain_one(tmp_path, models, capsys):
+    """The option names the network of one of the two runs."""
+    mine, plain = str(tmp_path / "mine"), str(tmp_path / "plain")
+    assert main(["train", *SMOKE, "--model", f"{models}:Net", "--folder", mine]) == 0
+    assert main(["train", *SMOKE, "--folder", plain]) == 0
+    compared = ["evaluate", plain, mine, "--output", str(tmp_path / "compared")]
+    assert main([*compared, "--model", f"{models}:Net"]) == 0
+    assert "McNemar's exact p" in capsys.readouterr().out
+    kept = settings.network_file().parent / network_file.KEPT / "Mine.py"  # as notebook 2 saves it: not to be named
+    kept.parent.mkdir(parents=True)
+    kept.write_text(f"{Path(models).read_text()}\nMine = Net\n")
+    assert main(compared) == 0

@@ -39,7 +39,7 @@ def train(**options):
         ([], "none"),
         (PRESETS["full"], "full"),
         (PRESETS["none"], "none"),
-        (Policy(flip_p=0.5), "none flip_p=0.5"),
+        (Policy(flip_p=0.5), "flip_p=0.5"),
         (PRESETS["full"].scaled(1.5), "full degrees=15 translate=0.15x0.15 scale=0.85x1.15"),
         ([PRESETS["light"], v2.RandomErasing()], "light + RandomErasing"),
         (v2.Compose([v2.RandomCrop(32, 4), v2.RandAugment()]), "RandomCrop + RandAugment"),
