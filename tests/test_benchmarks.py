@@ -249,8 +249,8 @@ def test_the_ablation_trains_and_reports(tmp_path):
     assert set(ablation.run(variant, chosen, seed=0, **arguments, is_timed=False)) == {"accuracy"}
 
 
-def ablation_row(accuracy, seed, machine="one", seconds=None, variant="everything"):
-    times = {} if seconds is None else {"reference_seconds": seconds}
+def ablation_row(accuracy, seed, machine="one", seconds=None, variant="everything", rate=2e11):
+    times = {} if seconds is None else {"reference_seconds": seconds, "rate": rate}
     setting = {"seed": seed, "machine": machine, "variant": variant, "recipe": {"epochs": 5}}
     return {"accuracy": accuracy, "machine": machine, "setting": setting} | times
 
@@ -264,6 +264,8 @@ def test_the_ablation_pairs_runs_of_one_seed_and_machine(tmp_path):
     }
     found = ablation.summary(rows)["less"]
     assert found["times"] == [0.5]
+    disturbed = [*rows["less"][:3], ablation_row(0.4, 0, "two", 50.0, rate=1e11)]
+    assert ablation.summary({**rows, "less": disturbed})["less"]["times"] == []
     np.testing.assert_allclose(found["points"], [-1, -2, -10])  # seed 2 has no partner
     mean, half = ablation.mean_and_interval([-1.0, -2.0])
     assert mean == -1.5 and half == pytest.approx(12.706 * 0.5, rel=1e-4)  # Student's for 1 degree of freedom
