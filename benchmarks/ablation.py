@@ -8,8 +8,8 @@
 
 All are trained on the 45,000 training images for as many steps; the accuracy is that of the validation images, since
 this is how tricks are chosen. Each run has a process of its own. Reference seconds are explained in clock.py; they are
-left out where several runs share the machine, or other work slowed it. Differences are paired: each run is compared with the run of everything
-with the same seed on the same machine, and the interval is Student's, of 95 %, over the seeds.
+left out where several runs share the machine, or other work slowed it. Differences are paired: each run is compared
+with the run of everything with the same seed on the same machine, and the interval is Student's, of 95 %.
 
 Written to benchmarks/results: ablation.json (every run), ablation.md and ablation.png. Runs add up over sessions and
 machines; those of the session under way lie in build/ablation.
