@@ -250,7 +250,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
         "model": names[-1] if len(names) < 4 else type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "tensors": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
-        "layers": _short_hash(_words(model, 20)),
+        "layers": _short_hash(_words(model, 20, arrays=False)),
         "shards": getattr(parts["model"], "shards", 1),  # that batch norm sees one by one, see scale.parallel
         "augmentation": label(transform),
         "transform": _words(transforms[0] if len(transforms) == 1 else transforms),
@@ -267,45 +267,61 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     }  # fmt: skip
 
 
-def _words(part, depth: int = 8) -> str:
+def _words(part, depth: int = 8, arrays: bool = True) -> str:
     """A part in words: its type and the values that it was made with; the same in every process and at every step."""
+
+    def words(inner, deeper: int = 0) -> str:
+        return _words(inner, depth - deeper, arrays)
+
     if isinstance(part, dict):
-        return f"{{{', '.join(f'{k}: {_words(v, depth)}' for k, v in sorted(part.items(), key=str))}}}"
+        return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(part.items(), key=str))}}}"
     if isinstance(part, (list, tuple)):
-        return f"[{', '.join(_words(p, depth) for p in part)}]"
+        return f"[{', '.join(map(words, part))}]"
     if isinstance(part, functools.partial):
-        return _words([part.func, part.args, part.keywords], depth)
+        return words([part.func, part.args, part.keywords])
     if inspect.isfunction(part) and depth:
-        return f"{describe(part)} {_short_hash(_behavior(part, depth - 1))}"
+        code, values = _behavior(part)
+        # Two functions may call each other, hence the limit.
+        return f"{describe(part)} {_short_hash(f'{code} {_words(values, min(depth - 1, 3), arrays)}')}"
     if isinstance(part, (torch.Tensor, np.ndarray)):
-        return str(part.tolist()) if len(part.shape) < 2 else f"{type(part).__name__} {list(part.shape)}"
+        values = np.asarray(part.detach().cpu() if isinstance(part, torch.Tensor) else part)
+        return f"{values.tolist()}" if values.size <= 100 else f"{values.shape} {_short_hash(str(values.tobytes()))}"
     if type(part).__repr__ not in (object.__repr__, nn.Module.__repr__) or not depth:
         return describe(part)
-    values = [f"{name}={_words(value, depth - 1)}" for name, value in sorted(_values(part).items())]
+    values = [f"{name}={words(value, 1)}" for name, value in sorted(_values(part, arrays).items())]
     return f"{type(part).__name__}({', '.join(values)})"
 
 
-def _values(part) -> dict:
-    """Name -> what an object was made with. What it learns is left out: parameters, buffers, and arrays of a model."""
+def _values(part, arrays: bool) -> dict:
+    """Name -> what an object was made with. What training changes is left out: parameters, buffers, a sampler's arrays.
+
+    Args:
+        arrays: False for a model, which may keep what it computed last.
+    """
     found = {k: v for k, v in vars(part).items() if k in ("_schedulers", "_milestones") or k[0] != "_"}
     found = {k: v for k, v in found.items() if k not in _CHANGING}
     if isinstance(part, nn.Module):
         found |= dict(part.named_children())
         # The weights of the classes, in a loss.
         found |= {name: part._buffers[name] for name in ("weight", "pos_weight") if name in part._buffers}
+    passing: tuple = ()
+    if not arrays:
+        passing = (torch.Tensor, np.ndarray, list, dict, type(None))  # as None until the first batch, then a tensor
+    elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
+        passing = (torch.Tensor, np.ndarray)
+    found = {k: v for k, v in found.items() if not isinstance(v, passing)}
     own = [kind for kind in type(part).__mro__ if kind.__module__ in _EDITED]
     methods = [method for kind in own for method in vars(kind).values() if inspect.isfunction(method)]
     return found | ({"methods": methods} if methods else {})
 
 
-def _behavior(function, depth: int) -> str:
-    """A function's code, and what it uses from outside: this tells it from one of the same name."""
+def _behavior(function) -> tuple[str, list]:
+    """A function's code, and what it uses from outside: these tell it from one of the same name."""
     outside = [function.__globals__.get(name) for name in sorted(_globals(function.__code__))]
     outside += [cell.cell_contents for cell in function.__closure__ or ()]
     plain = [x for x in outside if isinstance(x, (int, float, str, tuple))]
     own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
-    values = [function.__defaults__ or (), function.__kwdefaults__ or {}, plain, own]
-    return f"{_code(function.__code__)} {_words(values, min(depth, 3))}"  # two functions may call each other
+    return _code(function.__code__), [function.__defaults__ or (), function.__kwdefaults__ or {}, plain, own]
 
 
 def _code(code: types.CodeType) -> str:

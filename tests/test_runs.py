@@ -20,6 +20,7 @@ from cifar_utils import checkpoint, runs
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.predictions import predict
+from cifar_utils.speedrun.selection import DropEasiest
 from cifar_utils.train import sgd
 
 
@@ -615,6 +616,16 @@ class Smooth(nn.Module):
         return self.loss(logits * self.alpha, labels)
 
 
+class Scaled:
+    """A transform with a large tensor."""
+
+    def __init__(self, factors):
+        self.factors = factors
+
+    def __call__(self, images):
+        return images.roll(int(self.factors[0]), 3)
+
+
 def helped(amount):
     """A transform that calls another function of its notebook."""
     return in_a_notebook(f"def helper(x):\n    return x.roll({amount}, 3)\ndef transform(x):\n    return helper(x)")
@@ -659,6 +670,8 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
     "a loss's part": lambda model: {"loss": Smooth(0.1)},
     "another part of a loss": lambda model: {"loss": Smooth(0.2)},
     "a loss's tensor": lambda model: {"loss": Smooth(0.1, alpha=2.0)},
+    "a transform's tensor": lambda model: {"transform": Scaled(torch.full((300,), 1.0))},
+    "another tensor": lambda model: {"transform": Scaled(torch.full((300,), 2.0))},
 }
 NETWORKS = {  # of the same tensors
     "plain": narrow,
@@ -704,11 +717,26 @@ def test_networks_that_differ_in_more_than_their_tensors_get_different_folders(h
     assert names == [name_of("default", network) for network in NETWORKS]
 
 
-def test_a_network_that_was_trained_is_still_the_same_run(home):
-    """The same cell again, without making the network anew: its weights, statistics and mode are not settings."""
-    model = narrow()
-    first, again = (train_tiny(None, model) for _ in range(2))
+class Remembering(nn.Module):
+    """A network that keeps what it computed last."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.last = narrow(), None
+
+    def forward(self, images):
+        self.last = self.body(images)
+        return self.last
+
+
+@pytest.mark.parametrize("make", [narrow, Remembering])
+def test_a_network_that_was_trained_is_still_the_same_run(home, make):
+    """The same cell again, without making the parts anew: weights, statistics, mode and losses are not settings."""
+    model = make()
+    sampler = DropEasiest(64, batch_size=32)
+    first, again = (train_tiny(None, model, sampler=sampler) for _ in range(2))
     assert first[0] == again[0] and folders(home) == 1
+    assert len((next(home.iterdir()) / "run.json").read_text()) < 10_000
 
 
 @pytest.mark.slow
