@@ -284,7 +284,7 @@ def _words(part, depth: int = 8, arrays: bool = True) -> str:
         # Two functions may call each other, hence the limit.
         return f"{describe(part)} {_short_hash(f'{code} {_words(values, min(depth - 1, 3), arrays)}')}"
     if isinstance(part, (torch.Tensor, np.ndarray)):
-        array = part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else part
+        array = part.detach().cpu().float().numpy() if isinstance(part, torch.Tensor) else part
         return f"{array.tolist()}" if array.size <= 100 else f"{array.shape} {_short_hash(str(array.tobytes()))}"
     if type(part).__repr__ not in (object.__repr__, nn.Module.__repr__) or not depth:
         return describe(part)
