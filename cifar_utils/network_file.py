@@ -95,9 +95,11 @@ def load_all() -> list[Callable[..., nn.Module]]:
 
     `runs.load` refuses a network that is not the run's, so the right one is found by trying.
     """
-    files = (settings.network_file().parent / KEPT).glob("*.py")
+    newest = [file for file in [settings.network_file()] if file.exists()]
+    kept = sorted((settings.network_file().parent / KEPT).glob("*.py"), key=lambda file: -file.stat().st_mtime_ns)
+    contents = {file.read_bytes() for file in newest}
     found = []
-    for file in sorted(files, key=lambda file: -file.stat().st_mtime_ns):
+    for file in newest + [file for file in kept if file.read_bytes() not in contents]:
         with suppress(ValueError):
             found.append(load(file))
     return found

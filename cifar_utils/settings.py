@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -79,6 +77,8 @@ def cores() -> int:
 
 def free_memory() -> int:
     """Bytes of memory that this process may still take: the machine's, or what a container's limit leaves."""
+    import psutil  # here: the doctor reads the settings where packages may be missing
+
     free = psutil.virtual_memory().available
     folder = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no container, or one without a limit

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import PIL
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from cifar_utils import data, files
-from cifar_utils import settings as settings_of_the_workshop
 from cifar_utils.data import DataError, from_folder, read_image, split, square
 
 RNG = np.random.default_rng(0)
@@ -498,9 +498,9 @@ def test_images_directly_in_train_and_test_are_no_two_classes(tmp_path):
 def test_more_images_than_memory_are_refused_before_one_is_read(tmp_path, monkeypatch):
     root = tree(tmp_path / "pets", {"": {"dog": 30, "cat": 30}})
     free = 2 * 60 * 3 * 256 * 256  # read once, and copied by split
-    monkeypatch.setattr(settings_of_the_workshop.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     assert len(from_folder(root, size=256)) == 60
-    monkeypatch.setattr(settings_of_the_workshop.psutil, "virtual_memory", lambda: SimpleNamespace(available=free - 1))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free - 1))
     monkeypatch.setattr(data, "read_image", None)
     with pytest.raises(DataError) as error:
         from_folder(root, size=256)
