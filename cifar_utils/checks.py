@@ -51,11 +51,9 @@ def check_data(train: Dataset, val: Dataset, **numbers) -> None:
 def _share_images(train: Dataset, val: Dataset) -> bool:
     """Whether some images of one source have the same position and the same pixels."""
     sources = {"CIFAR-10" if data.is_sample else data.source for data in (train, val)}  # the sample is a part of it
-    where = {position: row for row, position in enumerate(train.index.tolist())}
-    rows = [(where[position], row) for row, position in enumerate(val.index.tolist()) if position in where]
-    if len(sources) > 1 or not rows:
+    if len(sources) > 1:
         return False
-    in_train, in_val = torch.tensor(rows).T
+    _, in_train, in_val = np.intersect1d(train.index.numpy(), val.index.numpy(), return_indices=True)
     return (train.images[in_train] == val.images[in_val]).flatten(1).all(1).any().item()
 
 

@@ -5,7 +5,8 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -118,8 +119,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _model_option(found, several=True)
     found.add_argument("--output", metavar="DIR", type=Path, help="for the comparison (default: runs/comparison)")
     found.add_argument("--tta", action="store_true", help="test-time augmentation: average six views of each image")
-    robustness = "also plot the accuracy on corrupted images (1,000 of them at most)"
-    found.add_argument("--robustness", action="store_true", help=robustness)
+    found.add_argument(
+        "--robustness", action="store_true", help="also plot the accuracy on up to 1,000 corrupted images"
+    )
     found = command("classify", _classify, "the probability of each class for one photo")
     found.add_argument("photo", type=Path, help="an image file")
     found.add_argument("--run", metavar="DIR", type=Path, help="a run's folder (default: trained last, or the shipped)")
@@ -344,32 +346,33 @@ def _latest_run() -> Path:
 
 
 def _trained(run: Path, named: list[str] | None) -> tuple[nn.Module, dict]:
-    """A run's best model on the best device, and what its checkpoint says of itself.
-
-    Of all networks that could be its own, `runs.load` takes the one that it was trained with.
-    """
+    """A run's best model on the best device, and what its checkpoint says of itself."""
     about = runs.about(run)
-    classes, name = len(about["settings"]["data"]["classes"]), about["settings"]["model"]
-    candidates = [partial(_network, text, classes, Normalize()) for text in named or ()]
-    if name == "SmallCNN":
-        candidates.append(partial(_network, None, classes, Normalize()))
-    elif name == "CNN":
-        from cifar_utils import speedrun
-
-        nets = [partial(speedrun.CNN, classes, **recipe.network) for recipe in speedrun.RECIPES.values()]
-        candidates += [lambda net=net: nn.Sequential(Normalize(), net()) for net in nets]
-    saved = network_file.load_all()
-    candidates += [lambda net=net: nn.Sequential(Normalize(), network_file.make(net, classes)) for net in saved]
-    problem = None
-    for candidate in candidates:
-        model = candidate()
+    name, problem = about["settings"]["model"], None
+    for model in _candidates(name, len(about["settings"]["data"]["classes"]), named):
         try:
             return runs.load(run, model).to(train.best_device()), about
-        except CheckpointError as error:
+        except CheckpointError as error:  # it is another one
             problem = problem or error
     if named and problem:
         raise problem
     raise CheckpointError(f"{run} holds a {name} of your own: name it with --model FILE.py:NAME.") from problem
+
+
+def _candidates(name: str, classes: int, named: list[str] | None) -> Iterator[nn.Module]:
+    """The networks that a run could have trained, the likeliest first, each made when the one before did not fit."""
+    for text in named or ():
+        yield _network(text, classes, Normalize())
+    if name == "SmallCNN":
+        yield _network(None, classes, Normalize())
+    if name == "CNN":
+        from cifar_utils import speedrun
+
+        for recipe in speedrun.RECIPES.values():
+            yield nn.Sequential(Normalize(), speedrun.CNN(classes, **recipe.network))
+    for network in network_file.load_all():
+        with suppress(ValueError):  # one that takes another number of classes, say
+            yield nn.Sequential(Normalize(), network_file.make(network, classes))
 
 
 def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predictions, dict, Predictions]:

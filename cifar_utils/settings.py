@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells what a container may use
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -80,10 +82,11 @@ def free_memory() -> int:
     import psutil  # here: the doctor reads the settings where packages may be missing
 
     free = psutil.virtual_memory().available
-    folder = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # no container, or one without a limit
-        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
-        cached = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M)  # given back on demand
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = re.search(
+            r"^inactive_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.M
+        )  # given back on demand
         free = min(free, limit - used + int(cached[1] if cached else 0))
     return free
 

@@ -907,4 +907,5 @@ def test_one_s_own_network_is_compared_with_the_plain_one(tmp_path, models, caps
     kept = settings.network_file().parent / network_file.KEPT / "Mine.py"  # as notebook 2 saves it: not to be named
     kept.parent.mkdir(parents=True)
     kept.write_text(f"{Path(models).read_text()}\nMine = Net\n")
+    (kept.parent / "Broken.py").write_text("def broken(classes):\n    raise RuntimeError\n")  # and newer
     assert main(compared) == 0

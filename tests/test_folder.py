@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from cifar_utils import data, files
+from cifar_utils import settings as workshop_settings
 from cifar_utils.data import DataError, from_folder, read_image, split, square
 
 RNG = np.random.default_rng(0)
@@ -505,6 +506,18 @@ def test_more_images_than_memory_are_refused_before_one_is_read(tmp_path, monkey
     with pytest.raises(DataError) as error:
         from_folder(root, size=256)
     check_message(error, str(root), "60 images of 256 x 256 pixels", "GB of memory")
+
+
+@pytest.mark.parametrize("limit,free", [("3000000", 1_500_000), ("max", 5_000_000), (None, 5_000_000)])
+def test_free_memory_is_what_a_container_leaves(tmp_path, monkeypatch, limit, free):
+    """Files that the system keeps in memory count as free: it gives them back."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=5_000_000))
+    monkeypatch.setattr(workshop_settings, "CONTAINER", tmp_path)
+    if limit:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("2000000\n")
+        (tmp_path / "memory.stat").write_text("anon 1500000\ninactive_file 500000\n")
+    assert workshop_settings.free_memory() == free
 
 
 @pytest.mark.parametrize("size", [15, 257, 0, -1, 32.0, "32", None, 10**12])

@@ -184,8 +184,8 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
         try:
             training.folder.mkdir(parents=True, exist_ok=True)
             file = training.folder / "log.txt"
-            before = file.read_bytes() if file.is_file() and not file.is_symlink() else b""
-            checkpoint.write(file, before + log.getvalue().encode())
+            earlier = file.read_bytes() if file.is_file() and not file.is_symlink() else b""
+            checkpoint.write(file, earlier + log.getvalue().encode())
         except (OSError, CheckpointError) as error:
             return training, f"{training.folder} cannot be written to: {getattr(error, 'strerror', None) or error}"
     lines = [line for line in log.getvalue().splitlines() if line.strip()]
