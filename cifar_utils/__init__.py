@@ -1,14 +1,14 @@
 """Helpers of the CIFAR-10 workshop. The center, one subject per file; read it in this order:
 
-data        images, labels and classes in memory; the 90/10 split   (download: how the files get onto the disk)
-augment     what may happen to a training image                     (warp: the batch engine under it)
+data        images, labels, classes in memory; the split        (download: onto the disk; files: reading them)
+augment     what may happen to a training image                 (warp: the batch engine under it)
 models      a plain convolutional network, and Normalize
-train       the training loop                                       (checks: what it refuses before the first step)
-runs        a run's folder: lock, save, load, resume                (checkpoint: the files; settings: where they lie)
+train       the training loop                                   (checks: what it refuses; log: what it shows meanwhile)
+runs        a run's folder: lock, save, load, resume            (identity: what tells runs apart; checkpoint: the files)
 overview    all runs as a table
-plots       figures of data and training                            (progress: the bar)
+plots       figures of data and training                        (progress: the bar; settings: where things lie)
 __main__    everything without a notebook: python -m cifar_utils
-takehome    a policy for projects of your own                       (network_file: a network of your own)
+takehome    a policy for projects of your own                   (network_file: a network of your own)
 
 Wings: `evaluation` (what a network's predictions are worth), `speedrun` (a fast network and its tricks, each a part
 that plugs into the center), `scale` (sweeps, and training by several processes), `widgets` (for notebooks), `exercises`

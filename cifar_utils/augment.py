@@ -390,26 +390,6 @@ def describe(transform) -> str:
     return type(transform).__name__ if " at 0x" in text else text
 
 
-def label(transform) -> str:
-    """A transform in a few words, for tables and folder names: the nearest preset and what differs, or a type."""
-    parts = []
-    for part in flatten(transform):
-        if isinstance(part, Policy):
-            mine = asdict(part)
-            changes = {
-                name: {k: mine[k] for k, v in asdict(near).items() if mine[k] != v} for name, near in PRESETS.items()
-            }
-            name = min(changes, key=lambda name: (len(changes[name]), name != "full"))
-            values = {k: "x".join(f"{x:g}" for x in v) if isinstance(v, tuple) else v for k, v in changes[name].items()}
-            words = [f"{k}={v:g}" if _is_number(v) else f"{k}={v}" for k, v in values.items()]
-            parts.append(" ".join(words if words and name == "none" else [name, *words]))
-        else:
-            name = part.__name__ if inspect.isroutine(part) else type(part).__name__
-            inner = vars(part).get("transform") if hasattr(part, "__dict__") else None
-            parts.append(f"{name}({label(inner)})" if inner else name)
-    return " + ".join(parts) or "none"
-
-
 def _mixes(part) -> bool:
     """Whether it is MixUp or CutMix, or a choice of these."""
     inner = getattr(part, "transforms", None)

@@ -14,6 +14,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
 from pathlib import Path
@@ -59,8 +60,8 @@ def write(path: Path, content: bytes, backup: bool = False) -> None:
             raise OSError("the disk does not return what was written")
         os.chmod(new, 0o666 & ~_umask())  # mkstemp's own mode would hide a run from the teacher
         if backup:
-            os.replace(path, previous(path))
-        os.replace(new, path)
+            _replace(path, previous(path))
+        _replace(new, path)
         _flush_folder(path.parent)
     except OSError as error:
         raise CheckpointError(
@@ -215,6 +216,15 @@ def _is_whole(path: Path) -> bool:
         load(path)
         return True
     return False
+
+
+def _replace(old: Path, new: Path, tries: int = 10 if os.name == "nt" else 1) -> None:
+    """os.replace. Windows replaces no file that another program reads at that moment, hence the tries."""
+    for _ in range(tries - 1):
+        with suppress(PermissionError):
+            return os.replace(old, new)
+        time.sleep(0.1)
+    os.replace(old, new)
 
 
 def _umask() -> int:

@@ -1,13 +1,8 @@
-"""What `train.steps` checks before the first step, each in a sentence, and how it describes a run to compare runs."""
+"""What `train.steps` checks before the first step, each in a sentence."""
 
 import copy
-import dis
-import functools
-import hashlib
-import inspect
 import math
 import shutil
-import types
 import weakref
 from pathlib import Path
 
@@ -16,17 +11,13 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from cifar_utils.augment import Step, apply_transform, describe, flatten, label
-from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.augment import Step, apply_transform
+from cifar_utils.checkpoint import MAX_BYTES, CheckpointError
 from cifar_utils.data import Dataset
+from cifar_utils.identity import words_of
 from cifar_utils.models import uncompiled
 
 _trained: weakref.WeakSet = weakref.WeakSet()  # models that this process has trained
-_CHANGING = (  # attributes that training and loading change
-    "params", "lr", "momentum", "betas", "optimizer", "training", "last_epoch", "best", "num_bad_epochs",
-    "cooldown_counter", "T_cur", "T_i", "image_size",
-)  # fmt: skip
-_EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
 
 
 def check_data(train: Dataset, val: Dataset, **numbers) -> None:
@@ -188,7 +179,7 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             raise ValueError(f"it must be one finite number per batch, not {found}")
         value.backward()
     except Exception as error:
-        raise ValueError(f"the loss {_words(loss)} fails on logits {list(logits.shape)}: {_first(error)}") from None
+        raise ValueError(f"the loss {words_of(loss)} fails on logits {list(logits.shape)}: {_first(error)}") from None
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
         print(f"WARNING: {unused[0]} gets no gradient: the model never uses it ({len(unused)} such parameters).")
@@ -215,13 +206,21 @@ def _logits(model: nn.Module, images: torch.Tensor, train: Dataset) -> torch.Ten
     return logits
 
 
-def check_start(model: nn.Module, run: Path, resumed: bool) -> None:
+def check_start(model: nn.Module, optimizer: torch.optim.Optimizer, run: Path, resumed: bool) -> None:
     """Before a new run's first step: is there room for its checkpoints, and has the model been trained before?
 
     Raises:
-        CheckpointError: the disk has less room than last, best, their backups and one being written will need.
+        CheckpointError: a checkpoint will be too large, or the disk has less room than last, best, their backups and
+            one being written will need.
     """
-    needed = 5 * 2 * sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
+    copies = 3 if "betas" in optimizer.defaults else 2  # Adam keeps two numbers per weight, momentum one
+    size = copies * sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
+    if size > MAX_BYTES and not resumed:
+        raise CheckpointError(
+            f"{run}: a checkpoint would take {size / 2**30:.1f} GiB once the optimizer has made a step, and more than "
+            f"{MAX_BYTES / 2**30:g} cannot be saved. Train a smaller model."
+        )
+    needed = 5 * size
     free = shutil.disk_usage(run).free
     if free < needed and not resumed:
         raise CheckpointError(
@@ -236,119 +235,6 @@ def check_start(model: nn.Module, run: Path, resumed: bool) -> None:
     _trained.add(uncompiled(model))
     if not resumed:
         print(f"Training in {run.absolute().parent.name}/{run.name}", flush=True)
-
-
-def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, numbers: dict) -> dict:
-    """What two runs must have in common to be the same run, as JSON-like data; the same in every process."""
-    model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
-    shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
-    groups = [{k: _plain(v) for k, v in g.items() if k not in _CHANGING and v} for g in optimizer.param_groups]
-    names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
-    return {
-        "model": names[-1] if len(names) < 4 else type(model).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "tensors": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
-        "layers": _short_hash(_words(model, 20, arrays=False)),
-        "shards": getattr(parts["model"], "shards", 1),  # that batch norm sees one by one, see scale.parallel
-        "augmentation": label(transform),
-        "transform": _words(transforms[0] if len(transforms) == 1 else transforms),
-        "loss": _words(loss),
-        "optimizer": {"name": type(optimizer).__name__, "defaults": _plain(optimizer.defaults), "groups": groups},
-        "scheduler": _words(parts["scheduler"]),
-        "sampler": _words(parts["sampler"]),
-        **numbers,
-        "data": {
-            "title": str(train), "source": train.source, "size": train.size, "classes": list(train.classes),
-            "seed": train.seed, "training": train.fingerprint(), "validation": val.fingerprint(),
-            "validation_images": len(val),
-        },
-    }  # fmt: skip
-
-
-def _words(part, depth: int = 8, arrays: bool = True) -> str:
-    """A part in words: its type and the values that it was made with; the same in every process and at every step."""
-
-    def words(inner, deeper: int = 0) -> str:
-        return _words(inner, depth - deeper, arrays)
-
-    if isinstance(part, dict):
-        return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(part.items(), key=str))}}}"
-    if isinstance(part, (list, tuple)):
-        return f"[{', '.join(map(words, part))}]"
-    if isinstance(part, functools.partial):
-        return words([part.func, part.args, part.keywords])
-    if inspect.isfunction(part) and depth:
-        code, values = _behavior(part)
-        # Two functions may call each other, hence the limit.
-        return f"{describe(part)} {_short_hash(f'{code} {_words(values, min(depth - 1, 3), arrays)}')}"
-    if isinstance(part, (torch.Tensor, np.ndarray)):
-        array = part.detach().cpu().float().numpy() if isinstance(part, torch.Tensor) else part
-        return f"{array.tolist()}" if array.size <= 100 else f"{array.shape} {_short_hash(str(array.tobytes()))}"
-    if type(part).__repr__ not in (object.__repr__, nn.Module.__repr__) or not depth:
-        return describe(part)
-    values = [f"{name}={words(value, 1)}" for name, value in sorted(_values(part, arrays).items())]
-    return f"{type(part).__name__}({', '.join(values)})"
-
-
-def _values(part, arrays: bool) -> dict:
-    """Name -> what an object was made with. What training changes is left out: parameters, buffers, a sampler's arrays.
-
-    Args:
-        arrays: False for a model, which may keep what it computed last.
-    """
-    found = {k: v for k, v in vars(part).items() if k in ("_schedulers", "_milestones") or k[0] != "_"}
-    found = {k: v for k, v in found.items() if k not in _CHANGING}
-    if isinstance(part, nn.Module):
-        found |= dict(part.named_children())
-        # The weights of the classes, in a loss.
-        found |= {name: part._buffers[name] for name in ("weight", "pos_weight") if name in part._buffers}
-    passing: tuple = ()
-    if not arrays:
-        passing = (torch.Tensor, np.ndarray, list, dict, type(None))  # as None until the first batch, then a tensor
-    elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
-        passing = (torch.Tensor, np.ndarray)
-    found = {k: v for k, v in found.items() if not isinstance(v, passing)}
-    own = [kind for kind in type(part).__mro__ if kind.__module__ in _EDITED]
-    methods = [method for kind in own for method in vars(kind).values() if inspect.isfunction(method)]
-    return found | ({"methods": methods} if methods else {})
-
-
-def _behavior(function) -> tuple[str, list]:
-    """A function's code, and what it uses from outside: these tell it from one of the same name."""
-    outside = [function.__globals__.get(name) for name in sorted(_globals(function.__code__))]
-    outside += [cell.cell_contents for cell in function.__closure__ or ()]
-    plain = [x for x in outside if isinstance(x, (int, float, str, tuple))]
-    own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
-    return _code(function.__code__), [function.__defaults__ or (), function.__kwdefaults__ or {}, plain, own]
-
-
-def _code(code: types.CodeType) -> str:
-    """Instructions, names and constants, those of functions within included; without addresses."""
-    constants = [_code(x) if isinstance(x, types.CodeType) else _constant(x) for x in code.co_consts]
-    return f"{code.co_code.hex()} {code.co_names} {constants}"
-
-
-def _constant(value) -> str:
-    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
-
-
-def _globals(code: types.CodeType) -> set[str]:
-    """The names of the globals that it reads."""
-    inner = [_globals(x) for x in code.co_consts if isinstance(x, types.CodeType)]
-    return {x.argval for x in dis.get_instructions(code) if x.opname == "LOAD_GLOBAL"}.union(*inner)
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _plain(value):
-    """A hyper-parameter as JSON has it."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if v}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, (bool, int, float, str)) else describe(value)
 
 
 def _first(error: Exception) -> str:

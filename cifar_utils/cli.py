@@ -5,8 +5,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -45,10 +44,11 @@ examples:
   python -m cifar_utils runs                         all runs as a table: what differs, validation accuracy, minutes
   python -m cifar_utils evaluate runs/mine           only evaluate: report, JSON, CSV and plots in runs/mine/evaluation
   python -m cifar_utils evaluate runs/a runs/b       evaluate both and compare them, image by image
-  python -m cifar_utils evaluate --tta --robustness  with test-time augmentation; and on corrupted images
-  python -m cifar_utils classify photo.jpg           the probability of each class; with --map, what supports the first
+  python -m cifar_utils evaluate --tta --robustness  with test-time augmentation; also plot robustness
+  python -m cifar_utils classify photo.jpg           the probability of each class; --map FILE saves what supports it
   python -m cifar_utils download                     only fetch CIFAR-10, however slow its server is today
   python -m cifar_utils doctor                       is this machine ready for the workshop, and how long will it take
+  python -m cifar_utils catch-up 4                   save what notebook 4 needs from the notebooks before it
   python -m cifar_utils reset                        put runs and changed notebooks aside, for the next group
   python -m cifar_utils copies FOLDER                participants' copies of the notebooks, without outputs
   python -m cifar_utils prepare-room FOLDER          a folder that installs the workshop without the internet
@@ -106,14 +106,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found.add_argument("--dask", metavar="ADDRESS", help="address of a Dask scheduler, as tcp://host:8786")
     found.add_argument("--dry-run", action="store_true", help="list the runs and estimate the hours")
     found = command("runs", _runs, "all runs as a table, the highest validation accuracy first")
-    found.add_argument("--delete", metavar="DIR", type=Path, help="delete this run's folder, after asking")
+    text = "delete this run's folder, after asking; the last six characters of its name are enough"
+    found.add_argument("--delete", metavar="DIR", type=Path, help=text)
     found = command("evaluate", _evaluate, "report on the test images; several runs are compared", _data_options)
     found.add_argument(
         "runs",
         metavar="run",
         type=Path,
         nargs="*",
-        help="a run's folder, or predictions of the test images from elsewhere: a .csv as saved here, or a .npy of "
+        help="a run's folder (the last six characters of its name are enough), or predictions of the test images from "
+        "elsewhere: a .csv as saved here, or a .npy of "
         "classes [N] or probabilities [N, classes] (default: the run that was trained last). Several are compared",
     )
     _model_option(found, several=True)
@@ -124,12 +126,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     found = command("classify", _classify, "the probability of each class for one photo")
     found.add_argument("photo", type=Path, help="an image file")
-    found.add_argument("--run", metavar="DIR", type=Path, help="a run's folder (default: trained last, or the shipped)")
+    text = "a run's folder, or the last six characters of its name (default: trained last, or the shipped)"
+    found.add_argument("--run", metavar="DIR", type=Path, help=text)
     _model_option(found, several=True)
     found.add_argument("--map", metavar="FILE", type=Path, help="save which regions of the photo support the class")
     found = command("download", _download, "fetch the full data set, however long it takes")
     found.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
     command("doctor", _doctor, "check this machine for the workshop, and estimate the minutes of each notebook")
+    found = command("catch-up", _catch_up, "save what a notebook needs from the ones before it, where it is missing")
+    found.add_argument("notebook", type=_whole(1, 8), help="the number of the notebook that the group is at, as in 4")
     command("reset", _reset, "put runs and changed notebooks aside for a clean start; nothing is deleted")
     found = command("copies", _copies, "write participants' copies of the notebooks, without outputs and solutions")
     found.add_argument("folder", type=Path, help="new or empty; the copies work there like the whole project")
@@ -161,7 +166,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=settings.PROFILES, help=PROFILES)
     parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: full, or the recipe's)")
     _model_option(parser)
-    recipes = "train by a recipe: fast or class (the network of notebook 5), own (for yours), ..."
+    recipes = "train by a recipe: class, fast, short, five, sample, few, full (notebook 5's network), or own (yours)"
     parser.add_argument("--recipe", metavar="NAME", help=recipes)
     parser.add_argument("--epochs", metavar="N", type=_whole(1), help="passes over the training images")
     parser.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same result (default: 0)")
@@ -205,15 +210,18 @@ def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
     """The network that --model names, or the plain one; Normalize comes first unless it has one of its own."""
     if not text:
         return nn.Sequential(normalize, SmallCNN(classes))
+    return network_file.with_normalize(network_file.make(_code(text), classes), normalize)
+
+
+def _code(text: str) -> Callable[..., nn.Module]:
+    """The class or function that --model names."""
     file, _, name = text.rpartition(":")
     try:
         if not file or not name:
             raise ValueError("a file, and a class or function in it, are needed")
-        model = network_file.make(network_file.load(file, name), classes)
+        return network_file.load(file, name)
     except ValueError as error:
         raise ValueError(f"--model {text!r}: {error}; name it as FILE.py:NAME") from error
-    has_normalize = any(isinstance(layer, Normalize) for layer in model.modules())
-    return model if has_normalize else nn.Sequential(normalize, model)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -295,7 +303,7 @@ def _runs(options: argparse.Namespace) -> None:
     if not options.delete:
         print(overview.table(overview.find_runs()))
         return
-    options.delete = _found(options.delete)
+    options.delete = overview.folder_of(options.delete)
     overview.check_deletable(options.delete)
     print(f"Delete {options.delete} and all checkpoints in it for good? Type yes:", end=" ", flush=True)
     if sys.stdin.readline().strip() != "yes":
@@ -306,7 +314,7 @@ def _runs(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    paths = [_found(path) for path in options.runs] or [_latest_run()]
+    paths = [overview.folder_of(path) for path in options.runs] or [_latest_run()]
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError("the same run is named twice: there is nothing to compare")
     tables = {}
@@ -314,7 +322,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         name = path.resolve().name if len({p.resolve().name for p in paths}) == len(paths) else str(path)
         if path.is_dir():
             tables[name], about, validation = _predictions_of_a_run(path, options)
-            title = f"{name}, epoch {about['epoch']}"
+            title = f"{name}, epoch {about['epoch']}" + ", test-time augmentation" * options.tta
         else:
             tables[name], about, validation = _predictions_from_elsewhere(path, options)
             title = name
@@ -331,12 +339,6 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"\nSaved in {folder}: {', '.join(reports.write_comparison(folder, tables, comparisons))}")
 
 
-def _found(path: Path) -> Path:
-    """The path, or the run of this name in the folder of all runs."""
-    by_name = settings.runs_directory() / path.name
-    return by_name if by_name.is_dir() and not path.exists() else path
-
-
 def _latest_run() -> Path:
     found = settings.runs_directory().glob(f"*/{runs.BEST}")
     latest = max(found, key=lambda path: path.stat().st_mtime, default=None)
@@ -347,32 +349,12 @@ def _latest_run() -> Path:
 
 def _trained(run: Path, named: list[str] | None) -> tuple[nn.Module, dict]:
     """A run's best model on the best device, and what its checkpoint says of itself."""
-    about = runs.about(run)
-    name, problem = about["settings"]["model"], None
-    for model in _candidates(name, len(about["settings"]["data"]["classes"]), named):
-        try:
-            return runs.load(run, model).to(train.best_device()), about
-        except CheckpointError as error:  # it is another one
-            problem = problem or error
-    if named and problem:
-        raise problem
-    raise CheckpointError(f"{run} holds a {name} of your own: name it with --model FILE.py:NAME.") from problem
-
-
-def _candidates(name: str, classes: int, named: list[str] | None) -> Iterator[nn.Module]:
-    """The networks that a run could have trained, the likeliest first, each made when the one before did not fit."""
-    for text in named or ():
-        yield _network(text, classes, Normalize())
-    if name == "SmallCNN":
-        yield _network(None, classes, Normalize())
-    if name == "CNN":
+    about, others = runs.about(run), [_code(text) for text in named or ()]
+    if about["settings"]["model"] == "CNN":
         from cifar_utils import speedrun
 
-        for recipe in speedrun.RECIPES.values():
-            yield nn.Sequential(Normalize(), speedrun.CNN(classes, **recipe.network))
-    for network in network_file.load_all():
-        with suppress(ValueError):  # one that takes another number of classes, say
-            yield nn.Sequential(Normalize(), network_file.make(network, classes))
+        others += [partial(speedrun.CNN, **recipe.network) for recipe in speedrun.RECIPES.values()]
+    return network_file.trained(run, *others).to(train.best_device()), about
 
 
 def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predictions, dict, Predictions]:
@@ -389,7 +371,7 @@ def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predi
     _, val = data.split(whole, seed=its["seed"] or 0)
     if val.fingerprint() != its["validation"]:
         raise ValueError(f"{run} was trained with other validation images than these: {val}")
-    facts, on_val = {"run": str(run), "epoch": about["epoch"]}, predict(model, val, tta=options.tta)
+    facts, on_val = {"run": str(run), "epoch": about["epoch"], "tta": options.tta}, predict(model, val, tta=options.tta)
     if options.images and not _has_test_folder(options.images.expanduser(), its["classes"]):
         print(f"{options.images} has no folder test/, so this is a report on the validation images. They chose the")
         print("epoch, so expect a little less on other images; and no temperature is fitted.\n")
@@ -423,7 +405,7 @@ def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tupl
 
 def _classify(options: argparse.Namespace) -> None:
     found = list(settings.runs_directory().glob(f"*/{runs.BEST}"))
-    run = _found(options.run) if options.run else _latest_run() if found else runs.SHIPPED
+    run = overview.folder_of(options.run) if options.run else _latest_run() if found else runs.SHIPPED
     model, about = _trained(run, options.model)
     its, temperature = about["settings"]["data"], _temperature(run / "evaluation" / "report.json")
     classes = classify(model, options.photo, its["classes"], size=its["size"], temperature=temperature)
@@ -451,7 +433,8 @@ def _temperature(report: Path) -> Temperature:
     """What evaluate fitted, or 1."""
     try:
         facts = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-        return Temperature(facts.get("temperature") or 1.0, facts.get("model", ""))
+        fitted = None if facts.get("tta") else facts.get("temperature")  # of averaged views
+        return Temperature(fitted or 1.0, facts.get("model", ""))
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{report} is damaged: evaluate the run again") from None
 
@@ -468,6 +451,13 @@ def _doctor(options: argparse.Namespace) -> None:
 
     if not doctor.report():
         raise ValueError("this machine is not ready for the workshop: do what the FIX lines say, then run this again")
+
+
+def _catch_up(options: argparse.Namespace) -> None:
+    from cifar_utils.workshop import catch_up
+
+    print(*catch_up.catch_up(options.notebook), sep="\n")
+    print(f"Now open notebook {options.notebook} in JupyterLab.")
 
 
 def _reset(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
     network_file.save(MyNetwork)        # in notebook 02: to runs/network.py
     MyNetwork = network_file.load()     # in notebook 03: the one that was saved last
-    networks = network_file.load_all()  # in notebook 04: every one that was ever saved, for runs of an earlier one
+    model = network_file.trained(run)   # in notebook 04: a run's model, whichever of the saved networks it is
 
 A checkpoint holds weights, no code. The command line takes the same file: `--model runs/network.py:MyNetwork`.
 """
@@ -14,6 +14,7 @@ import inspect
 import linecache
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,9 @@ from types import ModuleType
 
 from torch import nn
 
-from cifar_utils import checkpoint, settings
+from cifar_utils import checkpoint, runs, settings
+from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.models import Normalize, SmallCNN
 
 KEPT = "networks"  # the folder of the copies, one per version
 
@@ -91,10 +94,7 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
 
 
 def load_all() -> list[Callable[..., nn.Module]]:
-    """All networks that were ever saved, the newest first; files that do not work any more are left out.
-
-    `runs.load` refuses a network that is not the run's, so the right one is found by trying.
-    """
+    """All networks that were ever saved, the newest first; files that do not work any more are left out."""
     newest = [file for file in [settings.network_file()] if file.exists()]
     kept = sorted((settings.network_file().parent / KEPT).glob("*.py"), key=lambda file: -file.stat().st_mtime_ns)
     contents = {file.read_bytes() for file in newest}
@@ -122,6 +122,38 @@ def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
     return model
 
 
+def with_normalize(model: nn.Module, normalize: Normalize) -> nn.Module:
+    """The model behind this layer, unless it has a Normalize of its own."""
+    has_one = any(isinstance(layer, Normalize) for layer in model.modules())
+    return model if has_one else nn.Sequential(normalize, model)
+
+
+def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
+    """A run's best model, in eval mode, whichever network it is: SmallCNN, one that was ever saved, or one of `others`.
+
+    `runs.load` refuses a network that is not the run's, so the right one is found by trying.
+
+    Args:
+        run: the run's folder.
+        others: more classes or functions that make networks, tried first.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint, or none of these networks is the one.
+    """
+    about, problem = runs.about(run)["settings"], None
+    for network in (*others, SmallCNN, *load_all()):
+        try:
+            return runs.load(run, with_normalize(make(network, len(about["data"]["classes"])), Normalize()))
+        except (CheckpointError, ValueError) as error:  # it is another one, or cannot have so many classes
+            problem = problem or error
+    if others:
+        raise CheckpointError(f"{problem}")
+    raise CheckpointError(
+        f"{run} holds a {about['model']} of your own, and its code is not among the networks that you saved. Save it "
+        "(network_file.save in notebook 2), or name it with --model FILE.py:NAME."
+    )
+
+
 def _collect(name: str, thing, lines: dict[str, str]) -> None:
     """Adds the code of what this name stands for, after the code of all that it uses."""
     if isinstance(thing, ModuleType):
@@ -134,11 +166,13 @@ def _collect(name: str, thing, lines: dict[str, str]) -> None:
         lines[name] = f"from {thing.__module__} import {thing.__name__}{_alias(name, thing)}"
     else:
         node, source, outside = _definition(thing)
+        lines[name] = ""  # two functions may call each other
         names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
         inside = {n.id for n in names if isinstance(n.ctx, ast.Store)} | {thing.__name__}
         inside |= {argument.arg for argument in ast.walk(node) if isinstance(argument, ast.arg)}
         for other in sorted({n.id for n in names} & outside.keys() - inside - lines.keys()):
             _collect(other, outside[other], lines)
+        del lines[name]  # behind what it uses
         lines[name] = source
 
 
@@ -156,5 +190,7 @@ def _definition(thing) -> tuple[ast.AST, str, dict]:
         source = "".join(linecache.getlines(function.__code__.co_filename))
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == thing.__name__:
-                return node, ast.get_source_segment(source, node), function.__globals__
+                first = min([decorator.lineno for decorator in node.decorator_list] + [node.lineno])
+                lines = source.splitlines()[first - 1 : node.end_lineno]
+                return node, textwrap.dedent("\n".join(lines)), function.__globals__
     raise ValueError(f"the code of {thing.__name__} is not in this notebook: define it in a cell, with a method")

@@ -7,12 +7,13 @@ A row is read from run.json and history.json, without the checkpoints, so a tabl
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cifar_utils import runs, settings
+from cifar_utils import identity, settings
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.metrics import wilson_interval
@@ -24,7 +25,7 @@ class Run:
 
     Attributes:
         folder: of the run.
-        words: setting -> its value in a few words, see `runs.in_words`.
+        words: setting -> its value in a few words, see `identity.in_words`.
         epoch, epochs: finished, and planned.
         accuracy: of the validation images after the epoch with the lowest validation loss: value, low, high (the 95 %
             Wilson interval), 0 to 1; None before the first epoch's end.
@@ -79,7 +80,7 @@ def _read(folder: Path) -> Run:
     if history:
         value = min(history, key=lambda row: row["validation_loss"])["validation_accuracy"]
         accuracy = (value, *wilson_interval(round(value * count), count))
-    minutes, words = history[-1]["seconds"] / 60 if history else 0.0, runs.in_words(about)
+    minutes, words = history[-1]["seconds"] / 60 if history else 0.0, identity.in_words(about)
     if any(row.get("learning_rate_scale", 1) != 1 for row in history):
         words["optimizer"] += ", rate changed by hand"
     validation = about["data"]["validation"]
@@ -89,28 +90,34 @@ def _read(folder: Path) -> Run:
 def _details(about: dict) -> dict[str, str]:
     """What tells apart two runs that are equal in a few words, such as two momenta or widths."""
     found = {"parameters": f"{about['parameters']:,}"} | about["optimizer"]["defaults"]
-    found |= {name: about[name] for name in ("loss", "scheduler", "sampler", "transform", "autocast")}
+    found |= {name: about[name] for name in ("shards", "loss", "scheduler", "sampler", "transform", "autocast")}
     return {name: str(value) for name, value in found.items()}
 
 
 def table(found: list[Run]) -> str:
     """The runs as text, one per line, counted from 0 as a list is; of their settings, those in which they differ.
 
-    Runs that are equal in these get a column *also*, with the details in which they differ from one another.
+    Runs that are equal in these get a column *also*, with the details in which they differ from one another. Of a long
+    folder name there is the end, which no other run shares; the command line takes it for the whole.
     """
     if not found:
         return f"There are no runs in {settings.runs_directory().name}/ yet."
     names = [name for name in found[0].words if len({run.words[name] for run in found}) > 1]
-    also = _differing_details(found)
+    also, ends = _differing_details(found), Counter(run.folder.name[-6:] for run in found)
     rows = [["", *names, *["also"] * bool(also), "epochs", "validation accuracy", "minutes", "folder"]]
     for number, run in enumerate(found):
         accuracy = "{:.1%} ({:.1%} to {:.1%})".format(*run.accuracy) if run.accuracy else "none yet"
         words = [run.words[name][:40] for name in names]
         words += [", ".join(f"{name} {run.details.get(name, 'none')}"[:40] for name in also)] * bool(also)
         progress = f"{run.epoch} of {run.epochs}"
-        rows.append([f"{number}", *words, progress, accuracy, f"{run.minutes:.1f}", run.folder.name])
+        rows.append([f"{number}", *words, progress, accuracy, f"{run.minutes:.1f}", _short(run.folder.name, ends)])
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _short(name: str, ends: Counter, longest: int = 20) -> str:
+    """A folder's name, or its end: a line of the table has to fit a notebook's cell beside the file browser."""
+    return name if len(name) <= longest or ends[name[-6:]] > 1 else f"…{name[-6:]}"
 
 
 def _differing_details(found: list[Run]) -> list[str]:
@@ -122,6 +129,16 @@ def _differing_details(found: list[Run]) -> list[str]:
     return differ[:3]  # a different number of parameters, say, changes much else
 
 
+def folder_of(path: Path) -> Path:
+    """The path, or the run in the folder of all runs with this name, or with this end of six characters or more."""
+    if path.exists():
+        return path
+    everywhere, end = list(settings.runs_directory().glob("*/")), path.name.lstrip("…")
+    same_name = [folder for folder in everywhere if folder.name == path.name]
+    same_end = [folder for folder in everywhere if folder.name.endswith(end) and len(end) >= 6]
+    return same_name[0] if same_name else same_end[0] if len(same_end) == 1 else path
+
+
 def delete(folder: str | Path) -> None:
     """Deletes a run's folder for good. Ask first, as the command line does.
 
@@ -131,7 +148,10 @@ def delete(folder: str | Path) -> None:
     check_deletable(folder)
     try:
         with FileLock(Path(folder) / ".lock", timeout=0):
-            shutil.rmtree(folder)
+            for entry in Path(folder).iterdir():
+                if entry.name != ".lock":  # Windows deletes no file that is open
+                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        shutil.rmtree(folder)
     except Timeout:
         raise CheckpointError(f"{folder} is in use: a training holds it. Stop it first.") from None
     except OSError as error:

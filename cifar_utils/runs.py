@@ -8,11 +8,9 @@ runs/NAME/tensorboard/         the log
 """
 
 import getpass
-import hashlib
 import json
 import os
 import platform
-import re
 import signal
 import socket
 import threading
@@ -26,16 +24,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from cifar_utils import checkpoint, settings
+from cifar_utils import checkpoint, identity, settings
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.predictions import outputs
 from cifar_utils.models import Normalize, uncompiled
 
 BEST, LAST = "best.safetensors", "last.safetensors"
-_HASHED = {  # settings whose values tell a person nothing
-    "tensors": "the model's tensors have other names or shapes",
-    "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
-}
 SHIPPED = Path(__file__).parent / "shipped"  # the run whose network ships: a stand-in where nothing is trained yet
 
 
@@ -143,7 +137,7 @@ def resume(run: Path, parts: dict, about: dict) -> bool:
     then, now = saved["settings"], about["settings"]
     if saved["environment"].get("torch") != about["environment"]["torch"]:
         then = then | {"layers": now["layers"]}  # another version of torch may describe the same layers otherwise
-    changed = differences(then, now)
+    changed = identity.differences(then, now)
     changed.sort(key=lambda text: text.partition(" ")[0].count("."))  # which optimizer before which of its options
     if changed:
         more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -163,7 +157,7 @@ def resume(run: Path, parts: dict, about: dict) -> bool:
     write_json(run / "history.json", trainer.history)  # that may have been missed after the last save
     if trainer.epoch + trainer.step:
         print(f"Resuming {run} from epoch {trainer.epoch + 1}, step {trainer.step}.", flush=True)
-    other = differences(saved["environment"], about["environment"])
+    other = identity.differences(saved["environment"], about["environment"])
     if other:
         print(f"WARNING: the last digits will differ from an uninterrupted run: {'; '.join(other)}.", flush=True)
     return True
@@ -205,34 +199,6 @@ def about(run: str | Path, which: str = "best") -> dict:
     }  # fmt: skip
 
 
-def named(about: dict) -> Path:
-    """A folder for a run that was given none: the same settings get the same folder, others another.
-
-    As in `SmallCNN_full_SGD-0.1_5-epochs_3f2a91`: the model, its augmentation, the optimizer with its learning rate,
-    the epochs, a seed other than 0, and six digits that tell apart what these words do not.
-    """
-    text, short = json.dumps(about, sort_keys=True), in_words(about)
-    words = [short["model"], short["augmentation"], short["optimizer"], f"{about['epochs']} epochs"]
-    words += [f"seed {about['seed']}"] if about["seed"] else []
-    words = [re.sub(r"[^\w.=]+", "-", word)[:40].strip("-.") for word in words]
-    return settings.runs_directory() / "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
-
-
-def in_words(settings: dict) -> dict[str, str]:
-    """The settings that runs mostly differ in, each in a few words."""
-    optimizer = settings["optimizer"]
-    return {
-        "model": settings["model"],
-        "augmentation": settings["augmentation"],
-        "optimizer": f"{optimizer['name']} {optimizer['defaults'].get('lr', '')}".strip(),
-        "loss": settings["loss"].partition("(")[0],
-        "schedule": settings["scheduler"].partition("(")[0],
-        "batch size": str(settings["batch_size"]),
-        "seed": str(settings["seed"]),
-        "images": settings["data"]["title"],
-    }
-
-
 def environment(device: torch.device) -> dict:
     """What the last bits of a result depend on besides the settings."""
     found = {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device.type}
@@ -250,18 +216,6 @@ def save_policy(policy) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(path, policy.to_json().encode())
     return path
-
-
-def differences(then: dict, now: dict) -> list[str]:
-    """What differs between two nested dicts, in words, as in `seed was 0 and is 1`."""
-    found = []
-    for name in sorted(then.keys() | now.keys()):
-        a, b = then.get(name), now.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += [f"{name}.{text}" for text in differences(a, b)]
-        elif a != b:
-            found.append(_HASHED.get(name) or f"{name} was {a} and is {b}")
-    return found
 
 
 def _path(run: str | Path, which: str) -> Path:

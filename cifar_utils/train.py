@@ -19,15 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
-from torch.utils.tensorboard import SummaryWriter
 
-from cifar_utils import checks, plots, runs
+from cifar_utils import checks, identity, log, runs
 from cifar_utils.augment import Step, apply_transform
-from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.data import Dataset
-from cifar_utils.evaluation.metrics import confusion_matrix
 from cifar_utils.evaluation.predictions import predict
-from cifar_utils.progress import bar
 
 
 def fit(model: nn.Module, train: Dataset, val: Dataset, **options) -> list[dict]:
@@ -108,22 +104,22 @@ def steps(
     state = TrainerState(epochs)
     parts = {"model": model, "trainer": state, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
     numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "scheduler_per": scheduler_per}
-    about = checks.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
+    about = identity.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
     parts |= {"loss": loss} if isinstance(loss, nn.Module) else {}
-    state.run = run = Path(run or runs.named(about))
+    state.run = run = Path(run or identity.named(about))
     about = {"settings": about, "environment": runs.environment(device)}
     images, labels, index = (x.to(device) for x in (train.images, train.labels, train.index))
 
     with runs.run_lock(run, about) as save, runs.StopSignal() as stop:
         resumed = runs.resume(run, parts, about)
-        checks.check_start(model, run, resumed)
+        checks.check_start(model, optimizer, run, resumed)
         yield state if resumed else state.look(optimizer)
         if state.epoch >= epochs:
             print(f"{run} is complete: {state.epoch} epochs, nothing left to train. Its history is returned.")
             return
         if not resumed:
             save(parts, runs.LAST)  # fails now rather than after an epoch
-        with _board(run, state) as board, _bar(state) as progress:
+        with log.tensorboard(run, state) as board, log.EpochBar(state) as progress:
             while state.epoch < epochs and not state.stop:
                 model.train()
                 batches = sampler.epoch(state.epoch)
@@ -166,7 +162,7 @@ def steps(
                     # Best before last: if anything stops us in between, this epoch is done once more, alike.
                     save(parts, *[runs.BEST] * is_best, runs.LAST)
                     runs.write_json(run / "history.json", state.history)
-                    _log(board, state, predictions, is_best)
+                    log.log_epoch(board, state, predictions, is_best)
                     progress.show(state)
                     state.stop = state.stop or stop.requested
                     yield state
@@ -397,55 +393,3 @@ def _check_finite(loss: float, state: TrainerState) -> None:
             f"division by zero or a logarithm of it in the model or the loss. {state.run} keeps the checkpoints from "
             "before; train in a new folder."
         )
-
-
-class _bar:
-    """The progress bar of a training, in epochs."""
-
-    def __init__(self, state: TrainerState) -> None:
-        layout = "{desc} {percentage:3.0f}%|{bar}| epoch {n:.1f} of {total:.0f} [{elapsed}, {remaining} left{postfix}]"
-        self._bar = bar(state.total_epochs, "Training", "epoch", initial=state.epochs, bar_format=layout)
-        self.close = self._bar.close
-
-    def __enter__(self) -> "_bar":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def show(self, state: TrainerState) -> None:
-        text = f"loss {state.loss:.3f}, accuracy {state.accuracy:.1%}"
-        if state.history:
-            row = state.history[-1]
-            text += f"; validation {row['validation_loss']:.3f}, {row['validation_accuracy']:.1%}"
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(state.epochs - self._bar.n)
-
-
-def _board(run: Path, state: TrainerState) -> SummaryWriter:
-    """The TensorBoard log: a fresh one for a new run, else the old one without what is about to be done again."""
-    folder = run / "tensorboard"
-    if folder.is_symlink():
-        raise CheckpointError(f"{folder} is a link, and what it points to could be another's. Remove the link.")
-    for number, old in enumerate(sorted(folder.glob("events.*"))):
-        if state.epoch + state.step == 0:
-            old.unlink()
-        else:  # TensorBoard reads files by name, a time: what is logged next comes last, even if the clock was set back
-            old.replace(folder / f"events.out.tfevents.{number:010}")
-    return SummaryWriter(str(folder), purge_step=state.epoch + 1)
-
-
-def _log(board: SummaryWriter, state: TrainerState, predictions, is_best: bool) -> None:
-    row = state.history[-1]
-    for name in ("loss", "accuracy"):
-        for split in ("training", "validation"):
-            board.add_scalar(f"{name}/{split}", row[f"{split}_{name}"], row["epoch"])
-    board.add_scalar("learning rate", row["learning_rate"], row["epoch"])
-    if row["epoch"] == 1 and state.batch is not None:
-        board.add_image("augmented batch", plots.grid(state.batch.cpu()).transpose(2, 0, 1))
-    tenth = [10 * epoch // state.total_epochs for epoch in (row["epoch"] - 1, row["epoch"])]
-    if is_best and tenth[0] < tenth[1]:  # at most ten figures, for each takes a quarter of a second
-        title = f"Validation, epoch {row['epoch']}"
-        figure = plots.confusion_matrix(confusion_matrix(predictions), predictions.classes, title)
-        board.add_figure("confusion matrix, validation", figure, row["epoch"])
-    board.flush()

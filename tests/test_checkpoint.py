@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -458,3 +459,21 @@ def test_the_umask_decides_who_may_read_it(folder, mask, mode):
 def test_a_folder_that_is_not_there_is_a_sentence(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be saved .No such file or directory.. Free some space"):
         checkpoint.write(tmp_path / "nowhere" / "x", b"text")
+
+
+@pytest.mark.parametrize("refusals,is_replaced", [(0, True), (2, True), (3, False)])
+def test_a_file_that_another_program_reads_is_replaced_a_little_later(tmp_path, monkeypatch, refusals, is_replaced):
+    """As on Windows."""
+    replace, left = checkpoint.os.replace, [PermissionError()] * refusals
+    (tmp_path / "new").write_text("new")
+
+    def refuse(old, new):
+        if left:
+            raise left.pop()
+        replace(old, new)
+
+    monkeypatch.setattr(checkpoint.os, "replace", refuse)
+    monkeypatch.setattr(checkpoint.time, "sleep", lambda _: None)
+    with nullcontext() if is_replaced else pytest.raises(PermissionError):
+        checkpoint._replace(tmp_path / "new", tmp_path / "old", tries=3)
+    assert (tmp_path / "old").exists() == is_replaced

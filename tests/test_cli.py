@@ -380,10 +380,12 @@ def test_tta_robustness_map_and_preview(run, tmp_path, capsys):
     one = json.loads((run / "evaluation" / "report.json").read_text())
     assert main(["evaluate", str(run), "--tta", "--robustness"]) == 0
     six = json.loads((run / "evaluation" / "report.json").read_text())
-    assert six["loss"] != one["loss"]
+    assert six["loss"] != one["loss"] and (one["tta"], six["tta"]) == (False, True)
+    capsys.readouterr()
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(photo)
     assert main(["classify", str(photo), "--run", str(run), "--map", str(tmp_path / "map.png")]) == 0
+    assert "not calibrated" in capsys.readouterr().out  # the temperature is that of six views' mean
     assert main(["preview", "--sample", "--policy", "strong", "--output", str(tmp_path / "preview.png")]) == 0
     for file in (run / "evaluation" / "robustness.png", tmp_path / "map.png", tmp_path / "preview.png"):
         with Image.open(file) as picture:

@@ -66,7 +66,7 @@ def test_which_images_changed_whatever_their_order():
     second = Predictions(np.array([40, 30, 20, 10]), labels[::-1], predicted=[3, 9, 1, 9], classes=names(10))
     result = compare(first, second)
     assert result.only_first.tolist() == [10] and result.only_second.tolist() == [40]
-    assert "only the first is correct on 1, only the second on 1; difference +0.00 points" in str(result)
+    assert "only the first is correct on 1, only the second on 1; second minus first +0.00 points" in str(result)
 
 
 def test_what_cannot_be_compared():

@@ -14,11 +14,11 @@ import killed_run
 import pytest
 import torch
 from killed_run import Boundaries
-from tiny import STEPS, WAYS, contents, digest, narrow, train_tiny, without_seconds
+from tiny import STEPS, WAYS, contents, digest, narrow, tiny, train_tiny, without_seconds
 
 from cifar_utils import checkpoint, checks, runs
 from cifar_utils.checkpoint import CheckpointError
-from cifar_utils.train import sgd
+from cifar_utils.train import sgd, steps
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals, limits and users")
 A_WRITE = ["write", "half written", "write", "to_disk", "fsync", "fsync", "to_disk", "replace", "replace", "fsync", "fsync"]  # fmt: skip # noqa: E501
@@ -341,6 +341,24 @@ def test_too_little_space_is_said_before_the_first_step(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"has 0 MB free, and the run needs \d+ MB"):
         train_tiny(tmp_path, between=lambda state: steps.append(state.step))
     assert not any(steps)
+
+
+@pytest.mark.parametrize("optimizer,is_too_large", [(torch.optim.AdamW, True), (torch.optim.SGD, False)])
+def test_a_checkpoint_that_will_be_too_large_is_said_before_the_first_step(
+    tmp_path, monkeypatch, optimizer, is_too_large
+):
+    """Before the first step an optimizer has no state yet, so the first save would still pass."""
+    model = narrow()
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
+    monkeypatch.setattr(checks, "MAX_BYTES", int(2.5 * (size - 2**20)) + 2**20)
+    options = {"optimizer": optimizer(model.parameters(), lr=0.01), "epochs": 1, "batch_size": 32}
+    states = steps(model, tiny(), tiny(32, "validation"), run=tmp_path / "run", **options)
+    if is_too_large:
+        with pytest.raises(CheckpointError, match="a checkpoint would take"):
+            next(states)
+        assert not (tmp_path / "run" / runs.LAST).exists()
+    else:
+        assert len([*states][-1].history) == 1
 
 
 def test_without_that_check_training_would_begin(tmp_path, monkeypatch):

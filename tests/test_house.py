@@ -10,12 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "cifar_utils"
 CENTER = [
-    "settings", "progress", "files", "download", "data", "models", "warp", "augment", "plots", "checkpoint", "runs",
-    "overview", "checks", "train", "takehome", "network_file", "cli", "__main__",
+    "settings", "progress", "files", "download", "data", "models", "warp", "augment", "plots", "checkpoint", "identity",
+    "runs", "overview", "checks", "log", "train", "takehome", "network_file", "cli", "__main__",
 ]  # fmt: skip
 WINGS = ("evaluation", "speedrun", "widgets", "exercises", "workshop", "scale")
 FOR_THE_LOOP = {"evaluation.predictions", "evaluation.metrics"}  # validation is part of it
-READ_BY_PARTICIPANTS = ["data", "augment", "warp", "models", "train", "runs"]
+READ_BY_PARTICIPANTS = ["data", "augment", "warp", "models", "train", "runs", "settings", "progress", "__main__"]
 
 
 def imports(path: Path) -> set[str]:

@@ -8,7 +8,8 @@ from nbclient import NotebookClient
 from torch import nn
 
 from cifar_utils import network_file, settings
-from cifar_utils.models import SmallCNN
+from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.models import Normalize, SmallCNN
 
 IMPORTS = "import torch\nfrom torch import nn\nimport torch.nn.functional as F\nWIDTHS = (8, 16)"
 BLOCK = "def block(a, b):\n    return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))"
@@ -47,6 +48,23 @@ def test_what_the_network_uses_goes_along():
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(mine(images), theirs(images))
     assert not list(file.parent.glob(".network*"))
+
+
+def test_decorators_and_functions_that_call_each_other_go_along():
+    code = """from dataclasses import dataclass
+@dataclass
+class Width:
+    value: int
+    def doubled(self):
+        return 2 * self.value
+def even(n):
+    return True if n == 0 else odd(n - 1)
+def odd(n):
+    return False if n == 0 else even(n - 1)
+def small():
+    return nn.Linear(Width(4).doubled(), 3 if even(2) else 2)"""
+    network_file.save(cell(code)["small"])
+    assert network_file.make(network_file.load()).weight.shape == (3, 8)
 
 
 def test_a_local_name_is_not_taken_for_the_notebooks(folder):
@@ -133,3 +151,25 @@ def test_every_version_that_was_saved_is_found_again():
     for file in (settings.network_file().parent / network_file.KEPT).glob("*.py"):
         file.write_text("broken(")
     assert len(network_file.load_all()) == 1  # the newest, which may also have been written by hand
+
+
+def test_a_runs_model_is_found_among_all_saved_networks(tmp_path):
+    from tiny import tiny
+
+    from cifar_utils import fit
+
+    networks = [cell(f"def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10), nn.{name}())")["net"]
+                for name in ("Identity", "Tanh")]  # fmt: skip
+    for network in networks:
+        network_file.save(network)
+    run = tmp_path / "run"
+    fit(network_file.with_normalize(networks[0](), Normalize()), tiny(), tiny(32, "validation"), epochs=1, run=run)
+    model = network_file.trained(run)
+    assert isinstance(model[1][2], nn.Identity) and not model.training
+    (tmp_path / network_file.KEPT / network_file.save(networks[0]).name).unlink(missing_ok=True)
+    for file in (tmp_path / network_file.KEPT).glob("*.py"):
+        file.unlink()
+    settings.network_file().unlink()
+    with pytest.raises(CheckpointError, match="holds a Sequential of your own"):
+        network_file.trained(run)
+    assert isinstance(network_file.trained(run, networks[1], networks[0])[1][2], nn.Identity)

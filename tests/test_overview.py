@@ -10,10 +10,11 @@ from tiny import narrow, tiny, train_tiny
 from torchvision.transforms import v2
 
 from cifar_utils import overview, runs
-from cifar_utils.augment import PRESETS, Policy, label
+from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.cli import run as main
 from cifar_utils.evaluation.metrics import wilson_interval
+from cifar_utils.identity import label
 from cifar_utils.models import SmallCNN
 
 
@@ -82,7 +83,7 @@ def test_the_table_has_what_differs_and_the_best_run_first(home):
         best = min(json.loads((run.folder / "history.json").read_text()), key=lambda row: row["validation_loss"])
         value, count = best["validation_accuracy"], len(tiny(32, "validation"))
         assert run.accuracy == (value, *wilson_interval(round(value * count), count))
-        assert row.startswith(str(number)) and row.endswith(run.folder.name) and f"{value:.1%} (" in row
+        assert row.startswith(str(number)) and row.endswith(f"…{run.folder.name[-6:]}") and f"{value:.1%} (" in row
         assert f"{run.epoch} of {run.epochs}" in row
 
 
@@ -131,16 +132,34 @@ def test_deleting_asks(home, monkeypatch, capsys, answer, is_there):
     assert "Type yes" in capsys.readouterr().out
 
 
-def test_a_run_is_found_by_its_name_alone(home, monkeypatch, capsys, tmp_path_factory):
-    """In JupyterLab's terminal, which may be in another folder."""
+@pytest.mark.parametrize("which", [slice(None), slice(-6, None)])
+def test_a_run_is_found_by_its_name_alone(home, monkeypatch, capsys, tmp_path_factory, which):
+    """In JupyterLab's terminal, which may be in another folder; the table has the name's end."""
     import io
 
     train()
     (folder,) = home.iterdir()
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     monkeypatch.setattr("sys.stdin", io.StringIO("no"))
-    assert main(["runs", "--delete", folder.name]) == 0
-    assert "Nothing was deleted" in capsys.readouterr().out and folder.exists()
+    assert main(["runs", "--delete", folder.name[which]]) == 0
+    assert f"Delete {folder}" in (out := capsys.readouterr().out) and "Nothing was deleted" in out and folder.exists()
+
+
+def test_names_with_the_same_end_are_shown_as_a_whole(home):
+    names = ("augmentation_strong_final", "augmentation_light_final", "augmentation_none_other")
+    for seed, name in enumerate(names):
+        train_tiny(home / name, seed=seed, epochs=1)
+    table = overview.table(overview.find_runs())
+    assert names[0] in table and names[1] in table and "…_other" in table and names[2] not in table
+
+
+def test_an_end_that_two_runs_share_names_neither(home, capsys):
+    for name in ("one_123456", "two_123456", "three_3456"):
+        (home / name).mkdir(parents=True)
+        (home / name / "run.json").write_text("{}")
+    for end in ("123456", "3456"):
+        assert main(["runs", "--delete", end]) == 1
+        assert "not the folder of a run" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_not_deleted(home, tmp_path):

@@ -19,6 +19,7 @@ from cifar_utils import runs
 from cifar_utils.augment import PRESETS
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.scale import parallel
+from cifar_utils.train import steps
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,6 +72,24 @@ def test_one_shard_is_the_usual_training_bit_for_bit(tmp_path):
     model = narrow()
     train_tiny(tmp_path / "one", parallel.Sharded(model, 1))
     assert contents(tmp_path / "usual") == contents(tmp_path / "one")
+
+
+def test_signals_do_afterwards_what_they_did_before(tmp_path):
+    before, sharded = signal.getsignal(signal.SIGINT), parallel.Sharded(narrow(), 1)
+    states = steps(sharded, tiny(), tiny(32, "validation"), epochs=1, batch_size=32, run=tmp_path / "run")
+    next(states)
+    assert len(list(parallel._in_step(sharded, states))) == 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_other_processes_get_the_backups_too(tmp_path):
+    """Process 0 resumes from a backup where the newest file is missing or damaged, so the others must be able to."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    train_tiny(run)
+    (run / runs.LAST).unlink()
+    parallel._write(parallel._read(run), other)
+    assert {path.name for path in other.iterdir()} >= {"run.json", runs.BEST, "last.previous.safetensors"}
+    assert parallel._read(tmp_path / "nothing") == {}
 
 
 def test_more_shards_are_another_training(tmp_path):

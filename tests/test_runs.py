@@ -14,9 +14,10 @@ from tiny import contents, digest, narrow, network, tiny, train_tiny
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from cifar_utils import checkpoint, runs
+from cifar_utils import checkpoint, identity, runs
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.predictions import predict
@@ -487,7 +488,7 @@ def test_another_optimizer_is_refused(stopped):
 def test_without_the_comparison_another_setting_is_not_noticed(stopped, monkeypatch):
     """The negative control."""
     model = narrow()
-    monkeypatch.setattr(runs, "differences", lambda *_: [])
+    monkeypatch.setattr(identity, "differences", lambda *_: [])
     assert len(train_tiny(stopped, model, optimizer=sgd(model, 0.1))[0]) == 2
 
 
@@ -495,7 +496,7 @@ def test_differences_are_named_with_their_place():
     then = {"a": 1, "b": {"c": 2, "d": [1]}, "e": 0}
     now = {"a": 1, "b": {"c": 3, "d": [1, 2]}, "f": 0}
     found = ["b.c was 2 and is 3", "b.d was [1] and is [1, 2]", "e was 0 and is None", "f was None and is 0"]
-    assert runs.differences(then, now) == found
+    assert identity.differences(then, now) == found
 
 
 @pytest.mark.parametrize(
@@ -631,6 +632,54 @@ def helped(amount):
     return in_a_notebook(f"def helper(x):\n    return x.roll({amount}, 3)\ndef transform(x):\n    return helper(x)")
 
 
+class Drawn:
+    """A transform with a generator of its own, a set, and a method that is handed over."""
+
+    def __init__(self, amount: int, *words: str) -> None:
+        self.amount, self.words, self.generator = amount, set(words), torch.Generator()
+
+    def apply(self, images):
+        return images.roll(self.amount, 3)
+
+    def __call__(self, images):
+        return self.apply(images)
+
+
+DATACLASS = """
+from dataclasses import dataclass
+@dataclass
+class Shift:
+    amount: int = 1
+    def __call__(self, images):
+        return images.roll({} * self.amount, 3)
+transform = Shift()
+"""
+BLOCKS = """
+from torch import nn
+class Block(nn.Module):
+    def __init__(self, p):
+        super().__init__()
+        self.p, self.layer = p, nn.Linear(10, 10)
+    def forward(self, x):
+        return {inner}(self.layer(x))
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.blocks = nn.Linear(3072, 10), nn.ModuleList([Block({p})])
+    def forward(self, x):
+        return self.blocks[0](self.first(x.flatten(1)))
+mine = Mine()
+"""
+
+
+def with_slow_batch_norm() -> nn.Module:
+    model = narrow()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.01
+    return model
+
+
 OPTIONS = {  # of one call each, from the model; no two of them are the same training
     "default": lambda model: {},
     "policy": lambda model: {"transform": PRESETS["light"]},
@@ -671,6 +720,17 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
     "another part of a loss": lambda model: {"loss": Smooth(0.2)},
     "a loss's tensor": lambda model: {"loss": Smooth(0.1, alpha=2.0)},
     "a transform's tensor": lambda model: {"transform": Scaled(torch.full((300,), 1.0))},
+    "a method": lambda model: {"transform": Drawn(1).apply},
+    "the method of another object": lambda model: {"transform": Drawn(2).apply},
+    "a set": lambda model: {"transform": Drawn(1, "a", "b", "c")},
+    "another set": lambda model: {"transform": Drawn(1, "a", "b", "d")},
+    "a dataclass in a notebook": lambda model: {"transform": in_a_notebook(DATACLASS.format(1))},
+    "the dataclass with another method": lambda model: {"transform": in_a_notebook(DATACLASS.format(2))},
+    "torchvision's Lambda": lambda model: {"transform": v1.Lambda(lambda x: x.roll(1, 2))},
+    "another Lambda": lambda model: {"transform": v1.Lambda(lambda x: x.roll(2, 2))},
+    "an old RandomApply": lambda model: {"transform": v1.RandomApply([Cutout(4)], p=0.3)},
+    "another RandomApply": lambda model: {"transform": v1.RandomApply([Cutout(4)], p=0.4)},
+    "a RandomApply of something else": lambda model: {"transform": v1.RandomApply([Cutout(8)], p=0.3)},
     "another tensor": lambda model: {"transform": Scaled(torch.full((300,), 2.0))},
 }
 NETWORKS = {  # of the same tensors
@@ -680,6 +740,10 @@ NETWORKS = {  # of the same tensors
     "with another activation": lambda: replace_activations(narrow()),
     "of a notebook": lambda: in_a_notebook(NETWORK.format(p=0.2, function="relu")),
     "with another dropout": lambda: in_a_notebook(NETWORK.format(p=0.5, function="relu")),
+    "with another momentum of batch norm": with_slow_batch_norm,
+    "of blocks in a list": lambda: in_a_notebook(BLOCKS.format(p=0.1, inner="nn.functional.relu")),
+    "of other blocks in a list": lambda: in_a_notebook(BLOCKS.format(p=0.5, inner="nn.functional.relu")),
+    "of blocks with another forward": lambda: in_a_notebook(BLOCKS.format(p=0.1, inner="nn.functional.gelu")),
     "with another forward": lambda: in_a_notebook(NETWORK.format(p=0.2, function="tanh")),
 }
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,22 @@ def test_a_dry_run_lists_the_trainings_and_trains_nothing(images, tmp_path, caps
     told = capsys.readouterr().out
     assert told.count("minutes\n") == 4 and "with 2 at once" in told and "Nothing was trained" in told
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_one_step_has_an_estimate(images, tmp_path, capsys):
+    file = write(tmp_path, images, epochs=1)
+    assert main(["sweep", str(file), "--folder", str(tmp_path / "runs"), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("minutes\n") == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_process_that_is_killed_is_one_sentence(images, tmp_path, capsys):
+    """As by a system that is out of memory."""
+    (tmp_path / "mine.py").write_text("import os\ndef Net(classes):\n    os.kill(os.getpid(), 9)\n")
+    file = write(tmp_path, images)
+    file.write_text(file.read_text() + f"model: {tmp_path / 'mine.py'}:Net\n")
+    assert main(["sweep", str(file), "--folder", str(tmp_path / "runs"), "--jobs", "2"]) == 1
+    assert "a training's process was killed" in capsys.readouterr().err
 
 
 def test_what_was_interrupted_resumes_bit_for_bit(swept, images, tmp_path, monkeypatch):
@@ -240,19 +257,24 @@ class Cluster:
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.start_scheduler()
 
-    def _start(self, program: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    def _start(self, program: str, *arguments: str, largest_file: int = 2**40, **environment: str) -> subprocess.Popen:
         # Workers are killed here on purpose: that must not count as the fault of a training.
         environment = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "100"} | environment
         log = (self.folder / f"{program}.log").open("a")
         command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *arguments, "--no-dashboard"]
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+        options = {}
+        if os.name == "posix":
+            import resource
+
+            options["preexec_fn"] = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder, **options)
 
     def start_scheduler(self) -> None:
         self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", str(self.port))
 
-    def start_worker(self, **environment: str) -> subprocess.Popen:
+    def start_worker(self, **options) -> subprocess.Popen:
         place = ["--local-directory", str(self.folder), "--nthreads", "1", "--no-nanny", "--death-timeout", "60"]
-        self.workers.append(self._start("worker", self.address, *place, **environment))
+        self.workers.append(self._start("worker", self.address, *place, **options))
         return self.workers[-1]
 
     def wait(self, workers: int) -> None:
@@ -292,7 +314,7 @@ def under_way(folder: Path, count: int = 1, seconds: float = 120) -> None:
 @pytest.mark.slow
 def test_workers_that_are_killed_change_nothing(cluster, images, tmp_path):
     """Three workers, killed with SIGKILL one after the other and replaced: every run complete, bit for bit as alone."""
-    file, folder = write(tmp_path, images, epochs=200), tmp_path / "runs"
+    file, folder = write(tmp_path, images, epochs=80), tmp_path / "runs"
     for _ in range(3):
         cluster.start_worker()
     cluster.wait(3)
@@ -321,7 +343,7 @@ def test_workers_that_are_killed_change_nothing(cluster, images, tmp_path):
 def test_a_scheduler_that_is_killed_ends_the_sweep_in_a_sentence_and_the_same_command_completes_it(
     cluster, images, tmp_path
 ):
-    file, folder = write(tmp_path, images, epochs=400), tmp_path / "runs"
+    file, folder = write(tmp_path, images, epochs=100), tmp_path / "runs"
     cluster.start_worker()
     cluster.wait(1)
     process = start_sweep(file, folder, cluster)
@@ -341,6 +363,24 @@ def test_a_scheduler_that_is_killed_ends_the_sweep_in_a_sentence_and_the_same_co
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
     assert all(row["status"] == "finished" for row in rows(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_a_worker_that_cannot_save_is_one_sentence_and_the_same_command_completes_the_sweep(cluster, images, tmp_path):
+    """As on a full disk: no file may have more than 100 kB."""
+    file, folder = write(tmp_path, images), tmp_path / "runs"
+    worker = cluster.start_worker(largest_file=100_000)
+    cluster.wait(1)
+    told, _ = start_sweep(file, folder, cluster).communicate(timeout=200)
+    assert "Traceback" not in told and "4 trainings are not finished. The same command resumes them." in told
+    assert all("cannot be saved (File too large)" in row["status"] for row in rows(folder))
+    worker.kill()
+    worker.wait(20)
+    cluster.start_worker()
+    cluster.wait(1)
+    told, _ = start_sweep(file, folder, cluster).communicate(timeout=200)
+    assert all(row["status"] == "finished" for row in rows(folder)), told
 
 
 @pytest.mark.slow

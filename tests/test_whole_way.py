@@ -22,7 +22,7 @@ from torch.optim import lr_scheduler
 from torchvision.transforms import v2
 
 from cifar_utils import __main__ as command_line
-from cifar_utils import checkpoint, data, runs, train
+from cifar_utils import checkpoint, data, log, runs, train
 from cifar_utils.augment import PRESETS
 from cifar_utils.evaluation import class_activation_map, classify, compare, predict, report, reports
 from cifar_utils.models import Normalize, SmallCNN, uncompiled
@@ -39,7 +39,7 @@ slow = pytest.mark.slow
 def no_figures_in_the_log():
     """They take longer than so small a training; test_training.py looks at them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_log", lambda *_: None)
+        patch.setattr(log, "log_epoch", lambda *_: None)
         yield
 
 

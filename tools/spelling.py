@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("notebooks", "cifar_utils", "tests", "benchmarks", "tools", "docs")
+FOLDERS = ("notebooks", "cifar_utils", "tests", "benchmarks", "tools", "docs", "deploy")
 ALLOWED = "inpt,carin,trian,teh,netwrok,recieves"  # torchvision's own name, a person, and mistakes on purpose
 
 

@@ -38,7 +38,7 @@ class Comparison:
         low, high = self.interval
         return (
             f"{self.images:,} images: only the first is correct on {len(self.only_first):,}, only the second on "
-            f"{len(self.only_second):,}; difference {100 * self.difference:+.2f} points (95 % interval "
+            f"{len(self.only_second):,}; second minus first {100 * self.difference:+.2f} points (95 % interval "
             f"{100 * low:+.2f} to {100 * high:+.2f}), McNemar's exact p = {self.p_value:.3g}"
         )
 

@@ -152,7 +152,7 @@ def quiz(notebook: int, number: int, choice: str | None = None) -> None:
     """Prints a question with its options or, given the letter of one, whether it is right and why.
 
     Args:
-        notebook: 1 to 7.
+        notebook: 1 to 8.
         number: of the question, 1 to 3.
         choice: the option's letter, as in "b".
 

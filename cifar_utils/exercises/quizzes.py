@@ -6,7 +6,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
         ("Why is there a validation set beside the test set?", [
             ("More images make the accuracy more precise.", False, "The two are not added up: each has a purpose of its own."),
             ("Validation images are easier than test images.", False, "They are drawn like the training images, and are as hard as any."),
-            ("So that choices depend on other images than the final report.", True, "A network looks a little too good on the images that chose it."),
+            ("So that choices are made on other images than the final report.", True, "A network looks a little too good on the images that chose it."),
         ]),
         ("Which images does the augmentation policy change?", [
             ("Training and validation images.", False, "Then the validation accuracy would be that of altered images, and change with every draw."),
@@ -31,7 +31,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("The learning rate is too large.", False, "No step has been taken yet, so the rate has had no effect."),
         ]),
         ("A network memorizes 32 images perfectly. What have you shown?", [
-            ("That it will reach a high accuracy.", False, "It has only seen 32 images, and predicts others hardly better than guessing."),
+            ("That it will reach a high accuracy.", False, "It has only seen 32 images, and predicts others poorly."),
             ("That it overfits, so it is too large.", False, "Every useful network can overfit 32 images."),
             ("That its layers, loss and gradients work together.", True, "A network that cannot do that has a bug, or is far too small."),
         ]),
@@ -54,7 +54,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
         ]),
     ],
     4: [
-        ("Network A has 84.2 % and network B 84.6 % of the same 10,000 test images. What do you do?", [
+        ("Network A predicts 84.2 % and network B 84.6 % of the same 10,000 test images correctly. What do you do?", [
             ("Report that B is better.", False, "So small a difference may be chance."),
             ("Compare the two 95 % intervals.", False, "They overlap, but overlapping intervals do not settle the question."),
             ("Count the images on which exactly one of them is right.", True, "These are the only images that tell the two apart: McNemar's test."),
@@ -96,7 +96,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
         ("A network is trained with rotations up to 10 degrees. How does it predict images turned by 60?", [
             ("As well as others: it has learned what rotation is.", False, "It has learned to tolerate what it has seen."),
             ("Much worse: that is far outside its policy.", True, "Robustness reaches a little beyond what was trained, not far."),
-            ("Better than a network without augmentation, at any angle.", False, "Near its range it is better. Far outside, both fail."),
+            ("Never correctly: 60 degrees are not in its policy.", False, "It is still right more often than guessing, but far less often than on upright images."),
         ]),
         ("Strong augmentation lowers the accuracy after 8 epochs. Is it bad?", [
             ("Yes, leave it out.", False, "Perhaps it only needs more epochs."),
@@ -122,10 +122,10 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
         ]),
     ],
     8: [
-        ("Two processes train one network. Who adds the gradients?", [
-            ("Each process steps by its own gradient, and the weights are averaged at the end.", False, "After one step their weights would differ, and so would all that follows."),
-            ("All gradients are exchanged and added before every step.", True, "So every process takes the same step, and all hold the same weights."),
-            ("The process that is done first.", False, "Every step waits for the slowest process."),
+        ("Two processes train one network. How are their gradients combined?", [
+            ("Not at all: each process steps by its own gradient, and the weights are averaged at the end.", False, "After one step their weights would differ, and so would all that follows."),
+            ("They are exchanged and averaged before every step.", True, "So every process takes the same step, and all hold the same weights."),
+            ("The process that is done first takes its step, and the other gradient is dropped.", False, "Every step waits for the slowest process."),
         ]),
         ("Which part of a step does not get shorter with more processes?", [
             ("The exchange of gradients.", True, "It grows, while each process has less to compute."),

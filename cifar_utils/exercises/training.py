@@ -249,7 +249,7 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
 def your_run(answer) -> str | tuple[str, dict]:
     if not isinstance(answer, (str, Path)):
         return "name"
-    folder = Path(answer) if Path(answer).is_dir() else settings.runs_directory() / Path(answer).name
+    folder = overview.folder_of(Path(answer))
     if not (folder / "run.json").is_file():
         names = ", ".join(run.folder.name for run in overview.find_runs()[:5]) or "none yet"
         return "missing", {"name": Path(answer).name, "folder": settings.runs_directory().name, "names": names}

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cifar_utils import runs, train
+from cifar_utils import checkpoint, runs, train
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.predictions import fingerprint
 
@@ -143,9 +143,11 @@ def _in_step(sharded: Sharded, states: Iterator["train.TrainerState"]) -> Iterat
     if any(other != start for other in _gathered(start)):
         raise ValueError("the processes start from different weights: seed torch before the model is made")
     requested = []
-    usual = {
-        number: signal.signal(number, lambda *_: requested.append(1)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def request(*_) -> None:
+        requested.append(1)
+
+    usual = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for state in states:
             if not rank():
@@ -153,7 +155,8 @@ def _in_step(sharded: Sharded, states: Iterator["train.TrainerState"]) -> Iterat
             state.stop = _any(state.stop or bool(requested))
     finally:
         for number, handler in usual.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is request:  # at its end, training has put back what was there before it
+                signal.signal(number, handler)
 
 
 @contextmanager
@@ -236,8 +239,10 @@ def _from_first(value):
 
 
 def _read(run: Path) -> dict[str, bytes]:
-    names = ("run.json", runs.LAST, runs.BEST)
-    return {name: (run / name).read_bytes() for name in names if (run / runs.LAST).exists() and (run / name).exists()}
+    """What a run resumes from: name of a file -> its content."""
+    checkpoints = [path for name in (runs.LAST, runs.BEST) for path in (run / name, checkpoint.previous(run / name))]
+    paths = [run / "run.json", *checkpoints] if checkpoint.exists(run / runs.LAST) else []
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
 
 
 def _write(files: dict[str, bytes], run: Path) -> None:
@@ -250,6 +255,7 @@ def _write(files: dict[str, bytes], run: Path) -> None:
 def _flat(tensors) -> Tensor:
     """All values in one vector: float64 holds counts as well."""
     flat = [tensor.detach().flatten() for tensor in tensors]
+    flat = [tensor.cpu() if tensor.device.type == "mps" else tensor for tensor in flat]  # which has no float64
     wide = any(not tensor.is_floating_point() for tensor in flat)
     return torch.cat([tensor.double() if wide else tensor.float() for tensor in flat]) if flat else torch.zeros(0)
 

@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -39,7 +40,7 @@ from cifar_utils.evaluation.comparison import mean_and_interval
 from cifar_utils.evaluation.predictions import predict
 from cifar_utils.progress import bar
 
-OPTIONS = ("policy", "model", "recipe", "epochs", "seed", "profile", "sample", "images", "size", "data")
+OPTIONS = ("policy", "model", "recipe", "epochs", "seed", "shards", "profile", "sample", "images", "size", "data")
 TRAINING_GB = 2.0  # of memory, for one training on the full data set
 PROBE_STEPS = 8  # that an estimate times
 _one_at_a_time = threading.Lock()  # threads and random generators are a process's, not a training's
@@ -246,7 +247,8 @@ def _content(file: Path):
 
 def _name(options: dict) -> str:
     """A folder's name: the same options get the same one, others another."""
-    words = [f"{name}-{value}" if name in ("seed", "epochs", "size") else str(value) for name, value in options.items()]
+    numbers = ("seed", "shards", "epochs", "size")
+    words = [f"{name}-{value}" if name in numbers else str(value) for name, value in options.items()]
     words = [re.sub(r"[^\w.=]+", "-", word)[:30].strip("-.") for word in words if word not in ("True", "False")]
     text = json.dumps(options, sort_keys=True, default=str)
     return "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
@@ -265,6 +267,12 @@ def _check(file: Path, training: Training) -> None:
     except SystemExit:
         problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
         raise ValueError(f"{file}: {problem}") from None
+
+
+def is_finished(training: Training) -> bool:
+    """Whether all epochs of a training are done."""
+    run = _runs(training.folder.parent).get(training.folder.name)
+    return run is not None and run.is_complete
 
 
 def _runs(folder: Path) -> dict[str, overview.Run]:
@@ -288,7 +296,11 @@ def _full_set_is_in(directory: str) -> bool:
 def _on_this_machine(todo: list[tuple], jobs: int, threads: int) -> Iterator[tuple[Training, str]]:
     """Runs the tasks, each the arguments of `train_one`, in processes; yields what they return, first done first."""
     with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
-        yield from Parallel(return_as="generator_unordered")(delayed(train_one)(*task) for task in todo)
+        try:
+            yield from Parallel(return_as="generator_unordered")(delayed(train_one)(*task) for task in todo)
+        except BrokenProcessPool:
+            problem = "a training's process was killed, as where memory runs out: try fewer --jobs"
+            raise ValueError(f"{problem}. The same command resumes") from None
 
 
 def _on_a_cluster(todo: list[tuple], address: str) -> Iterator[tuple[Training, str]]:
@@ -348,9 +360,11 @@ def _estimate(training: Training, threads: int) -> float:
             model, images, val, options = cli.prepare(cli.parse(training.arguments))
             ends = []
             with closing(train.steps(model, images, val, run=Path(folder) / "run", **options)) as states:
-                for state in itertools.islice(states, 3 + PROBE_STEPS):  # noqa: B007
+                for state in itertools.islice(states, 3 + PROBE_STEPS):
+                    _ = state.loss  # on a GPU, to read a value is to wait for it
                     ends.append(time.perf_counter())
-            step = statistics.median(b - a for a, b in itertools.pairwise(ends[2:]))
+            gaps = [b - a for a, b in itertools.pairwise(ends)]
+            step = statistics.median(gaps[2:] or gaps)  # the first steps warm up
             start = time.perf_counter()
             predict(model, val)
             validation = time.perf_counter() - start

@@ -1,1 +1,1 @@
-"""What a room needs around the notebooks: doctor (will this laptop do?), reset (a clean start), room (no Wi-Fi)."""
+"""What a room needs around the notebooks: doctor (will this laptop do?), catch_up, reset, copies, room (no Wi-Fi)."""

@@ -1,7 +1,8 @@
 """Participants' copies of the notebooks: without outputs and solutions, in a folder that works like the project's.
 
-The folder holds the package and the files that the notebooks read or link to as well, so it can be installed and every
-command of the README runs there. `.pristine/` holds each notebook once more: `reset` restores it from there.
+The folder holds the package and the files that the notebooks read or link to as well, so it can be installed, and the
+README's commands run there, but for those that need tools/ or tests/ (make run, web and test).
+`.pristine/` holds each notebook once more: `reset` restores it from there.
 """
 
 import re
@@ -15,7 +16,10 @@ import nbformat
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS, PRISTINE = "notebooks", ".pristine"
-COPIED = ("README.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", "cifar_utils", "docs", "benchmarks", "deploy")
+COPIED = (
+    "README.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", "Makefile", "environment.yml", "cifar_utils", "docs",
+    "benchmarks", "deploy",
+)  # fmt: skip
 FOR_TEACHERS = ("solutions", "exercises.md", "teaching.md")  # notebooks/exercises/solutions, and two pages of docs/
 # Notebooks are copied apart, without outputs.
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "node_modules", ".*", "*.ipynb", *FOR_TEACHERS)

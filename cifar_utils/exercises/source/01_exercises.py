@@ -33,8 +33,8 @@ check("1.1", cats)
 # %% [markdown]
 # ## 1.2 Code: shift and flip, and nothing else
 #
-# Write a transform that shifts 32-pixel images by up to 4 pixels in both directions and mirrors half of them. Nothing
-# else may happen to an image. A `Policy` is the shortest way.
+# Write a transform that shifts 32-pixel images by up to 4 pixels horizontally (left or right) and vertically (up or
+# down), and mirrors half of them. Nothing else may happen to an image. A `Policy` is the shortest way.
 
 # %% exercise="1.2" part="stub"
 shift_and_flip = ...
@@ -69,9 +69,9 @@ check("1.3", prepare)
 # %% [markdown]
 # ## 1.4 Code: your policy
 #
-# This is the first part of your project: the policy with which you will train in notebook 3. It should change images
-# as much as you like, as long as they keep their labels. The check looks at how well the trained network that ships
-# still predicts your augmented images. When it passes, it saves your policy for notebook 3.
+# This is the first part of your project: the policy with which you will train in notebook 3. It may change images as
+# much as you like, as long as they keep their labels. As a rough test, the trained network that ships predicts your
+# augmented images: your policy passes if the network keeps 85 % of its accuracy. It is then saved for notebook 3.
 
 # %% exercise="1.4" part="stub"
 my_policy = ...

@@ -42,8 +42,8 @@ check("3.1", steps)
 # %% [markdown]
 # ## 3.2 Code: one training step
 #
-# Write the step that notebook 3's loop takes for each batch. It changes the model's weights once, by the
-# cross-entropy of its logits, and returns the loss as a number.
+# Write the step that notebook 3's loop takes for each batch. It changes the model's weights once, with the gradient
+# of the cross-entropy of its logits, and returns this loss as a number.
 
 
 # %% exercise="3.2" part="stub"
@@ -67,8 +67,8 @@ check("3.2", training_step)
 # %% [markdown]
 # ## 3.3 Repair: an accuracy that changes the network
 #
-# Each call of this function changes what the network will predict later, although no gradient is computed. Repair it.
-# (The training loop calls `model.train()` before the next epoch.)
+# Called on a network in training mode, as after an epoch, this function changes what the network will predict later,
+# although no gradient is computed. Repair it. (The training loop calls `model.train()` before the next epoch.)
 
 
 # %% exercise="3.3" part="stub"
@@ -95,8 +95,8 @@ check("3.3", accuracy)
 # ## 3.4 Code: your run
 #
 # This is the third part of your project. Notebook 3 trains with the policy of exercise 1.4 and the network of
-# exercise 2.4: run its training cell, and hand in the name of your run's folder. These are your runs (run this cell
-# again when the training has ended):
+# exercise 2.4: run it up to and including the training cell, and hand in the name of your run's folder. These are
+# your runs (run this cell again when the training has ended):
 
 # %%
 print(overview.table(overview.find_runs()))

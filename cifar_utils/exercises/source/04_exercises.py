@@ -5,16 +5,11 @@
 # solution.
 
 # %%
-from contextlib import suppress
-
 import numpy as np
-from torch import nn
 
-from cifar_utils import data, network_file, runs, settings, speedrun
-from cifar_utils.checkpoint import CheckpointError
+from cifar_utils import data, network_file, overview, runs, speedrun
 from cifar_utils.evaluation import compare, plots, predict, robustness
 from cifar_utils.exercises import check, hint, quiz, solution
-from cifar_utils.models import Normalize, SmallCNN
 from cifar_utils.plots import show
 
 # %% [markdown]
@@ -60,8 +55,8 @@ check("4.2", best_epoch)
 # %% [markdown]
 # ## 4.3 Explore: find the leak
 #
-# Five teams report an accuracy. In which of these reports did the reported images influence the network, or the
-# choice of it?
+# Five teams report an accuracy. In which of these reports did the images of the report influence the training, or
+# the choice of what is reported?
 #
 # - **a** makes ten augmented copies of every photo, then splits all copies at random into training and test images.
 # - **b** trains five networks, takes the one with the best validation accuracy, and reports its test accuracy.
@@ -84,25 +79,22 @@ check("4.3", leaks)
 #
 # This is the last part of your project: two networks, the same images, and a claim. Compare your run with another
 # one. Until you have two runs, compare one view and six views (test-time augmentation) of the network that ships, as
-# here. Decide by p: below 0.05 is a difference. The claim is one of "the first is better", "the second is better" and
-# "cannot tell".
+# here. If p is below 0.05, claim a difference; otherwise, claim that you cannot tell. The claim is one of "the first
+# is better", "the second is better" and "cannot tell".
 
 # %%
-# Validation images. (For runs on the full set, too: they lie in its validation split.)
+# Validation images, since which network to keep is a choice. (All images of the sample
+# lie in the full set's validation split, so full-set runs can be compared, too.)
 train, val = data.split(data.cifar10(sample=True))
 model = runs.load(runs.SHIPPED, speedrun.network(train))
 first, second = predict(model, val), predict(model, val, tta=True)
 print(compare(first, second))
 
-# For two runs of your own, remove the first # of each line and name the folders:
-# def load(name):
-#     """Tries SmallCNN and every network that you saved in notebook 2."""
-#     for network in [SmallCNN, *network_file.load_all()]:
-#         with suppress(CheckpointError):
-#             model = nn.Sequential(Normalize(), network_file.make(network))
-#             return runs.load(settings.runs_directory() / name, model)
-#
-# model, other = load("one"), load("another")
+# For two runs of your own, remove the first # of each line; 0 and 1 count the rows of
+# overview.table(overview.find_runs()):
+# one, another = (overview.find_runs()[row].folder for row in (0, 1))
+# model = network_file.trained(one, speedrun.CNN)
+# other = network_file.trained(another, speedrun.CNN)
 # first, second = predict(model, val), predict(other, val)
 
 # %% exercise="4.4" part="stub"

@@ -1,0 +1,226 @@
+"""What makes a run that run: everything its result depends on, in words that are the same in every process.
+
+Two runs with the same words share a folder, and the second finds or resumes the first; see `named`.
+"""
+
+import dis
+import functools
+import hashlib
+import inspect
+import json
+import re
+import types
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from cifar_utils import settings
+from cifar_utils.augment import PRESETS, Policy, describe, flatten
+from cifar_utils.data import Dataset
+from cifar_utils.models import uncompiled
+
+# What training and loading change.
+_IN_GROUPS = ("params", "lr", "momentum", "betas")
+_IN_SCHEDULERS = ("optimizer", "last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i")
+_IN_MODELS = ("training", "image_size")
+_LIBRARIES = ("cifar_utils", "torch", "torchvision")  # their functions are told apart by name
+_EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
+_HASHED = {  # settings whose values tell a person nothing
+    "tensors": "the model's tensors have other names or shapes",
+    "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
+}
+
+
+def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, numbers: dict) -> dict:
+    """What two runs must have in common to be the same run, as JSON-like data; the same in every process."""
+    model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
+    shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
+    groups = [{k: _plain(v) for k, v in g.items() if k not in _IN_GROUPS and v} for g in optimizer.param_groups]
+    names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
+    return {
+        "model": names[-1] if len(names) < 4 else type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tensors": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
+        "layers": _short_hash(words_of(model, 20, arrays=False)),
+        "shards": getattr(parts["model"], "shards", 1),  # that batch norm sees one by one, see scale.parallel
+        "augmentation": label(transform),
+        "transform": words_of(transforms[0] if len(transforms) == 1 else transforms),
+        "loss": words_of(loss),
+        "optimizer": {"name": type(optimizer).__name__, "defaults": _plain(optimizer.defaults), "groups": groups},
+        "scheduler": words_of(parts["scheduler"]),
+        "sampler": words_of(parts["sampler"]),
+        **numbers,
+        "data": {
+            "title": str(train), "source": train.source, "size": train.size, "classes": list(train.classes),
+            "seed": train.seed, "training": train.fingerprint(), "validation": val.fingerprint(),
+            "validation_images": len(val),
+        },
+    }  # fmt: skip
+
+
+def named(about: dict) -> Path:
+    """A folder for a run that was given none: the same settings get the same folder, others another.
+
+    As in `SmallCNN_full_SGD-0.1_5-epochs_3f2a91`: the model, its augmentation, the optimizer with its learning rate,
+    the epochs, a seed other than 0, and six digits that tell apart what these words do not.
+    """
+    text, short = json.dumps(about, sort_keys=True), in_words(about)
+    words = [short["model"], short["augmentation"], short["optimizer"], f"{about['epochs']} epochs"]
+    words += [f"seed {about['seed']}"] if about["seed"] else []
+    words = [re.sub(r"[^\w.=]+", "-", word)[:40].strip("-.") for word in words]
+    return settings.runs_directory() / "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
+
+
+def in_words(about: dict) -> dict[str, str]:
+    """The settings that runs mostly differ in, each in a few words."""
+    optimizer = about["optimizer"]
+    return {
+        "model": about["model"],
+        "augmentation": about["augmentation"],
+        "optimizer": f"{optimizer['name']} {optimizer['defaults'].get('lr', '')}".strip(),
+        "loss": about["loss"].partition("(")[0],
+        "schedule": about["scheduler"].partition("(")[0],
+        "batch size": str(about["batch_size"]),
+        "seed": str(about["seed"]),
+        "images": about["data"]["title"],
+    }
+
+
+def differences(then: dict, now: dict) -> list[str]:
+    """What differs between two nested dicts, in words, as in `seed was 0 and is 1`."""
+    found = []
+    for name in sorted(then.keys() | now.keys()):
+        a, b = then.get(name), now.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{name}.{text}" for text in differences(a, b)]
+        elif a != b:
+            found.append(_HASHED.get(name) or f"{name} was {a} and is {b}")
+    return found
+
+
+def label(transform) -> str:
+    """A transform in a few words, for tables and folder names: the nearest preset and what differs, or a type."""
+    parts = []
+    for part in flatten(transform):
+        if isinstance(part, Policy):
+            mine = asdict(part)
+            changes = {
+                name: {k: mine[k] for k, v in asdict(near).items() if mine[k] != v} for name, near in PRESETS.items()
+            }
+            name = min(changes, key=lambda name: (len(changes[name]), name != "full"))
+            values = {k: "x".join(f"{x:g}" for x in v) if isinstance(v, tuple) else v for k, v in changes[name].items()}
+            words = [f"{k}={v:g}" if isinstance(v, (int, float)) else f"{k}={v}" for k, v in values.items()]
+            parts.append(" ".join(words if words and name == "none" else [name, *words]))
+        else:
+            name = part.__name__ if inspect.isroutine(part) else type(part).__name__
+            inner = vars(part).get("transform") if hasattr(part, "__dict__") else None
+            parts.append(f"{name}({label(inner)})" if inner else name)
+    return " + ".join(parts) or "none"
+
+
+def words_of(part, depth: int = 8, arrays: bool = True) -> str:
+    """A part in words: its type and the values that it was made with; the same in every process and at every step."""
+
+    def words(inner, deeper: int = 0) -> str:
+        return words_of(inner, depth - deeper, arrays)
+
+    if isinstance(part, dict):
+        return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(part.items(), key=str))}}}"
+    if isinstance(part, (list, tuple)):
+        return f"[{', '.join(map(words, part))}]"
+    if isinstance(part, functools.partial):
+        return words([part.func, part.args, part.keywords])
+    if isinstance(part, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(words, part)))}}}"  # their own order differs between processes
+    if inspect.ismethod(part) and depth:
+        return words_of([part.__func__, part.__self__], min(depth - 1, 3), arrays)
+    if inspect.isfunction(part) and depth:
+        code, values = _behavior(part)
+        # Two functions may call each other, hence the limit.
+        return f"{describe(part)} {_short_hash(f'{code} {words_of(values, min(depth - 1, 3), arrays)}')}"
+    if isinstance(part, (torch.Tensor, np.ndarray)):
+        array = part.detach().cpu().float().numpy() if isinstance(part, torch.Tensor) else part
+        return f"{array.tolist()}" if array.size <= 100 else f"{array.shape} {_short_hash(str(array.tobytes()))}"
+    if not depth or _describes_itself(part):
+        return describe(part)
+    values = [f"{name}={words(value, 1)}" for name, value in sorted(_values(part, arrays).items())]
+    return f"{type(part).__name__}({', '.join(values)})"
+
+
+def _describes_itself(part) -> bool:
+    """Whether its repr tells all that it was made with; that of a notebook's class does not tell its code."""
+    if type(part).__repr__ in (object.__repr__, nn.Module.__repr__, nn.ModuleList.__repr__):
+        return False
+    if isinstance(part, type) or not hasattr(part, "__dict__"):
+        return True
+    has_functions = any(map(inspect.isroutine, vars(part).values()))
+    return not (" at 0x" in repr(part) or has_functions or type(part).__module__ in _EDITED)
+
+
+def _values(part, arrays: bool) -> dict:
+    """Name -> what an object was made with. What training changes is left out: parameters, buffers, a sampler's arrays.
+
+    Args:
+        arrays: False for a model, which may keep what it computed last.
+    """
+    changing = _IN_SCHEDULERS if isinstance(part, LRScheduler) else _IN_MODELS
+    attributes = vars(part) if hasattr(part, "__dict__") else {}
+    found = {k: v for k, v in attributes.items() if k in ("_schedulers", "_milestones") or k[0] != "_"}
+    found = {k: v for k, v in found.items() if k not in changing}
+    if isinstance(part, nn.Module):
+        found |= dict(part.named_children())
+        # The weights of the classes, in a loss.
+        found |= {name: part._buffers[name] for name in ("weight", "pos_weight") if name in part._buffers}
+    passing: tuple = ()
+    if not arrays:
+        passing = (torch.Tensor, np.ndarray, list, dict, type(None))  # as None until the first batch, then a tensor
+    elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
+        passing = (torch.Tensor, np.ndarray)
+    found = {k: v for k, v in found.items() if not isinstance(v, passing)}
+    own = [kind for kind in type(part).__mro__ if kind.__module__ in _EDITED]
+    methods = [method for kind in own for method in vars(kind).values() if inspect.isfunction(method)]
+    return found | ({"methods": methods} if methods else {})
+
+
+def _behavior(function) -> tuple[str, list]:
+    """A function's code, and what it uses from outside: these tell it from one of the same name."""
+    outside = [function.__globals__.get(name) for name in sorted(_globals(function.__code__))]
+    outside += [cell.cell_contents for cell in function.__closure__ or ()]
+    plain = [x for x in outside if isinstance(x, (int, float, str, tuple))]
+    own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
+    # A library's code changes with its version, and Python's instructions with Python's.
+    code = "" if (function.__module__ or "").partition(".")[0] in _LIBRARIES else _code(function.__code__)
+    return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, plain, own]
+
+
+def _code(code: types.CodeType) -> str:
+    """Instructions, names and constants, those of functions within included; without addresses."""
+    constants = [_code(x) if isinstance(x, types.CodeType) else _constant(x) for x in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
+
+
+def _constant(value) -> str:
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+def _globals(code: types.CodeType) -> set[str]:
+    """The names of the globals that it reads."""
+    inner = [_globals(x) for x in code.co_consts if isinstance(x, types.CodeType)]
+    return {x.argval for x in dis.get_instructions(code) if x.opname == "LOAD_GLOBAL"}.union(*inner)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _plain(value):
+    """A hyper-parameter as JSON has it."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if v}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (bool, int, float, str)) else describe(value)
