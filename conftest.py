@@ -9,15 +9,17 @@ os.environ["CIFAR_PROFILE"] = "smoke"
 os.environ["CIFAR_HEADLESS"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # two test files run at a time: more threads would wait for each other
 os.environ["CIFAR_RUNS"] = tempfile.mkdtemp(prefix="cifar-runs-")
+LONGEST = ("test_participant", "test_path", "test_hub")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is heeded
 def pytest_collection_modifyitems(items) -> None:
     """The quick round runs the core notebooks and the exercises; solutions and optional notebooks are slow.
 
-    The browser's tests come last: Playwright's event loop stays in this process, and other tests have their own.
+    The browser's tests come last: Playwright's event loop stays in this process, and other tests have their own. Of
+    them the longest come first, so that no process has minutes to do when the other has nothing left.
     """
     for item in items:
         if item.path.suffix == ".ipynb" and ("solutions" in item.path.parts or item.path.name > "05"):
             item.add_marker("slow")
-    items.sort(key=lambda item: "browser" in item.path.parts)
+    items.sort(key=lambda item: ("browser" in item.path.parts, item.path.stem not in LONGEST))

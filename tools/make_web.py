@@ -42,7 +42,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=60000")
 CENTER = (
     "data", "augment", "models", "train", "runs", "overview", "plots", "takehome", "network_file", "warp", "checks",
-    "checkpoint", "settings", "files", "download", "progress",
+    "identity", "checkpoint", "log", "settings", "files", "download", "progress",
 )  # fmt: skip
 
 
@@ -96,10 +96,26 @@ def collect(source: Path) -> None:
         nbformat.write(notebook, path)
     for path in source.glob("docs/*.md"):
         path.write_text(path.read_text().replace("](../README.md)", "](../index.md)"))
+    page = source / "docs" / "exercises.md"
+    page.write_text(with_exercises(page.read_text()))
     (source / "index.md").write_text(index())
     (source / "api").mkdir()
     for name, text in api().items():
         (source / "api" / f"{name}.md").write_text(text)
+
+
+def with_exercises(page: str) -> str:
+    """The page of exercises with sphinx-exercise's directives, which link each solution to its exercise and back."""
+
+    def exercise(found: re.Match) -> str:
+        number, title, task, solution = found.groups()
+        label = f"exercise-{number.replace('.', '-')}"
+        boxes = [f"````{{exercise}} {number}\n:label: {label}\n:nonumber:\n\n{task.strip()}\n````"]
+        boxes += [f"<details><summary>Solution</summary>\n\n````{{solution}} {label}\n\n{solution.strip()}\n````"]
+        return "\n\n".join([f"### {number} {title}", *boxes, "</details>"])
+
+    fold = r"<details><summary>Solution</summary>(.*?)</details>"
+    return re.sub(rf"^### (\d\.\d) ([^\n]+)\n((?:(?!^###).)*?){fold}", exercise, page, flags=re.DOTALL | re.MULTILINE)
 
 
 def api() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""All notebooks run in a browser, and a saved notebook can be read where no widget is shown."""
+"""Notebooks with widgets and exercises run in a browser, and a saved notebook is readable where no widget is shown."""
 
 import json
 
@@ -11,7 +11,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 FOLDER = ROOT / "notebooks"
-PATHS = [*sorted(FOLDER.glob("*.ipynb")), *sorted(FOLDER.glob("exercises/*.ipynb"))]
+# Notebook 8 has no widget: nbval runs it, and starting its processes once more takes a minute and a half.
+PATHS = [*sorted(FOLDER.glob("0[1-7]*.ipynb")), *sorted(FOLDER.glob("exercises/*.ipynb"))]
 
 
 @pytest.mark.parametrize("name", [path.relative_to(FOLDER).with_suffix("").as_posix() for path in PATHS])

@@ -21,11 +21,12 @@ TERMS = (
 
 
 @pytest.fixture(scope="module")
-def web(tmp_path_factory):
+def web(chromium, tmp_path_factory):
     pytest.importorskip("sphinx", reason="the web edition needs the extra [web]")
     folder = tmp_path_factory.mktemp("web") / "pages"
-    command = [sys.executable, "tools/make_web.py", "--output", folder]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "tools/make_web.py", "--output", folder, "--pdf"]
+    environment = os.environ | {"CIFAR_CHROMIUM": find_chromium()}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
     return folder
 
@@ -96,6 +97,13 @@ def test_solutions_are_folded_until_they_are_opened_with_the_keyboard(open_page)
     assert first.evaluate("e => e.open")
 
 
+def test_each_solution_leads_back_to_its_exercise(open_page):
+    page = open_page("docs/exercises")
+    exercises = page.locator("div.exercise").evaluate_all("all => all.map(e => e.id)")
+    links = page.locator("details div.solution a[href^='#exercise-']").evaluate_all("all => all.map(e => e.hash)")
+    assert len(exercises) == 20 and links == [f"#{name}" for name in exercises]
+
+
 def test_all_links_between_pages_lead_somewhere(web):
     for path in [path for path in web.rglob("*.html") if "_static" not in path.parts]:
         for target in re.findall(r'href="([^"#?]+)', path.read_text()):
@@ -119,13 +127,8 @@ def test_the_package_s_pages_describe_its_public_names(open_page, name):
     assert not [name for name in found if name.rsplit(".", 1)[1].startswith("_")]
 
 
-def test_everything_is_printed_as_one_pdf(chromium, tmp_path):
-    pytest.importorskip("sphinx", reason="the web edition needs the extra [web]")
-    command = [sys.executable, "tools/make_web.py", "--output", tmp_path / "web", "--pdf"]
-    environment = os.environ | {"CIFAR_CHROMIUM": find_chromium()}
-    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout + found.stderr
-    pdf = (tmp_path / "web" / "workshop.pdf").read_bytes()
+def test_everything_is_printed_as_one_pdf(web):
+    pdf = (web / "workshop.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and len(pdf) > 3e6
     pages = len(re.findall(rb"/Type ?/Page\b", pdf))
     assert pages > 60

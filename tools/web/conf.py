@@ -6,7 +6,7 @@ SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:", "Yields:")
 
 project = "The CIFAR-10 workshop"
 copyright = "its authors, MIT license"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx_exercise", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_inherit_docstrings = False
