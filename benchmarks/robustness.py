@@ -1,73 +1,59 @@
 """What augmentation buys: one network trained under several policies, and how robust each is to corrupted test images.
 
-    python benchmarks/robustness.py              # an hour on two cores; stopped, the same command resumes
-    python benchmarks/robustness.py --finished   # the tables of the runs that are finished so far
-    python benchmarks/robustness.py --quick      # does everything run?
+    python benchmarks/robustness.py                    # half an hour on two cores; stopped, the same command resumes
+    python benchmarks/robustness.py --sweep FILE       # other policies, budgets or seeds, or the full set
+    python benchmarks/robustness.py --finished         # the tables of the runs that are finished so far
+    python benchmarks/robustness.py --quick            # does everything run?
 
-Each policy trains with the same seeds for the same number of epochs, once for a short and once for a longer budget, on
-the sample's 3,600 training images (--full: on the full set, which takes a GPU, or a day), by plain SGD at the images'
-full size; the network is the fast one without its mirror symmetry, so that flips can show what they buy. Validation
-chooses each run's epoch, as in the notebooks; the test images are used once per run, at the end, as they are and
-corrupted by fixed amounts (`evaluation.robustness`). Nothing is chosen by their results.
+The trainings are the sweep robustness.yaml: the plain network of notebook 2, by the default settings of notebook 3, on
+the sample's training images; each policy with the same seeds for the same number of epochs, once for a short and once
+for a longer budget. Validation chooses each run's epoch, as in the notebooks; the test images are used once per run, at
+the end, as they are and corrupted by fixed amounts (`evaluation.robustness`). Nothing is chosen by their results.
 
 Written to benchmarks/results: robustness.json (every run), robustness.md (the table) and robustness.png. The runs
 themselves lie in build/robustness.
 """
 
-import json
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import command_line, machine, save, stoppable
-from torch import nn
+from common import cached_run, command_line, machine, save, stoppable
 
-from cifar_utils import data, plots, runs, speedrun
-from cifar_utils.augment import PRESETS
+from cifar_utils import data, network_file, plots, runs
+from cifar_utils.data import Dataset
 from cifar_utils.evaluation import metrics
 from cifar_utils.evaluation import plots as evaluation_plots
 from cifar_utils.evaluation.predictions import predict
 from cifar_utils.evaluation.robustness import CORRUPTIONS, predict_corrupted
 from cifar_utils.progress import bar
-from cifar_utils.speedrun.muon import sgd
-from cifar_utils.train import best_device, steps
+from cifar_utils.scale import sweep
 
 ROOT = Path(__file__).resolve().parent.parent
-DONE = "robustness.json"  # in a run's folder: its figures
+QUICK = "policy: [none, full]\nepochs: 1\nprofile: smoke\n"
 
 
-def one_run(policy: str, epochs: int, seed: int, datasets, folder: Path, device: torch.device) -> dict:
-    """Trains, or resumes, or finds it done; then evaluates. Returns the figures of the run."""
-    train, val, test = datasets
-    run = folder / f"{policy}-{epochs}-{seed}"
-    done = run / DONE
-    if done.exists():
-        return json.loads(done.read_text())
-    model = speedrun.network(train, seed, mirror=False)
-    options = {"transform": PRESETS[policy], "epochs": epochs, "batch_size": 128 if train.is_sample else 256}
-    options |= {"loss": nn.CrossEntropyLoss(label_smoothing=0.1), "optimizer": sgd(model), "seed": seed}
-    *_, state = steps(model, train, val, run=run, device=device, **options)
-    if state.stop:
-        raise KeyboardInterrupt
-    best, about = runs.load(run, model), runs.about(run)
+def figures(training: sweep.Training, test: Dataset) -> dict:
+    """What a finished training's best model predicts on the test images, as they are and corrupted."""
+    model, about = network_file.trained(training.folder), runs.about(training.folder)
     curves = {}
     for name, corruption in CORRUPTIONS.items():
-        correct = [predict_corrupted(best, test, name, s).correct.sum() for s in corruption.severities]
+        correct = [predict_corrupted(model, test, name, s).correct.sum() for s in corruption.severities]
         curves[name] = {"amount": corruption.severities, "hits": list(map(int, correct))}
-    row = {
-        "policy": policy,
-        "epochs": epochs,
-        "seed": seed,
+    last = about["history"][-1]
+    return {
+        "policy": training.options.get("policy", "full"),
+        "epochs": training.options["epochs"],
+        "seed": training.options.get("seed", 0),
         "best_epoch": about["epoch"],
-        "validation_accuracy": about["history"][-1]["validation_accuracy"],
-        "training_accuracy": about["history"][-1]["training_accuracy"],
-        "test_hits": int(predict(best, test).correct.sum()),
+        "validation_accuracy": last["validation_accuracy"],
+        "training_accuracy": last["training_accuracy"],
+        "test_hits": int(predict(model, test).correct.sum()),
         "test_images": len(test),
         "curves": curves,
     }
-    done.write_text(json.dumps(row))
-    return row
 
 
 def rows_for(results: dict, policy: str, epochs: int) -> list[dict]:
@@ -101,7 +87,7 @@ def retained(rows: list[dict]) -> list[float]:
 def markdown(results: dict) -> str:
     lines = ["# What augmentation buys", ""]
     lines += [f"- {name}: {value}" for name, value in results["machine"].items()]
-    lines += [f"- data: {', '.join(results['data'])}", "- means over seeds (lowest to highest)", ""]
+    lines += [f"- data: {'; '.join(results['data'])}", "- means over seeds (lowest to highest)", ""]
     lines += [
         "Corrupted: the mean over all severities of rotation, translation, scale, perspective, brightness, contrast",
         "and saturation in `evaluation.robustness.CORRUPTIONS`. Kept: corrupted as a fraction of clean.",
@@ -145,32 +131,42 @@ def plot(results: dict, path: Path) -> None:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--full", action="store_true", help="the full data set instead of the sample")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, nargs="+", default=[8, 32], help="budgets, short first (default: 8 32)")
-    parser.add_argument("--policies", nargs="+", choices=PRESETS, default=list(PRESETS))
+    default = Path(__file__).with_name("robustness.yaml")
+    parser.add_argument("--sweep", type=Path, default=default, help="the trainings (default: robustness.yaml)")
     parser.add_argument("--finished", action="store_true", help="train nothing more")
-    parser.add_argument("--quick", action="store_true", help="few images, 1 seed, 1 and 2 epochs")
+    parser.add_argument("--quick", action="store_true", help="few test images, two policies, 1 epoch")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "robustness", help="folder of the runs")
     args = parser.parse_args()
-    datasets = [*data.split(data.cifar10(sample=not args.full)), data.cifar10(train=False, sample=not args.full)]
     if args.quick:
-        args.seeds, args.epochs, args.runs = 1, [1, 2], args.runs / "quick"
-        datasets = [d.select(torch.arange(0, len(d), len(d) // 128)) for d in datasets]
-    device = best_device()
+        args.runs /= "quick"
+        args.runs.mkdir(parents=True, exist_ok=True)
+        args.sweep = args.runs / "quick.yaml"
+        args.sweep.write_text(QUICK)
+    trainings = sweep.read(args.sweep, args.runs)
+    taken = {"policy", "epochs", "seed", "sample", "profile"}
+    if any(set(training.options) - taken or "epochs" not in training.options for training in trainings):
+        sys.exit(f"{args.sweep}: this benchmark takes {', '.join(sorted(taken))}, and needs epochs.")
+    if len({training.options.get("sample") for training in trainings}) > 1:
+        sys.exit(f"{args.sweep}: sample must be the same in all trainings.")
+    if not args.finished and not sweep.run(args.sweep, args.runs):
+        sys.exit("Not all trainings are finished. The same command resumes.")
+    finished = [training for training in trainings if sweep.is_finished(training)]
+    if not finished:
+        sys.exit(f"No training is finished in {args.runs}.")
+    about = runs.about(finished[0].folder)["settings"]["data"]
+    test = data.cifar10(train=False, sample=about["source"] == "SAMPLE")
+    test = test.select(torch.arange(0, len(test), 20)) if args.quick else test
+    rows = []
+    for training in bar(len(finished), "Corrupted test images", "run", iterable=finished):
+        setting = {"options": training.options, "run": runs.about(training.folder)["run"], "test": str(test)}
+        rows.append(cached_run(training.folder / "robustness.json", setting, lambda t=training: figures(t, test)))
     results = {
         "machine": machine(torch.get_num_threads()),
-        "data": [str(d) for d in datasets],
-        "policies": args.policies,
-        "epochs": args.epochs,
-        "seeds": list(range(args.seeds)),
-        "rows": [],
+        "data": [about["title"], f"{about['validation_images']:,} validation images", str(test)],
+        "policies": list(dict.fromkeys(row["policy"] for row in rows)),
+        "epochs": sorted({row["epochs"] for row in rows}),
+        "rows": [{key: value for key, value in row.items() if key != "setting"} for row in rows],
     }
-    todo = [(p, e, s) for s in range(args.seeds) for e in args.epochs for p in args.policies]  # a seed at a time
-    if args.finished:
-        todo = [(p, e, s) for p, e, s in todo if (args.runs / f"{p}-{e}-{s}" / DONE).exists()]
-    for policy, epochs, seed in bar(len(todo), "Runs", "run", iterable=todo):
-        results["rows"].append(one_run(policy, epochs, seed, datasets, args.runs, device))
     save(args.output, "robustness", results, markdown(results), plot)
 
 

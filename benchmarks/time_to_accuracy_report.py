@@ -9,9 +9,21 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
 STYLES = {"tutorial": ("#E69F00", "s", "--"), "ResNet-20": ("#009E73", "^", "-.")}
-MARKERS = "oDvPX*hp<d"
+MARKERS = "oDvPX*hp<d>"
 POLICIES = {"tutorial": "full", "ResNet-20": "flip_and_shift"}  # each recipe's; ResNet-20's shifts go further
-COLORS = ["#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999", "#F0E442", "#8B4513", "#332288", "#44AA99"]
+COLORS = [
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+    "#F0E442",
+    "#8B4513",
+    "#332288",
+    "#44AA99",
+    "#882255",
+]
 
 
 def standard_error(values: list[float]) -> float:

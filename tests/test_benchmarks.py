@@ -99,7 +99,7 @@ def test_a_stopped_training_is_no_result(monkeypatch):
 
     monkeypatch.setattr(time_to_accuracy.Clock, "tick", tick)
     with pytest.raises(KeyboardInterrupt):
-        time_to_accuracy.run_recipe("sample", True, 0, CPU)
+        time_to_accuracy.run_recipe("sample", time_to_accuracy.TARGETS["sample"], 0, CPU)
     assert len(steps) == 3
 
 
@@ -483,3 +483,23 @@ def test_a_run_of_a_version_replaces_its_own_row_only():
     found = versions.merged(old, [row(accuracy=0.8), row(name="class")])
     assert len(found) == 5 and [r["accuracy"] for r in found if r == row(accuracy=0.8)] == [0.8]
     assert versions.version_of(ROOT).startswith("0.")
+
+
+@pytest.mark.slow
+def test_the_robustness_benchmark_is_a_sweep_of_the_plain_network(tmp_path, monkeypatch):
+    import robustness
+
+    from cifar_utils.scale import sweep
+
+    command = ["robustness.py", "--quick", "--runs", str(tmp_path / "runs"), "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    robustness.main()
+    rows = json.loads((tmp_path / "robustness.json").read_text())["rows"]
+    assert {(row["policy"], row["epochs"]) for row in rows} == {("none", 1), ("full", 1)}
+    assert all(row["test_images"] == 50 and row["test_hits"] > 5 for row in rows)
+    assert "| full | 1 |" in (tmp_path / "robustness.md").read_text()
+    monkeypatch.setattr(sweep, "run", None)
+    monkeypatch.setattr(robustness, "figures", None)  # nothing is trained or predicted again
+    monkeypatch.setattr(sys, "argv", [*command, "--finished"])
+    robustness.main()
+    assert json.loads((tmp_path / "robustness.json").read_text())["rows"] == rows

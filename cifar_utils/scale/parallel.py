@@ -255,8 +255,9 @@ def _write(files: dict[str, bytes], run: Path) -> None:
 def _flat(tensors) -> Tensor:
     """All values in one vector: float64 holds counts as well."""
     flat = [tensor.detach().flatten() for tensor in tensors]
-    flat = [tensor.cpu() if tensor.device.type == "mps" else tensor for tensor in flat]  # which has no float64
     wide = any(not tensor.is_floating_point() for tensor in flat)
+    if wide and flat[0].device.type == "mps":
+        flat = [tensor.cpu() for tensor in flat]  # Apple's GPUs have no float64
     return torch.cat([tensor.double() if wide else tensor.float() for tensor in flat]) if flat else torch.zeros(0)
 
 
