@@ -150,7 +150,8 @@ def main() -> None:
         sys.exit(f"{args.sweep}: sample must be the same in all trainings.")
     if not args.finished and not sweep.run(args.sweep, args.runs):
         sys.exit("Not all trainings are finished. The same command resumes.")
-    finished = [training for training in trainings if sweep.is_finished(training)]
+    statuses = [row["status"] for row in sweep.results(trainings, {})]
+    finished = [training for training, status in zip(trainings, statuses) if status == "finished"]
     if not finished:
         sys.exit(f"No training is finished in {args.runs}.")
     about = runs.about(finished[0].folder)["settings"]["data"]

@@ -115,15 +115,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         nargs="*",
         help="a run's folder (the last six characters of its name are enough), or predictions of the test images from "
-        "elsewhere: a .csv as saved here, or a .npy of "
-        "classes [N] or probabilities [N, classes] (default: the run that was trained last). Several are compared",
+        "elsewhere: a .csv as saved here, or a .npy of classes [N] or probabilities [N, classes] (default: the run "
+        "that was trained last). Several are compared",
     )
     _model_option(found, several=True)
     found.add_argument("--output", metavar="DIR", type=Path, help="for the comparison (default: runs/comparison)")
     found.add_argument("--tta", action="store_true", help="test-time augmentation: average six views of each image")
-    found.add_argument(
-        "--robustness", action="store_true", help="also plot the accuracy on up to 1,000 corrupted images"
-    )
+    text = "also plot the accuracy on up to 1,000 corrupted images"
+    found.add_argument("--robustness", action="store_true", help=text)
     found = command("classify", _classify, "the probability of each class for one photo")
     found.add_argument("photo", type=Path, help="an image file")
     text = "a run's folder, or the last six characters of its name (default: trained last, or the shipped)"
@@ -433,7 +432,8 @@ def _temperature(report: Path) -> Temperature:
     """What evaluate fitted, or 1."""
     try:
         facts = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-        fitted = None if facts.get("tta") else facts.get("temperature")  # of averaged views
+        # One that was fitted to the mean of several views does not suit a single view.
+        fitted = None if facts.get("tta") else facts.get("temperature")
         return Temperature(fitted or 1.0, facts.get("model", ""))
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{report} is damaged: evaluate the run again") from None

@@ -1,6 +1,6 @@
 """What makes a run that run: everything its result depends on, in words that are the same in every process.
 
-Two runs with the same words share a folder, and the second finds or resumes the first; see `named`.
+Two runs with the same words share a folder, and the second finds or resumes the first; see `folder_for`.
 """
 
 import dis
@@ -62,7 +62,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     }  # fmt: skip
 
 
-def named(about: dict) -> Path:
+def folder_for(about: dict) -> Path:
     """A folder for a run that was given none: the same settings get the same folder, others another.
 
     As in `SmallCNN_full_SGD-0.1_5-epochs_3f2a91`: the model, its augmentation, the optimizer with its learning rate,

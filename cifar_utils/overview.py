@@ -136,7 +136,10 @@ def folder_of(path: Path) -> Path:
     everywhere, end = list(settings.runs_directory().glob("*/")), path.name.lstrip("…")
     same_name = [folder for folder in everywhere if folder.name == path.name]
     same_end = [folder for folder in everywhere if folder.name.endswith(end) and len(end) >= 6]
-    return same_name[0] if same_name else same_end[0] if len(same_end) == 1 else path
+    for found in (same_name, same_end):
+        if len(found) == 1:
+            return found[0]
+    return path
 
 
 def delete(folder: str | Path) -> None:
@@ -149,8 +152,10 @@ def delete(folder: str | Path) -> None:
     try:
         with FileLock(Path(folder) / ".lock", timeout=0):
             for entry in Path(folder).iterdir():
-                if entry.name != ".lock":  # Windows deletes no file that is open
-                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != ".lock":  # Windows deletes no file that is open
+                    entry.unlink()
         shutil.rmtree(folder)
     except Timeout:
         raise CheckpointError(f"{folder} is in use: a training holds it. Stop it first.") from None

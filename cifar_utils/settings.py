@@ -84,9 +84,8 @@ def free_memory() -> int:
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # no container, or one without a limit
         limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
-        cached = re.search(
-            r"^inactive_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.M
-        )  # given back on demand
+        # What the files that were read take is given back on demand.
+        cached = re.search(r"^inactive_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.M)
         free = min(free, limit - used + int(cached[1] if cached else 0))
     return free
 

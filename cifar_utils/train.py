@@ -106,7 +106,7 @@ def steps(
     numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "scheduler_per": scheduler_per}
     about = identity.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
     parts |= {"loss": loss} if isinstance(loss, nn.Module) else {}
-    state.run = run = Path(run or identity.named(about))
+    state.run = run = Path(run or identity.folder_for(about))
     about = {"settings": about, "environment": runs.environment(device)}
     images, labels, index = (x.to(device) for x in (train.images, train.labels, train.index))
 

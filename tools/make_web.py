@@ -110,9 +110,10 @@ def with_exercises(page: str) -> str:
     def exercise(found: re.Match) -> str:
         number, title, task, solution = found.groups()
         label = f"exercise-{number.replace('.', '-')}"
-        boxes = [f"````{{exercise}} {number}\n:label: {label}\n:nonumber:\n\n{task.strip()}\n````"]
-        boxes += [f"<details><summary>Solution</summary>\n\n````{{solution}} {label}\n\n{solution.strip()}\n````"]
-        return "\n\n".join([f"### {number} {title}", *boxes, "</details>"])
+        task = f"````{{exercise}} {number}\n:label: {label}\n:nonumber:\n\n{task.strip()}\n````"
+        solution = f"````{{solution}} {label}\n\n{solution.strip()}\n````"
+        folded = ["<details><summary>Solution</summary>", solution, "</details>"]
+        return "\n\n".join([f"### {number} {title}", task, *folded])
 
     fold = r"<details><summary>Solution</summary>(.*?)</details>"
     return re.sub(rf"^### (\d\.\d) ([^\n]+)\n((?:(?!^###).)*?){fold}", exercise, page, flags=re.DOTALL | re.MULTILINE)

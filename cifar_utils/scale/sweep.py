@@ -269,12 +269,6 @@ def _check(file: Path, training: Training) -> None:
         raise ValueError(f"{file}: {problem}") from None
 
 
-def is_finished(training: Training) -> bool:
-    """Whether all epochs of a training are done."""
-    run = _runs(training.folder.parent).get(training.folder.name)
-    return run is not None and run.is_complete
-
-
 def _runs(folder: Path) -> dict[str, overview.Run]:
     """Name of a run's folder -> the run, for all in a folder, those of an earlier file included."""
     return {run.folder.name: run for run in overview.find_runs(directory=folder)}

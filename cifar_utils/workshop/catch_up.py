@@ -25,14 +25,15 @@ def catch_up(notebook: int) -> list[str]:
         raise ValueError(f"there is no notebook {notebook}: name one from {NOTEBOOKS[0]} to {NOTEBOOKS[-1]}")
     done, home = [], settings.runs_directory()
     home.mkdir(parents=True, exist_ok=True)
+    new = home / ".shipped"
+    shutil.rmtree(new, ignore_errors=True)  # of a call that was interrupted: it would count as a run
     if notebook > 1 and not settings.policy_file().exists():
         done.append(f"Notebook 1: saved the policy full in {runs.save_policy(PRESETS['full'])}.")
     if notebook > 2 and not settings.network_file().exists():
         checkpoint.write(settings.network_file(), b"from cifar_utils.models import SmallCNN\n")
         done.append(f"Notebook 2: saved the network SmallCNN in {settings.network_file()}.")
     if notebook > 3 and not any(home.glob(f"*/{runs.BEST}")):
-        run, new = home / "shipped", home / ".shipped"
-        shutil.rmtree(new, ignore_errors=True)
+        run = home / "shipped"
         shutil.copytree(runs.SHIPPED, new)
         runs.write_json(new / "history.json", runs.about(new)["history"])  # by which notebook 4 finds it
         new.replace(run)  # as a whole, or not at all
