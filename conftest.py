@@ -8,7 +8,8 @@ import pytest
 os.environ["CIFAR_PROFILE"] = "smoke"
 os.environ["CIFAR_HEADLESS"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # two test files run at a time: more threads would wait for each other
-os.environ["CIFAR_RUNS"] = tempfile.mkdtemp(prefix="cifar-runs-")
+RUNS = tempfile.TemporaryDirectory(prefix="cifar-runs-", ignore_cleanup_errors=True)  # there until the process ends
+os.environ["CIFAR_RUNS"] = RUNS.name
 LONGEST = ("test_participant", "test_path", "test_hub")
 
 

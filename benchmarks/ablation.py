@@ -104,8 +104,7 @@ def fit_options(variant: Variant, model: nn.Module, train: data.Dataset, chosen:
     """Keyword arguments for `fit`."""
     if not variant.tunes_malloc:
         recipes.tune_malloc = lambda: None
-    recipes.RECIPES["variant"] = chosen
-    options = speedrun.recipe(model, train, "variant", seed=seed)
+    options = speedrun.recipe(model, train, chosen, seed=seed)
     total_steps = options["sampler"].total_steps(options["epochs"])
     if variant.optimizer == "sgd":
         options["optimizer"] = sgd(model)

@@ -238,6 +238,7 @@ def test_each_variant_leaves_out_what_it_says():
     assert "_conv_forward" in vars(made("32-bit products")[0][1].blocks[1][0])
 
 
+@pytest.mark.slow
 def test_the_ablation_trains_and_reports(tmp_path):
     import ablation
 

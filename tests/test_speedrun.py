@@ -1,6 +1,7 @@
 """The recipe: all tricks together, for the fast network and for networks of your own."""
 
 import math
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -83,6 +84,27 @@ def test_a_network_of_your_own_gets_its_own_recipe_where_images_are_many(monkeyp
     found = speedrun.recipe(make("SmallCNN"), tiny())
     assert found["epochs"] == recipes.RECIPES["own"].epochs and found["loss"].label_smoothing == 0.1
     assert speedrun.recipe(make("SmallCNN"), tiny(), "class")["epochs"] == recipes.RECIPES["class"].epochs
+
+
+def test_a_recipe_of_your_own():
+    mine = recipes.Recipe("light", epochs=5, batch_size=20, lr=0.05, sizes=())
+    found = speedrun.recipe(make("SmallCNN"), tiny(), mine)
+    assert (found["epochs"], found["batch_size"], found["transform"]) == (5, 20, PRESETS["light"])
+    assert rates(found["optimizer"])[0] == 0.05
+    with pytest.raises(ValueError, match="there is no recipe 'mine'; choose one of class, fast"):
+        speedrun.recipe(make("SmallCNN"), tiny(), "mine")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_fast_network_has_finite_gradients_with_16_bit_products():
+    network = speedrun.network(tiny(), mirror=False).train()
+    images = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = torch.compile(network)(images)
+    logits.float().square().sum().backward()
+    gradients = [p.grad for p in network.parameters() if p.requires_grad]
+    assert all(gradient.isfinite().all() for gradient in gradients) and gradients[0].any()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -22,6 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it does nothing without glibc")
+@pytest.mark.slow
 def test_large_blocks_are_used_again():
     def faults(mode: str) -> int:
         command = [sys.executable, "-c", FAULTS_OF_TEN_LARGE_BLOCKS, mode, malloc.__file__]

@@ -68,6 +68,7 @@ def test_every_combination_is_trained_once(swept):
         )
 
 
+@pytest.mark.slow
 def test_a_training_is_bit_for_bit_the_one_of_the_command_line(swept, images, tmp_path):
     row = rows(swept)[-1]
     arguments = ["train", "--policy", row["policy"], "--seed", row["seed"], "--epochs", "2", "--size", "16"]
@@ -314,7 +315,7 @@ def under_way(folder: Path, count: int = 1, seconds: float = 120) -> None:
 @pytest.mark.slow
 def test_workers_that_are_killed_change_nothing(cluster, images, tmp_path):
     """Three workers, killed with SIGKILL one after the other and replaced: every run complete, bit for bit as alone."""
-    file, folder = write(tmp_path, images, epochs=80), tmp_path / "runs"
+    file, folder = write(tmp_path, images, epochs=30), tmp_path / "runs"
     for _ in range(3):
         cluster.start_worker()
     cluster.wait(3)
@@ -343,7 +344,7 @@ def test_workers_that_are_killed_change_nothing(cluster, images, tmp_path):
 def test_a_scheduler_that_is_killed_ends_the_sweep_in_a_sentence_and_the_same_command_completes_it(
     cluster, images, tmp_path
 ):
-    file, folder = write(tmp_path, images, epochs=100), tmp_path / "runs"
+    file, folder = write(tmp_path, images, epochs=20), tmp_path / "runs"
     cluster.start_worker()
     cluster.wait(1)
     process = start_sweep(file, folder, cluster)

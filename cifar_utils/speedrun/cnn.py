@@ -84,7 +84,7 @@ class CNN(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """[N, widths[2], T, T] -> [N, classes]: the largest responses, partners added up, weighted by the head."""
-        largest = features.amax((2, 3))
+        largest = features.flatten(2).max(2).values  # compiled for 16 bits, the gradient of amax is NaN
         if self.mirror:
             largest = largest.unflatten(1, (2, -1)).sum(1)
         return LOGIT_SCALE * self.head(largest)

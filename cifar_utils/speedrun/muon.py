@@ -31,7 +31,7 @@ def newton_schulz(matrix: Tensor, steps: int = 3) -> Tensor:
     x = x / (x.norm() + 1e-7)  # no singular value above 1
     for _ in range(steps):
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b gram + c gram^2) x
     return x.T if tall else x
 
 

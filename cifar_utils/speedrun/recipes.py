@@ -79,7 +79,7 @@ RECIPES = {
 def recipe(
     model: nn.Module,
     train: Dataset,
-    name: str | None = None,
+    name: str | Recipe | None = None,
     *,
     epochs: int | None = None,
     seed: int = 0,
@@ -93,8 +93,8 @@ def recipe(
     Args:
         model: any network; for `speedrun.network`, see also `RECIPES[name].network`.
         train: the training images.
-        name: one of RECIPES; by default "class", "own" for another network than `CNN`, or "sample" for fewer than
-            10,000 images.
+        name: one of RECIPES, or a recipe of your own; by default "class", "own" for another network than `CNN`, or
+            "sample" for fewer than 10,000 images.
         epochs: by default the recipe's.
         seed: of the order of images and of their augmentation.
         device: where you will train; by default `best_device`.
@@ -104,9 +104,10 @@ def recipe(
     """
     is_fast_network = any(isinstance(module, CNN) for module in model.modules())
     name = name or ("sample" if len(train) < FEW_IMAGES else "class" if is_fast_network else "own")
-    if name not in RECIPES:
+    if not isinstance(name, Recipe) and name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    chosen, device = RECIPES[name], torch.device(device or best_device())
+    chosen = name if isinstance(name, Recipe) else RECIPES[name]
+    device = torch.device(device or best_device())
     epochs = chosen.epochs if epochs is None else epochs
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs is {epochs!r}; it must be a whole number of at least 1")
