@@ -11,8 +11,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 FOLDER = ROOT / "notebooks"
-# Notebook 8 has no widget: nbval runs it, and starting its processes once more takes a minute and a half.
-PATHS = [*sorted(FOLDER.glob("0[1-7]*.ipynb")), *sorted(FOLDER.glob("exercises/*.ipynb"))]
+# The participant's path (test_participant.py) runs notebooks 1 to 4. Notebook 8 has no widget: nbval runs it, and
+# starting its processes once more takes a minute and a half.
+PATHS = [*sorted(FOLDER.glob("0[5-7]*.ipynb")), *sorted(FOLDER.glob("exercises/*.ipynb"))]
 
 
 @pytest.mark.parametrize("name", [path.relative_to(FOLDER).with_suffix("").as_posix() for path in PATHS])
