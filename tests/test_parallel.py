@@ -197,12 +197,12 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("first,second", [(1, 2), (2, 1)])
 def test_a_run_resumes_with_another_number_of_processes(folder, tmp_path, first, second):
-    finish(start(folder, tmp_path / "whole", 1, epochs=60))
-    process = start(folder, tmp_path / "run", first, epochs=60)
-    wait_for(tmp_path / "run" / "best.safetensors", process)
+    finish(start(folder, tmp_path / "whole", 1, epochs=100))
+    process = start(folder, tmp_path / "run", first, epochs=100)
+    wait_for(tmp_path / "run" / "history.json", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    text = finish(start(folder, tmp_path / "run", second, epochs=60))
+    text = finish(start(folder, tmp_path / "run", second, epochs=100))
     assert "Resuming" in text
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
