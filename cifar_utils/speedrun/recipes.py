@@ -104,9 +104,9 @@ def recipe(
     """
     is_fast_network = any(isinstance(module, CNN) for module in model.modules())
     name = name or ("sample" if len(train) < FEW_IMAGES else "class" if is_fast_network else "own")
-    if not isinstance(name, Recipe) and name not in RECIPES:
+    chosen = name if isinstance(name, Recipe) else RECIPES.get(name)
+    if chosen is None:
         raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    chosen = name if isinstance(name, Recipe) else RECIPES[name]
     device = torch.device(device or best_device())
     epochs = chosen.epochs if epochs is None else epochs
     if not isinstance(epochs, int) or epochs < 1:
