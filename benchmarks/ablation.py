@@ -1,166 +1,105 @@
 """What each trick buys: the fast recipe, of five epochs here, and the same with one trick left out.
 
-    python benchmarks/ablation.py                 # a quarter of an hour per seed; stopped, the same command resumes
-    python benchmarks/ablation.py --seeds 5 --only everything "no mirror symmetry"
-    python benchmarks/ablation.py --seeds 10 --jobs 12   # 12 at once, for a GPU: accuracies only
-    python benchmarks/ablation.py --finished      # the table of the runs that are finished so far
-    python benchmarks/ablation.py --quick         # does everything run?
+    python benchmarks/ablation.py               # an hour and a half; stopped, the same command resumes
+    python benchmarks/ablation.py --seeds 10 --only "no mirror symmetry"   # with everything, its partner
+    python benchmarks/ablation.py --jobs 12     # 12 trainings at once, for a GPU
+    python benchmarks/ablation.py --finished    # the table of what is finished so far
+    python benchmarks/ablation.py --quick       # does everything run?
 
-All are trained on the 45,000 training images for as many steps; the accuracy is that of the validation images, since
-this is how tricks are chosen. Each run has a process of its own. Reference seconds are explained in clock.py; they are
-left out where several runs share the machine, or other work slowed it. Differences are paired: each run is compared
-with the run of everything with the same seed on the same machine, and the interval is Student's, of 95 %.
+The variants are functions of ablation_variants.py, and a sweep trains them on the 45,000 training images for as many
+steps. The accuracy is that of the validation images after the last epoch, since this is how tricks are chosen.
+Differences are paired: each run is compared with the run of everything with the same seed on the same machine, and the
+interval is Student's, of 95 %.
 
-Written to benchmarks/results: ablation.json (every run), ablation.md and ablation.png. Runs add up over sessions and
-machines; those of the session under way lie in build/ablation.
+Times are taken apart from that, on a CPU that nothing else uses: all variants train in turn on a ninth of the images,
+and so for a ninth of the steps at each image size, each time in a process of its own. Each time, in reference seconds
+(clock.py) without the validation, is divided by that of everything in the same round.
+
+Written to benchmarks/results: ablation.json (every run), ablation.md and ablation.png. Runs of this version add up over
+sessions and machines; those of the session under way lie in build/ablation.
 """
 
 import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import yaml
+from ablation_variants import FAST, VARIANTS
 from clock import Clock
-from common import cached_run, command_line, in_a_new_process, machine, processor, save, stoppable
+from common import cached_run, command_line, in_a_new_process, machine, processor, save, spread, stoppable
 from matplotlib import pyplot as plt
 from time_to_accuracy import train_by_the_clock
 from torch import nn
 
-from cifar_utils import data, speedrun
+from cifar_utils import data, runs
 from cifar_utils.evaluation.comparison import mean_and_interval
-from cifar_utils.evaluation.predictions import predict
+from cifar_utils.models import Normalize
 from cifar_utils.progress import bar
-from cifar_utils.speedrun import recipes
-from cifar_utils.speedrun.muon import sgd
-from cifar_utils.speedrun.winograd import accelerate
-from cifar_utils.train import best_device, warm_up_and_decay
+from cifar_utils.scale import sweep
+from cifar_utils.train import best_device
 
 ROOT = Path(__file__).resolve().parent.parent
-# Of five epochs: with the easiest half dropped, these are as many steps as three epochs with all images.
-FAST = replace(speedrun.RECIPES["fast"], epochs=5)
-
-QUIET = 0.85  # of the best rate: a machine that multiplies more slowly is also at work for others
+FILE = Path(__file__).with_name("ablation_variants.py")
+TIMED_EVERY = 9  # only so many images are trained on for the clock
 
 
-def trained_first_layer(model: nn.Module) -> None:
-    model[1].whiten.reset_parameters()
-    model[1].whiten.weight.requires_grad_(True)
+def trainings(names: list[str], seeds: int, folder: Path, quick: bool) -> tuple[Path, dict[str, tuple[str, int]]]:
+    """The file of a sweep, a seed at a time, and the name of each run's folder -> variant and seed."""
+    wanted = [(name, seed) for seed in range(seeds) for name in names]
+    size = {"profile": "smoke", "epochs": 1} if quick else {"profile": "class"}
+    blocks = []
+    for name, seed in wanted:
+        recipe, network = (f"{FILE}:{part.__name__}" for part in (VARIANTS[name].recipe, VARIANTS[name].network))
+        blocks.append({"seed": seed, "model": network, "recipe": recipe} | size)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "ablation.yaml"
+    file.write_text(yaml.safe_dump(blocks, sort_keys=False))
+    return file, {training.folder.name: which for training, which in zip(sweep.read(file, folder), wanted)}
 
 
-def random_filters(model: nn.Module) -> None:
-    for layer in model[1].blocks.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.reset_parameters()
+def finished(folder: Path, of: dict[str, tuple[str, int]], where: str) -> list[dict]:
+    """One row per finished run of the sweep."""
+    rows = []
+    for name, (variant, seed) in of.items():
+        if (folder / name / "run.json").exists():
+            about = runs.about(folder / name)
+            if len(about["history"]) == about["settings"]["epochs"]:
+                accuracy = about["history"][-1]["validation_accuracy"]
+                rows.append({"variant": variant, "seed": seed, "machine": where, "accuracy": accuracy})
+    return rows
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What differs from the fast recipe.
-
-    Attributes:
-        recipe: fields of speedrun.recipes.Recipe.
-        mirror: whether the network is built to give mirror images the same logits.
-        change: is called with the new network.
-        optimizer: "muon"; "sgd" with rates of its own; or "slow biases", Muon with the filters' rate for biases.
-        autocast: whether products are of 16 bits where the device has instructions for them.
-        tunes_malloc: whether freed memory is kept for the next step.
-        saves_time_only: it changes a CPU's time, and nothing else but rounding; not run where time is not measured.
-    """
-
-    recipe: dict = field(default_factory=dict)
-    mirror: bool = True
-    change: Callable[[nn.Module], None] | None = None
-    optimizer: str = "muon"
-    autocast: bool = True
-    tunes_malloc: bool = True
-    saves_time_only: bool = False
-
-
-VARIANTS = {
-    "everything": Variant(),
-    "no mirror symmetry": Variant(mirror=False),
-    "SGD instead of Muon": Variant(optimizer="sgd"),
-    "first layer trained, not computed": Variant(change=trained_first_layer),
-    "random filters, no identity": Variant(change=random_filters),
-    "biases learn as slowly as filters": Variant(optimizer="slow biases"),
-    "no progressive resizing": Variant(recipe={"sizes": ()}),
-    "no example dropped, as many steps": Variant(recipe={"drop_easiest": 0.0, "epochs": 3}),
-    "no flips and shifts": Variant(recipe={"policy": "none"}),
-    "32-bit products": Variant(autocast=False),
-    "32-bit products, no Winograd": Variant(
-        autocast=False, change=partial(accelerate, enabled=False), saves_time_only=True
-    ),
-    "freed memory handed back": Variant(tunes_malloc=False, saves_time_only=True),
-}
-
-
-def fit_options(variant: Variant, model: nn.Module, train: data.Dataset, chosen: recipes.Recipe, seed: int) -> dict:
-    """Keyword arguments for `fit`."""
-    if not variant.tunes_malloc:
-        recipes.tune_malloc = lambda: None
-    options = speedrun.recipe(model, train, chosen, seed=seed)
-    total_steps = options["sampler"].total_steps(options["epochs"])
-    if variant.optimizer == "sgd":
-        options["optimizer"] = sgd(model)
-        options["scheduler"] = warm_up_and_decay(options["optimizer"], total_steps)
-    elif variant.optimizer == "slow biases":
-        options["optimizer"] = recipes.muon(model, chosen.lr, size=train.size, head_lr_scale=8.0, bias_lr_scale=1.0)
-        options["scheduler"] = warm_up_and_decay(options["optimizer"], total_steps, warm_up=0.0)
-    return options if variant.autocast else options | {"autocast": None}
-
-
-def run(variant: Variant, chosen: recipes.Recipe, seed: int, sample: bool, threads: int, is_timed: bool = True) -> dict:
-    """Trains once: validation accuracy, and, where it has the machine to itself, the time of all but validation."""
+def timed(name: str, threads: int, quick: bool) -> dict:
+    """The time of a short training, without validation."""
     torch.set_num_threads(threads)
     device = best_device()
+    train, val = data.split(data.cifar10(sample=quick))
+    train, few = train.select(torch.arange(0, len(train), TIMED_EVERY)), val.select(torch.arange(10))
+    torch.manual_seed(0)
+    model = nn.Sequential(Normalize.from_dataset(train), VARIANTS[name].network(len(train.classes)))
+    options = VARIANTS[name].recipe(model, train, seed=0, epochs=1 if quick else None)
     clock = Clock(device)
-    train, val = data.split(data.cifar10(sample=sample))
-    model = speedrun.network(train, seed, mirror=variant.mirror)
-    if variant.change:
-        variant.change(model)
-    few = val.select(torch.arange(10))  # validated once, at the end, outside the clock
-    train_by_the_clock(clock, model, train, few, device, **fit_options(variant, model, train, chosen, seed))
-    times = clock.times() if is_timed else {}
-    return {"accuracy": predict(model, val).accuracy} | times
+    train_by_the_clock(clock, model, train, few, device, **options)
+    return {"reference_seconds": clock.times()["reference_seconds"]}
 
 
-def paired(rows: list[dict], others: list[dict], key: str, difference: Callable) -> list[float]:
-    """difference(row, other) of a figure, for runs of the same seed on the same machine that both have it."""
-
-    def where(row: dict) -> tuple:
-        return row["setting"]["seed"], row["setting"]["machine"]
-
-    found = {where(row): row[key] for row in others if key in row}
-    return [difference(row[key], found[where(row)]) for row in rows if key in row and where(row) in found]
-
-
-def summary(rows_of: dict[str, list[dict]]) -> dict[str, dict]:
-    """Variant -> per pair of runs, points of accuracy more than with everything, and how many times the time.
-
-    Times are compared only between runs that had the machine to themselves: during those, it multiplied at nearly the
-    best rate that it reached in any of them.
-    """
-    best: dict[str, float] = {}
-    for row in [row for rows in rows_of.values() for row in rows if "rate" in row]:
-        best[row["setting"]["machine"]] = max(best.get(row["setting"]["machine"], 0), row["rate"])
-
-    def undisturbed(rows: list[dict]) -> list[dict]:
-        return [row for row in rows if "rate" in row and row["rate"] >= QUIET * best[row["setting"]["machine"]]]
-
-    everything = rows_of.get("everything", [])
-    return {
-        name: {
-            "points": paired(rows, everything, "accuracy", lambda a, b: 100 * (a - b)),
-            "times": paired(undisturbed(rows), undisturbed(everything), "reference_seconds", lambda a, b: a / b),
-        }
-        for name, rows in rows_of.items()
-    }
+def summary(rows: list[dict], rounds: list[dict]) -> dict[str, dict]:
+    """Variant -> per pair of runs, points of accuracy more than with everything; per round, how many times the time."""
+    partners = {(row["seed"], row["machine"]): row for row in rows if row["variant"] == "everything"}
+    found = {name: {"points": [], "times": []} for name in VARIANTS}
+    for row in rows:
+        partner = partners.get((row["seed"], row["machine"]))
+        if partner:
+            found[row["variant"]]["points"].append(100 * (row["accuracy"] - partner["accuracy"]))
+    for seconds in rounds:
+        for name, value in seconds.items():
+            found[name]["times"].append(value / seconds["everything"])
+    return {name: values for name, values in found.items() if values["points"] or values["times"]}
 
 
 def markdown(results: dict) -> str:
@@ -169,44 +108,54 @@ def markdown(results: dict) -> str:
         "",
         *(f"- last session, {key}: {value}" for key, value in results["machine"].items()),
         *(f"- accuracies of {name}: {count} runs" for name, count in results["machines"].items()),
-        f"- {results['setting']}; time only of runs that had the machine to themselves",
+        f"- {results['setting']}; median time of {len(results['rounds'])} rounds, with its quartiles",
         "",
         "| left out or changed | seeds | validation accuracy, points more than everything | time, of everything's |",
         "|---|--:|--:|--:|",
     ]
     for name, found in results["summary"].items():
-        accuracies = [row["accuracy"] for row in results["rows"][name]]
-        cells = [name, f"{len(accuracies)}", f"{statistics.mean(accuracies):.2%}", "1"]
-        if name != "everything":
-            cells[2:] = [with_interval(found["points"], "+.2f"), with_interval(found["times"])]
-        lines.append(f"| {' | '.join(cells)} |")
+        accuracies = [row["accuracy"] for row in results["rows"] if row["variant"] == name]
+        accuracy = with_interval(found["points"]) if name != "everything" else f"{statistics.mean(accuracies):.2%}"
+        lines.append(f"| {name} | {len(accuracies) or ''} | {accuracy} | {with_quartiles(found['times'])} |")
     return "\n".join(lines) + "\n"
 
 
-def with_interval(values: list[float], form: str = ".2f") -> str:
-    if not values:
+def with_interval(points: list[float]) -> str:
+    if not points:
         return "not measured"
-    mean, half = mean_and_interval(values)
-    return f"{mean:{form}} " + ("(one run)" if math.isinf(half) else f"± {half:{form.strip('+')}}")
+    mean, half = mean_and_interval(points)
+    return f"{round(mean, 2) + 0.0:+.2f} " + ("(one run)" if math.isinf(half) else f"± {half:.2f}")
+
+
+def with_quartiles(ratios: list[float]) -> str:
+    if not ratios:
+        return "not measured"
+    found = spread(ratios)
+    return f"{found['median']:.2f} ({found['quartiles'][0]:.2f} to {found['quartiles'][1]:.2f})"
 
 
 def plot(results: dict, path: Path) -> None:
-    """Two panels, one row per variant: the difference in accuracy, with intervals, and the time."""
+    """Two panels, one row per variant: accuracy (with mean and interval), and time (with median and quartiles)."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout="constrained")
     found = {name: row for name, row in results["summary"].items() if name != "everything"}
     for axis, key, neutral in zip(axes, ("points", "times"), (0, 1)):
         for height, row in enumerate(found.values()):
             if not row[key]:
                 continue
-            mean, half = mean_and_interval(row[key])
             axis.plot(row[key], [height] * len(row[key]), "o", color="#0072B2", alpha=0.4)
-            axis.errorbar(mean, height, xerr=0 if math.isinf(half) else half, fmt="D", color="black", capsize=4)
+            if key == "points":
+                middle, half = mean_and_interval(row[key])
+                sides = 0 if math.isinf(half) else half
+            else:
+                middle, quartiles = spread(row[key])["median"], spread(row[key])["quartiles"]
+                sides = [[middle - quartiles[0]], [quartiles[1] - middle]]
+            axis.errorbar(middle, height, xerr=sides, fmt="D", color="black", capsize=4)
         axis.axvline(neutral, color="#0072B2", linestyle="--", linewidth=1)
         axis.grid(alpha=0.3)
     axes[0].set(xlabel="validation accuracy minus everything's, points", yticks=range(len(found)), yticklabels=[*found])
     axes[1].set(xlabel="time, divided by everything's")
     axes[0].invert_yaxis()
-    means = [f"{name} {with_interval(row['points'], '+.2f')}" for name, row in found.items()]
+    means = [f"{name} {with_interval(row['points'])}" for name, row in found.items()]
     alt = f"What each trick buys. Points of validation accuracy more than with everything: {'; '.join(means)}."
     figure.savefig(path, dpi=120, metadata={"Description": alt})
     plt.close(figure)
@@ -214,53 +163,49 @@ def plot(results: dict, path: Path) -> None:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="these variants")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once; with more than one, time is not measured")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="these, and everything")
+    parser.add_argument("--jobs", type=int, help="trainings at once (default: by cores and memory)")
+    parser.add_argument("--rounds", type=int, default=5, help="of the clock; 0 where other work runs")
     parser.add_argument("--finished", action="store_true", help="train nothing more")
-    parser.add_argument("--quick", action="store_true", help="an epoch of the sample each")
+    parser.add_argument("--quick", action="store_true", help="an epoch of few images each")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "ablation", help="folder of finished runs")
     args = parser.parse_args()
-    base = FAST
     if args.quick:
-        args.seeds, args.runs, base = 1, args.runs / "quick", replace(FAST, epochs=1)
-    device = best_device()
-    where = torch.cuda.get_device_name() if device.type == "cuda" else processor()
-    is_timed = args.jobs == 1 and device.type == "cpu"
-
-    def train(name: str, seed: int) -> None:
-        variant = VARIANTS[name]
-        chosen = replace(base, **variant.recipe)
-        work = partial(in_a_new_process, run, variant, chosen, seed, args.quick, args.threads, is_timed)
-        about = {"variant": name, "seed": seed, "recipe": asdict(chosen), "optimizer": variant.optimizer}
-        about |= {"machine": where, "timed": is_timed}
-        cached_run(args.runs / f"{name}-{seed}-{'timed' if is_timed else 'untimed'}.json", about, work)
-
-    todo = [(name, seed) for seed in range(args.seeds) for name in args.only]
-    todo = [(name, seed) for name, seed in todo if is_timed or not VARIANTS[name].saves_time_only]
+        args.seeds, args.rounds, args.runs = 1, 1, args.runs / "quick"
+    is_gpu = best_device().type == "cuda"
+    where = torch.cuda.get_device_name() if is_gpu else processor()
+    threads = torch.get_num_threads()
+    names = [name for name in VARIANTS if name == "everything" or name in args.only]
+    file, of = trainings([n for n in names if not VARIANTS[n].saves_time_only], args.seeds, args.runs, args.quick)
     if not args.finished:
-        with ThreadPoolExecutor(args.jobs) as pool, bar(len(todo), "Runs", "run") as progress:
-            for _ in pool.map(lambda run: train(*run), todo):
-                progress.update()
-    text = f"{base.epochs} epochs of {base.policy}; means and 95 % intervals over the seeds"
-    recipes_now = {name: json.loads(json.dumps(asdict(replace(base, **v.recipe)))) for name, v in VARIANTS.items()}
-    results = {"machine": machine(args.threads), "setting": text} | collect(args.runs, args.output, recipes_now)
-    save(args.output, "ablation", results, markdown(results), plot)
+        sweep.run(file, args.runs, args.jobs)
+        todo = [(i, name) for i in range(0 if is_gpu else args.rounds) for name in names]
+        for i, name in bar(len(todo), "Clock", "training", iterable=todo):
+            about = {"machine": where, "threads": threads, "version": version("cifar_utils")}
+            work = partial(in_a_new_process, timed, name, threads, args.quick)
+            cached_run(args.runs / f"{name}-{i}.json", about, work)
+    text = f"{FAST.epochs} epochs of {FAST.policy}; means and 95 % intervals over the seeds"
+    found = {"machine": machine(threads), "version": version("cifar_utils"), "setting": text}
+    found |= collect(args.runs, args.output, finished(args.runs, of, where))
+    save(args.output, "ablation", found, markdown(found), plot)
 
 
-def collect(folder: Path, output: Path, recipes_now: dict[str, dict]) -> dict:
-    """The rows of each variant with its recipe of today, earlier sessions' too; and how many each machine has made."""
-    earlier = output / "ablation.json"
-    old = json.loads(earlier.read_text())["rows"] if earlier.exists() else {}
-    found = [row for rows in old.values() for row in rows]
-    found += [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    found = [row for row in found if row["setting"].get("recipe") == recipes_now.get(row["setting"]["variant"], ())]
-    unique = {json.dumps(row["setting"], sort_keys=True): row for row in found}
-    rows = {name: [row for row in unique.values() if row["setting"]["variant"] == name] for name in VARIANTS}
-    rows = {name: sorted(some, key=lambda row: row["setting"]["seed"]) for name, some in rows.items() if some}
-    machines = Counter(row["setting"]["machine"] for row in unique.values())
-    return {"machines": machines, "summary": summary(rows), "rows": rows}
+def collect(folder: Path, output: Path, rows: list[dict]) -> dict:
+    """These rows and the times in a folder, with those of earlier sessions of this version."""
+    file, rounds = output / "ablation.json", {}
+    for part in sorted(folder.glob("*-*.json")):
+        name, _, number = part.stem.rpartition("-")
+        rounds.setdefault(int(number), {})[name] = json.loads(part.read_text())["reference_seconds"]
+    rounds = [rounds[number] for number in sorted(rounds) if "everything" in rounds[number]]
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    if earlier.get("version") == version("cifar_utils"):
+        rounds = rounds or earlier["rounds"]  # times are of one machine
+        rows = earlier["rows"] + rows
+    unique = {(row["variant"], row["seed"], row["machine"]): row for row in rows}
+    rows = [unique[key] for key in sorted(unique)]
+    machines = Counter(row["machine"] for row in rows)
+    return {"machines": machines, "rows": rows, "rounds": rounds, "summary": summary(rows, rounds)}
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ explained in clock.py. The competitors, which have no schedule of their own for 
 installed, and the first run of each recipe, which warms up, is reported apart.
 
 Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png; on a GPU
-with _gpu in their names. Runs add up over sessions and machines: a run that is in time_to_accuracy.json, trained as its
-recipe is now, is not trained again, and the table names the machine of each. Those of the session under way lie in
-build/time_to_accuracy.
+with _gpu in their names. Runs add up over sessions and machines, and the table names the machine and the version of
+each: a run that is in time_to_accuracy.json, trained as its recipe is now, stays until this version has trained it
+again. Those of the session under way lie in build/time_to_accuracy.
 """
 
 import inspect
@@ -34,6 +34,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import speed_run
@@ -56,6 +57,7 @@ from cifar_utils.train import best_device, sgd, steps
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOKS = (2.0, 5.0)  # reference minutes
+VERSION = version("cifar_utils")
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ def main() -> None:
     setting_of = about | competitors
     rows = {(row["name"], row["seed"]): row for row in earlier_rows(args.output / f"{title}.json", setting_of)}
     todo = [(name, seed) for seed in range(args.seeds) for name in args.only]  # a seed at a time
-    todo = [] if args.finished else [run for run in todo if run not in rows]
+    todo = [] if args.finished else [run for run in todo if rows.get(run, {}).get("version") != VERSION]
 
     def run(name: str, seed: int) -> dict:
         if name in plain:
@@ -257,15 +259,15 @@ def main() -> None:
             row = run_competitor(COMPETITORS[name], seed, device, looks)
         else:
             row = speed_run.airbench_94(seed, device)
-        return {"name": name, "seed": seed, "machine": where} | row
+        return {"name": name, "seed": seed, "machine": where, "version": VERSION} | row
 
     if device.type == "cuda" and todo:  # the first run of its kind warms up and compiles: not counted
         first = {name: run(name, args.seeds)["seconds"] for name in args.only if name not in COMPETITORS}
         facts["first runs"] = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in first.items())
     for name, seed in bar(len(todo), "Runs", "run", iterable=todo):
-        cached_run(args.runs / f"{name}-{seed}.json", setting_of[name], partial(run, name, seed))
+        cached_run(args.runs / f"{name}-{seed}.json", setting_of[name] | {"version": VERSION}, partial(run, name, seed))
     for file in args.runs.glob("*-*.json"):
-        row = cached_run(file, setting_of.get(file.stem.rsplit("-", 1)[0]), None)
+        row = cached_run(file, setting_of.get(file.stem.rsplit("-", 1)[0], {}) | {"version": VERSION}, None)
         if row:
             rows[row["name"], row["seed"]] = {key: value for key, value in row.items() if key != "setting"}
     rows = [rows[key] for key in sorted(rows)]

@@ -136,8 +136,8 @@ def markdown(results: dict) -> str:
         "",
     ]
     titles = ["recipe", "policy", "epochs", "seeds", "test accuracy", "minutes", "seconds, plain"]
-    titles += ["with test-time augmentation", "minutes with it", "GFLOP/s", "machine", "target"]
-    lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|"]
+    titles += ["with test-time augmentation", "minutes with it", "GFLOP/s", "machine", "version", "target"]
+    lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|---|"]
     for name, about in results["schedules"].items():
         rows = rows_for(results, name)
         if not rows:
@@ -152,6 +152,7 @@ def markdown(results: dict) -> str:
             mean_and_error(minutes_tta, ".2f"),
             f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
             where(rows),
+            ", ".join(dict.fromkeys(row["version"] for row in rows)),
             target(about, rows),
         ]
         lines.append(f"| {name} | {about['policy']} | {about['epochs']} | {len(rows)} | {' | '.join(cells)} |")

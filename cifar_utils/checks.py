@@ -45,7 +45,7 @@ def _share_images(train: Dataset, val: Dataset) -> bool:
     if len(sources) > 1:
         return False
     _, in_train, in_val = np.intersect1d(train.index.numpy(), val.index.numpy(), return_indices=True)
-    return (train.images[in_train] == val.images[in_val]).flatten(1).all(1).any().item()
+    return bool((train.images[in_train] == val.images[in_val]).flatten(1).all(1).any())
 
 
 def check_types(model, optimizer, sampler, autocast, **parts) -> None:

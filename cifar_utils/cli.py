@@ -1,6 +1,7 @@
 """Everything that the notebooks do, as commands: run, preview, train, sweep, runs, evaluate, classify, download."""
 
 import argparse
+import inspect
 import json
 import os
 import sys
@@ -39,6 +40,7 @@ examples:
   python -m cifar_utils preview --policy strong      show what a policy does to some training images
   python -m cifar_utils train --policy strong        only train, with stronger augmentation
   python -m cifar_utils train --model mine.py:Net    train a network of your own, a function or class in a file
+  python -m cifar_utils train --recipe mine.py:adam  a function that returns arguments of fit: an optimizer, a loss, ...
   python -m cifar_utils --images photos --size 64    train on your own images, one sub-folder per class
   python -m cifar_utils sweep sweep.yaml             every combination of policies, seeds, networks in a file
   python -m cifar_utils runs                         all runs as a table: what differs, validation accuracy, minutes
@@ -165,7 +167,10 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=settings.PROFILES, help=PROFILES)
     parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: full, or the recipe's)")
     _model_option(parser)
-    recipes = "train by a recipe: class, fast, short, five, sample, few, full (notebook 5's network), or own (yours)"
+    recipes = (
+        "train by a recipe: class, fast, short, five, sample, few, full (notebook 5's network), own (your network); "
+    )
+    recipes += "or FILE.py:NAME, a function (model, train, *, seed, epochs) that returns keyword arguments of fit"
     parser.add_argument("--recipe", metavar="NAME", help=recipes)
     parser.add_argument("--epochs", metavar="N", type=_whole(1), help="passes over the training images")
     parser.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same result (default: 0)")
@@ -205,6 +210,37 @@ def _images(options: argparse.Namespace, train: bool, sample: bool | None, size:
     return data.cifar10(train, options.sample or sample, options.data)
 
 
+def _recipe(text: str):
+    """The recipe that --recipe names: a speedrun.Recipe, or a function that returns keyword arguments of `fit`."""
+    from cifar_utils.speedrun import RECIPES, Recipe
+
+    recipe = RECIPES.get(text) or (_code(text, "--recipe") if ":" in text else None)
+    if recipe is None:
+        raise ValueError(f"--recipe {text!r} is not one of {', '.join(RECIPES)}; one of your own is named FILE.py:NAME")
+    if not isinstance(recipe, Recipe) and not inspect.isfunction(recipe):
+        raise ValueError(f"--recipe {text!r} is a {type(recipe).__name__}; a function or a speedrun.Recipe is needed")
+    return recipe
+
+
+def _arguments(recipe, model: nn.Module, images: data.Dataset, options: argparse.Namespace, usual: dict) -> dict:
+    """Keyword arguments of `fit` by a recipe; what a function leaves out is as usual."""
+    chosen = {"seed": options.seed, "epochs": options.epochs}
+    if not callable(recipe):
+        from cifar_utils import speedrun
+
+        return speedrun.recipe(model, images, recipe, **chosen)
+    try:
+        found = recipe(model, images, **chosen)
+    except Exception as error:  # a participant's code can fail in any way
+        raise ValueError(f"--recipe {options.recipe!r} fails ({type(error).__name__}: {error})") from error
+    known = inspect.signature(train.steps).parameters.keys() - {"model", "train", "val", "run"}
+    if not isinstance(found, dict) or found.keys() - known:
+        what = f"{min(found.keys() - known)!r} in a dict" if isinstance(found, dict) else f"a {type(found).__name__}"
+        expected = f"a dict of {', '.join(sorted(known))} is needed"
+        raise ValueError(f"--recipe {options.recipe!r} returns {what}; {expected}")
+    return usual | found
+
+
 def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
     """The network that --model names, or the plain one; Normalize comes first unless it has one of its own."""
     if not text:
@@ -212,15 +248,15 @@ def _network(text: str | None, classes: int, normalize: Normalize) -> nn.Module:
     return network_file.with_normalize(network_file.make(_code(text), classes), normalize)
 
 
-def _code(text: str) -> Callable[..., nn.Module]:
-    """The class or function that --model names."""
+def _code(text: str, option: str = "--model"):
+    """What an option names as FILE.py:NAME."""
     file, _, name = text.rpartition(":")
     try:
         if not file or not name:
-            raise ValueError("a file, and a class or function in it, are needed")
+            raise ValueError("a file, and a name in it, are needed")
         return network_file.load(file, name)
     except ValueError as error:
-        raise ValueError(f"--model {text!r}: {error}; name it as FILE.py:NAME") from error
+        raise ValueError(f"{option} {text!r}: {error}; name it as FILE.py:NAME") from error
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -231,7 +267,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _preview(options: argparse.Namespace) -> None:
     images, policy = _images(options, True, None), _policy(options.policy)
-    images = images.select([(images.labels == k).nonzero()[0].item() for k in range(min(len(images.classes), 8))])
+    images = images.select([int((images.labels == k).nonzero()[0]) for k in range(min(len(images.classes), 8))])
     draws = [plots.to_pixels(policy(images.images, images.index, epoch)) for epoch in range(8)]
     names = [images.classes[label] for label in images.labels]
     title = f"{options.policy} (of {images})"
@@ -243,22 +279,18 @@ def prepare(options: argparse.Namespace) -> tuple[nn.Module, data.Dataset, data.
     """What the options of train stand for: model, training and validation images, and keyword arguments of `fit`."""
     profile = settings.profile(options.profile)
     train_images, val = data.split(_images(options, True, profile.sample))
-    epochs = options.epochs
-    if options.recipe:
-        from cifar_utils import speedrun
-
-        if options.model:
-            torch.manual_seed(options.seed)
-            model = _network(options.model, len(train_images.classes), Normalize.from_dataset(train_images))
-        else:
-            recipe = speedrun.RECIPES.get(options.recipe)
-            model = speedrun.network(train_images, options.seed, **(recipe.network if recipe else {}))
-        arguments = speedrun.recipe(model, train_images, options.recipe, seed=options.seed, epochs=epochs)
-    else:
-        torch.manual_seed(options.seed)
+    recipe = _recipe(options.recipe) if options.recipe else None
+    torch.manual_seed(options.seed)
+    if options.model or recipe is None or callable(recipe):
         model = _network(options.model, len(train_images.classes), Normalize.from_dataset(train_images))
-        usual = profile.epochs if len(train_images) > 10_000 else profile.sample_epochs
-        arguments = {"transform": PRESETS["full"], "epochs": epochs or usual, "seed": options.seed}
+    else:
+        from cifar_utils.speedrun import network
+
+        model = network(train_images, options.seed, **recipe.network)
+    usual = profile.epochs if len(train_images) > 10_000 else profile.sample_epochs
+    arguments = {"transform": PRESETS["full"], "epochs": options.epochs or usual, "seed": options.seed}
+    if recipe:
+        arguments = _arguments(recipe, model, train_images, options, arguments)
     if options.policy:
         usual, policy = arguments["transform"], _policy(options.policy)
         # A recipe keeps its progressive resizing.

@@ -24,6 +24,8 @@ class Normalize(nn.Module):
         ValueError: float images far outside 0 to 1: normalized already, or never divided by 255.
     """
 
+    mean: Tensor
+    std: Tensor
     image_size: int | None = None  # of the training images, where it is known: `from_dataset` and `runs.load` set it
 
     def __init__(self, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)) -> None:

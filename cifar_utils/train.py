@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def steps(
     autocast: torch.dtype | None = None,
     run: str | Path | None = None,
     save_every: int | None = None,
-) -> Iterator["TrainerState"]:
+) -> Generator["TrainerState", None, None]:
     """Trains the model in place, or resumes the training that the run's folder holds.
 
     `last` is saved at the end of every epoch and on a stop (Ctrl-C, SIGTERM, `state.stop = True`), `best` before it

@@ -149,7 +149,8 @@ def homography(p: Parameters, size: tuple[int, int]) -> Tensor:
     flip = torch.where(p.flip, -1.0, 1.0)
     affine, perspective = affine_matrix(p, size), perspective_matrix(p, size)
     # affine @ perspective (the last transform is undone first) as sums: a matrix product rounds by the batch's size.
-    back = sum(affine[:, :, k, None] * perspective[:, None, k, :] for k in range(3))
+    terms = [affine[:, :, k, None] * perspective[:, None, k, :] for k in range(3)]
+    back = terms[0] + terms[1] + terms[2]
     return torch.cat([back[:, :1] * flip[:, None, None], back[:, 1:]], 1)
 
 

@@ -17,8 +17,12 @@ import pytest
 import torch
 from PIL import Image
 from tiny import tiny
+from torch import nn
 
 from cifar_utils import speedrun
+from cifar_utils.augment import PRESETS
+from cifar_utils.models import Normalize
+from cifar_utils.speedrun import recipes
 from cifar_utils.speedrun import winograd as convolutions
 from cifar_utils.speedrun.mirror import MirrorConv2d
 from cifar_utils.speedrun.selection import DropEasiest
@@ -126,15 +130,20 @@ def test_the_table_and_the_plot_have_what_was_measured_and_no_more(tmp_path):
 
     about = {"policy": "full", "epochs": 4, "minutes": 5, "accuracy": 0.89, "tta": False}
     row = {"name": "class", "machine": "one", "accuracy": 0.87, "seconds": 200.0, "reference_seconds": 240.0}
-    row |= {"rate": 2e11, "accuracy_shifted": 0.88, "shifted_seconds": 5.0, "shifted_reference_seconds": 6.0}
+    row |= {
+        "version": "1.2.0",
+        "rate": 2e11,
+        "accuracy_shifted": 0.88,
+        "shifted_seconds": 5.0,
+        "shifted_reference_seconds": 6.0,
+    }
     look = {"seconds": 100.0, "reference_seconds": 120.0, "accuracy": 0.5}
     rows = [row, row | {"accuracy": 0.86}, {"name": "tutorial", "machine": "one", "looks": [look], "rate": 2e11}]
     results = {"session": {"CPU": "one"}, "schedules": {"class": about, "fast": about}, "rows": rows}
     results = json.loads(json.dumps(results))
     text = report.markdown(results)
-    assert (
-        "| class | full | 4 | 2 | 86.50% ± 0.50% | 4.00 ± 0.00 | 200 ± 0 | 88.00% ± 0.00% | 4.10 ± 0.00 | 200 |" in text
-    )
+    accuracies = "86.50% ± 0.50% | 4.00 ± 0.00 | 200 ± 0 | 88.00% ± 0.00% | 4.10 ± 0.00"
+    assert f"| class | full | 4 | 2 | {accuracies} | 200 | A | 1.2.0 |" in text
     assert "| 89% in 5: no |" in text
     reached = results | {"schedules": {"class": about | {"accuracy": 0.865}}}
     assert "| 86% in 5: yes |" in report.markdown(reached)
@@ -191,107 +200,120 @@ def test_the_published_speed_run_is_timed_like_ours(tmp_path, monkeypatch):
     assert Path.cwd() == before and [is_training for _, is_training in asked] == [True, False]
     assert row["accuracy"] == 0.5 and row["accuracy_shifted"] == 0.7
     assert row["seconds"] > 0 and row["shifted_seconds"] >= 0
-    row |= {"name": "airbench", "machine": "a GPU"}
+    row |= {"name": "airbench", "machine": "a GPU", "version": "1.2.0"}
     row |= {"seconds": 2.6, "shifted_seconds": 0.0, "shifted_reference_seconds": 0.0}
     results = {"session": {"CPU": "one", "GPU": "two"}, "schedules": {"airbench": speed_run.ABOUT}, "rows": [row]}
     line = next(line for line in report.markdown(results).splitlines() if line.startswith("| airbench"))
     assert "| 2.60 (one run) | 70.00% (one run) |" in line
-    assert line.endswith("| A | 94% (with test-time augmentation) |")
+    assert line.endswith("| A | 1.2.0 | 94% (with test-time augmentation) |")
     report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert "time. airbench: 50.0%; airbench, test-time augmentation: 70.0%." in picture.text["Description"]
 
 
-def test_each_variant_leaves_out_what_it_says():
-    import ablation
+def test_each_variant_leaves_out_what_it_says(monkeypatch):
+    from ablation_variants import FAST, VARIANTS
 
+    monkeypatch.setattr(recipes, "tune_malloc", recipes.tune_malloc)  # one variant replaces it
     train = tiny()
 
     def made(name):
-        variant = ablation.VARIANTS[name]
-        model = speedrun.network(train, mirror=variant.mirror)
-        if variant.change:
-            variant.change(model)
-        return model, ablation.fit_options(variant, model, train, replace(ablation.FAST, **variant.recipe), seed=0)
+        torch.manual_seed(0)
+        model = nn.Sequential(Normalize.from_dataset(train), VARIANTS[name].network(10))
+        return model, VARIANTS[name].recipe(model, train, seed=0, epochs=None)
 
     def first_layers(name):
         model, _ = made(name)
         return model[1].whiten.weight, model[1].blocks[1][4]
 
-    whiten, convolution = first_layers("everything")
-    assert not whiten.requires_grad and convolution.weight[0, 0, 1, 1] == 1
-    assert first_layers("first layer trained, not computed")[0].requires_grad
-    assert first_layers("random filters, no identity")[1].weight[0, 0, 1, 1] != 1
+    whiten, _ = first_layers("everything")
+    assert not whiten.requires_grad
+    for name, weight in speedrun.network(train, seed=0).state_dict().items():
+        assert torch.equal(made("everything")[0].state_dict()[name], weight)
+    trained, _ = first_layers("first layer trained, not computed")
+    assert trained.requires_grad and not torch.allclose(trained, whiten)
+    groups = made("first layer trained, not computed")[1]["optimizer"].param_groups
+    assert trained.shape in [p.shape for group in groups for p in group["params"]]
     assert not isinstance(first_layers("no mirror symmetry")[1], MirrorConv2d)
     assert type(made("SGD instead of Muon")[1]["optimizer"]) is torch.optim.SGD
     rates = {group["initial_lr"] for group in made("biases learn as slowly as filters")[1]["optimizer"].param_groups}
-    assert rates == {ablation.FAST.lr, 8 * ablation.FAST.lr}
-    recipes = {name: replace(ablation.FAST, **variant.recipe) for name, variant in ablation.VARIANTS.items()}
-    assert not recipes["no progressive resizing"].sizes
-    steps = {
-        name: DropEasiest(45_000, chosen.batch_size, 0, chosen.drop_easiest).total_steps(chosen.epochs)
-        for name, chosen in recipes.items()
-    }
-    assert set(steps.values()) == {270} and recipes["no example dropped, as many steps"].drop_easiest == 0
+    assert rates == {FAST.lr, 8 * FAST.lr}
+    assert made("no progressive resizing")[1]["transform"] == PRESETS["flip_and_shift"]
+    assert made("no flips and shifts")[1]["transform"].transform == PRESETS["none"]
+    selections = {name: made(name)[1] for name in ("everything", "no example dropped, as many steps")}
+    fractions = {name: found["sampler"].fraction for name, found in selections.items()}
+    assert list(fractions.values()) == [FAST.drop_easiest, 0]
+    steps = {DropEasiest(45_000, 500, 0, fractions[n]).total_steps(f["epochs"]) for n, f in selections.items()}
+    assert steps == {270}
     assert made("32-bit products")[1]["autocast"] is None
     assert "_conv_forward" not in vars(made("32-bit products, no Winograd")[0][1].blocks[1][0])
     assert "_conv_forward" in vars(made("32-bit products")[0][1].blocks[1][0])
+    made("freed memory handed back")
+    assert recipes.tune_malloc() is None and recipes.tune_malloc.__name__ == "<lambda>"
 
 
 @pytest.mark.slow
-def test_the_ablation_trains_and_reports(tmp_path):
+def test_the_ablation_trains_by_a_sweep_and_takes_times(tmp_path, monkeypatch, capsys):
     import ablation
 
-    chosen = replace(ablation.FAST, epochs=1, batch_size=900)
-    variant = ablation.VARIANTS["no mirror symmetry"]
-    arguments = {"sample": True, "threads": torch.get_num_threads()}
-    row = ablation.run(variant, chosen, seed=0, **arguments)
-    assert 0.05 < row["accuracy"] < 0.6 and row["reference_seconds"] > 0
-    assert set(ablation.run(variant, chosen, seed=0, **arguments, is_timed=False)) == {"accuracy"}
+    words = ["--quick", "--only", "SGD instead of Muon", "freed memory handed back"]
+    folders = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *words, *folders])
+    ablation.main()
+    found = json.loads((tmp_path / "ablation.json").read_text())
+    assert [row["variant"] for row in found["rows"]] == ["SGD instead of Muon", "everything"]
+    assert len(found["summary"]["SGD instead of Muon"]["points"]) == 1
+    assert found["summary"]["everything"]["times"] == [1]
+    assert not found["summary"]["freed memory handed back"]["points"]
+    assert found["summary"]["freed memory handed back"]["times"][0] > 0
+    assert "2 trainings, 0 of them finished" in capsys.readouterr().out
+    ablation.main()
+    assert "2 trainings, 2 of them finished" in capsys.readouterr().out
 
 
-def ablation_row(accuracy, seed, machine="one", seconds=None, variant="everything", rate=2e11):
-    times = {} if seconds is None else {"reference_seconds": seconds, "rate": rate}
-    setting = {"seed": seed, "machine": machine, "variant": variant, "recipe": {"epochs": 5}}
-    return {"accuracy": accuracy, "machine": machine, "setting": setting} | times
+def ablation_row(accuracy, seed, machine="one", variant="everything"):
+    return {"accuracy": accuracy, "machine": machine, "seed": seed, "variant": variant}
 
 
 def test_the_ablation_pairs_runs_of_one_seed_and_machine(tmp_path):
     import ablation
 
-    rows = {
-        "everything": [ablation_row(0.90, 0), ablation_row(0.80, 1), ablation_row(0.5, 0, "two", 100.0)],
-        "less": [ablation_row(0.89, 0), ablation_row(0.78, 1), ablation_row(0.6, 2), ablation_row(0.4, 0, "two", 50.0)],
-    }
-    found = ablation.summary(rows)["less"]
-    assert found["times"] == [0.5]
-    disturbed = [*rows["less"][:3], ablation_row(0.4, 0, "two", 50.0, rate=1e11)]
-    assert ablation.summary({**rows, "less": disturbed})["less"]["times"] == []
-    np.testing.assert_allclose(found["points"], [-1, -2, -10])  # seed 2 has no partner
+    other = "no mirror symmetry"
+    rows = [ablation_row(0.90, 0), ablation_row(0.80, 1), ablation_row(0.5, 0, "two")]
+    less = [(0.89, 0, "one"), (0.78, 1, "one"), (0.6, 2, "one"), (0.4, 0, "two")]
+    rows += [ablation_row(*values, other) for values in less]
+    rounds = [{"everything": 100.0, other: 50.0}, {"everything": 80.0, other: 60.0}]
+    found = ablation.summary(rows, rounds)
+    np.testing.assert_allclose(found[other]["points"], [-1, -2, -10])  # seed 2 has no partner
+    assert found[other]["times"] == [0.5, 0.75] and list(found) == ["everything", other]
     mean, half = ablation.mean_and_interval([-1.0, -2.0])
     assert mean == -1.5 and half == pytest.approx(12.706 * 0.5, rel=1e-4)  # Student's for 1 degree of freedom
-    two = {"everything": rows["everything"][:2], "less": rows["less"][:2]}
+    two = [row for row in rows if row["machine"] == "one" and row["seed"] < 2]
     results = {"machine": {"CPU": "one"}, "machines": {"one": 4}, "setting": "1 epoch", "rows": two}
-    text = ablation.markdown({**results, "summary": ablation.summary(two)})
-    assert "| everything | 2 | 85.00% | 1 |" in text
-    assert "| less | 2 | -1.50 ± 6.35 | not measured |" in text
-    ablation.plot({**results, "summary": ablation.summary(rows)}, tmp_path / "plot.png")
+    text = ablation.markdown({**results, "rounds": [], "summary": ablation.summary(two, [])})
+    assert "| everything | 2 | 85.00% | not measured |" in text
+    assert f"| {other} | 2 | -1.50 ± 6.35 | not measured |" in text
+    text = ablation.markdown({**results, "rounds": rounds, "summary": ablation.summary(two, rounds)})
+    assert "2 rounds" in text and "| -1.50 ± 6.35 | 0.62 (0.56 to 0.69) |" in text
+    ablation.plot({**results, "summary": found}, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
-        assert "everything: less -4.33" in picture.text["Description"]
+        assert f"everything: {other} -4.33" in picture.text["Description"]
 
 
-def test_the_ablation_collects_runs_of_earlier_sessions_with_the_recipe_of_today(tmp_path):
+def test_the_ablation_collects_runs_of_earlier_sessions_of_this_version(tmp_path):
     import ablation
 
-    now = {"everything": {"epochs": 5}}
-    old = {"rows": {"everything": [ablation_row(0.9, 0), {**ablation_row(0.1, 1), "setting": {"recipe": {}}}]}}
-    old["rows"]["everything"][1]["setting"] |= {"seed": 1, "machine": "one", "variant": "everything"}
+    old = {"version": ablation.version("cifar_utils"), "rows": [ablation_row(0.9, 0), ablation_row(0.1, 2)]}
+    old |= {"rounds": [{"everything": 9.0}]}
     (tmp_path / "ablation.json").write_text(json.dumps(old))
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "everything-2.json").write_text(json.dumps(ablation_row(0.8, 2)))
-    found = ablation.collect(tmp_path / "runs", tmp_path, now)
-    assert [row["accuracy"] for row in found["rows"]["everything"]] == [0.9, 0.8]
-    assert found["machines"] == {"one": 2}
+    found = ablation.collect(tmp_path / "runs", tmp_path, [ablation_row(0.8, 2)])
+    assert [row["accuracy"] for row in found["rows"]] == [0.9, 0.8]
+    assert found["machines"] == {"one": 2} and found["rounds"] == old["rounds"]
+    (tmp_path / "runs" / "everything-0.json").write_text(json.dumps({"reference_seconds": 5.0}))
+    assert ablation.collect(tmp_path / "runs", tmp_path, [])["rounds"] == [{"everything": 5.0}]
+    (tmp_path / "ablation.json").write_text(json.dumps({**old, "version": "0.0.1"}))
+    assert not ablation.collect(tmp_path / "runs", tmp_path, [])["rows"]
 
 
 def test_winograds_convolution_is_compared_with_pytorchs(tmp_path, monkeypatch):
@@ -358,9 +380,13 @@ def test_runs_add_up_over_sessions_while_their_settings_stay(tmp_path, monkeypat
     assert trained[4:] == [("fast", 2), "tutorial"] and len(rows) == 6
     assert [row["machine"] for row in rows] == ["one, torch 2", "one, torch 2", "another, torch 2"] * 2
     text = (tmp_path / "time_to_accuracy.md").read_text()
-    assert "- machine B: another, torch 2" in text and "| 200 | A, B | 90% in 3: yes |" in text
+    assert "- machine B: another, torch 2" in text and f"| 200 | A, B | {benchmark.VERSION} | 90% in 3: yes |" in text
     assert "- fast: 90.00% in 0.15 (A), 90.00% in 0.15 (A), 90.00% in 0.15 (B)" in text
     assert len(session("--finished", "--runs", str(tmp_path / "there"))) == 6
+    monkeypatch.setattr(benchmark, "VERSION", "99.0.0")
+    rows = session("--only", "fast", "--seeds", "1", "--runs", str(tmp_path / "newer"))
+    assert trained[6:] == [("fast", 0)] and [row["version"] for row in rows[:2]] != ["99.0.0"] * 2
+    assert {row["version"] for row in rows if (row["name"], row["seed"]) == ("fast", 0)} == {"99.0.0"}
     changed = replace(benchmark.RECIPES["fast"], policy="none")
     monkeypatch.setattr(benchmark, "RECIPES", benchmark.RECIPES | {"fast": changed})
     assert {row["name"] for row in session("--finished", "--runs", str(tmp_path / "empty"))} == {"tutorial"}

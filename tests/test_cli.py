@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from tiny import tiny, train_tiny
+from torch import nn
 
 from cifar_utils import __main__ as main_module
 from cifar_utils import cli, data, download, network_file, plots, runs, settings
@@ -298,6 +299,91 @@ def test_a_network_of_ones_own_is_trained_by_a_recipe(tmp_path, models):
     options = ["--model", f"{models}:make", "--recipe", "fast", "--epochs", "1", "--folder", str(run)]
     assert main([*SMOKE, *options]) == 0
     assert runs.about(run)["settings"]["optimizer"]["name"] == "Muon"
+
+
+RECIPES = """
+from dataclasses import replace
+
+import torch
+
+from cifar_utils import speedrun
+
+
+def adam(model, train, *, seed, epochs):
+    return {"optimizer": torch.optim.AdamW(model.parameters()), "batch_size": len(train.classes) * (seed + 2)}
+
+def long(model, train, *, seed, epochs):
+    return {"epochs": epochs or 3, "transform": None}
+
+narrow = replace(speedrun.RECIPES["fast"], epochs=1, network={"widths": (8, 8, 8)})
+
+def fails(model, train, *, seed, epochs):
+    return 1 / 0
+
+def nothing(model, train, *, seed, epochs):
+    pass
+
+def misspelled(model, train, *, seed, epochs):
+    return {"optimiser": None}
+
+number = 3
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path) -> str:
+    (tmp_path / "recipes.py").write_text(RECIPES)
+    return str(tmp_path / "recipes.py")
+
+
+def prepared(*words) -> tuple:
+    return cli.prepare(cli.parse(["train", "--profile", "smoke", *words]))
+
+
+def test_a_recipe_of_ones_own_says_what_differs_from_the_plain_training(recipe_file, models):
+    model, _, _, options = prepared("--recipe", f"{recipe_file}:adam", "--seed", "1")
+    assert isinstance(model[1], SmallCNN) and isinstance(options["optimizer"], torch.optim.AdamW)
+    assert options["batch_size"] == 30 and options["seed"] == 1
+    usual = prepared()[3]
+    assert {key: options[key] for key in ("transform", "epochs")} == {
+        key: usual[key] for key in ("transform", "epochs")
+    }
+    own = prepared("--recipe", f"{recipe_file}:adam", "--model", f"{models}:make")[0]
+    assert isinstance(own[1], nn.Sequential)
+    assert prepared("--recipe", f"{recipe_file}:adam", "--policy", "light")[3]["transform"] == PRESETS["light"]
+    found = [prepared("--recipe", f"{recipe_file}:long", *words)[3] for words in ((), ("--epochs", "2"))]
+    assert [options["epochs"] for options in found] == [3, 2] and found[0]["transform"] is None
+
+
+def test_a_recipe_of_ones_own_may_be_a_changed_one(recipe_file):
+    model, _, _, options = prepared("--recipe", f"{recipe_file}:narrow")
+    assert model[1].blocks[0][4].weight.shape[1] == 8 and options["epochs"] == 1
+
+
+def test_a_training_by_a_recipe_of_ones_own_resumes_and_is_evaluated(tmp_path, recipe_file, capsys):
+    run = tmp_path / "mine"
+    words = [*SMOKE, "--recipe", f"{recipe_file}:adam", "--epochs", "1", "--folder", str(run)]
+    assert main(words) == 0 and names(run / "evaluation") == EVALUATION_FILES
+    assert runs.about(run)["settings"]["optimizer"]["name"] == "AdamW"
+    before = (run / runs.LAST).read_bytes()
+    assert main(words) == 0 and (run / runs.LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name,words",
+    [
+        ("fails", ["fails", "ZeroDivisionError"]),
+        ("nothing", ["NoneType", "dict", "optimizer"]),
+        ("misspelled", ["'optimiser'", "optimizer"]),
+        ("number", ["int", "function"]),
+        ("missing", ["missing", "FILE.py:NAME"]),
+    ],
+)
+def test_a_broken_recipe_of_ones_own_is_refused(tmp_path, capsys, recipe_file, name, words):
+    run = tmp_path / "mine"
+    assert main(["train", *SMOKE, "--recipe", f"{recipe_file}:{name}", "--folder", str(run)]) == 1
+    message = one_sentence(capsys)
+    assert all(word in message for word in ["--recipe", *words]) and not run.exists()
 
 
 @pytest.mark.parametrize(

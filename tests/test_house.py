@@ -85,7 +85,7 @@ HOOKS = {"forward", "extra_repr", "step", "make_params", "transform", "find_clas
 PASSED_ON = {"OSError", "NotImplementedError", "UnpicklingError"}  # caught again in the same function
 METHODS_OF_OTHERS = {  # file -> what its docstrings must name as a source
     "evaluation/calibration": "Guo", "evaluation/comparison": "McNemar", "evaluation/metrics": "Wilson",
-    "evaluation/saliency": "Draelos", "speedrun/dirac": "Zagoruyko", "speedrun/mirror": "Cohen",
+    "evaluation/saliency": "Draelos", "speedrun/mirror": "Cohen",
     "speedrun/muon": "K. Jordan", "speedrun/resizing": "Howard", "speedrun/selection": "Loshchilov",
     "speedrun/whitening": "Page", "speedrun/winograd": "Winograd",
 }  # fmt: skip

@@ -186,8 +186,8 @@ def prepared_images(answer) -> str:
     found = answer(train, val, Policy(degrees=40, translate=(0.2, 0.2)))
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         return "result"
-    is_changed = [not torch.allclose(to_float(x), part.images / 255, atol=0.01) for x, part in zip(found, (train, val))]
-    return {(True, True): "both", (False, True): "swapped", (False, False): "none", (True, False): RIGHT}[*is_changed]
+    first, second = (not torch.allclose(to_float(x), y.images / 255, atol=0.01) for x, y in zip(found, (train, val)))
+    return {(True, True): "both", (False, True): "swapped", (False, False): "none", (True, False): RIGHT}[first, second]
 
 
 KINDS = {

@@ -56,8 +56,8 @@ def recall_and_precision(answer) -> str:
         return "swapped"
     if np.allclose(answer, MATRIX.trace() / MATRIX.sum(), atol=0.006):
         return "accuracy"
-    wrong = [not np.isclose(a, b, atol=0.006) for a, b in zip(answer, wanted)]
-    return {(False, False): RIGHT, (True, False): "recall", (False, True): "precision", (True, True): "other"}[*wrong]
+    recall, precision = (not np.isclose(a, b, atol=0.006) for a, b in zip(answer, wanted))  # is it wrong?
+    return "other" if recall and precision else "recall" if recall else "precision" if precision else RIGHT
 
 
 HISTORY = [

@@ -316,11 +316,11 @@ def network(answer) -> str | tuple[str, dict]:
     for count, name in ((8, "shape"), (3, "batch")):
         try:
             found = list(model(val.images[:count]).shape)
-            error = f"it returns {found}" if found != [count, 10] else ""
-        except Exception as problem:
-            error = _first(problem)
-        if error:
-            return name, {"error": error}
+            problem = f"it returns {found}" if found != [count, 10] else ""
+        except Exception as error:
+            problem = _first(error)
+        if problem:
+            return name, {"error": problem}
     F.cross_entropy(model(train.images[:8]), train.labels[:8]).backward()
     if untracked(model, train.images[:8]):
         return "hidden"

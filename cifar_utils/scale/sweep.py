@@ -249,7 +249,8 @@ def _name(options: dict) -> str:
     """A folder's name: the same options get the same one, others another."""
     numbers = ("seed", "shards", "epochs", "size")
     words = [f"{name}-{value}" if name in numbers else str(value) for name, value in options.items()]
-    words = [re.sub(r"[^\w.=]+", "-", word)[:30].strip("-.") for word in words if word not in ("True", "False")]
+    words = [word.rpartition(".py:")[2] for word in words if word not in ("True", "False")]  # of FILE.py:NAME, the name
+    words = [re.sub(r"[^\w.=]+", "-", word)[:30].strip("-.") for word in words]
     text = json.dumps(options, sort_keys=True, default=str)
     return "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
 
@@ -319,8 +320,8 @@ def _on_a_cluster(todo: list[tuple], address: str) -> Iterator[tuple[Training, s
             if future.status == "finished":
                 yield future.result()
             elif future.status == "error":
-                error = future.exception()
-                yield futures[future][0], f"{type(error).__name__}: {' '.join(str(error).split())}"
+                problem = future.exception()
+                yield futures[future][0], f"{type(problem).__name__}: {' '.join(str(problem).split())}"
             else:
                 raise ValueError(f"the Dask scheduler at {address} is gone. Start it anew: the same command resumes")
 

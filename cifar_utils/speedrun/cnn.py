@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from cifar_utils.data import Dataset
 from cifar_utils.models import Normalize
-from cifar_utils.speedrun.dirac import identity_
 from cifar_utils.speedrun.mirror import MirrorConv2d, MirrorNorm2d
 from cifar_utils.speedrun.whitening import FILTERS, whitening, whitening_filters
 from cifar_utils.speedrun.winograd import accelerate
@@ -37,8 +36,8 @@ def block(channels_in: int, channels_out: int, mirror: bool = True) -> nn.Sequen
 
     def convolution(channels_in: int) -> nn.Conv2d:
         if mirror:
-            return identity_(MirrorConv2d(channels_in, channels_out))
-        return identity_(nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False))
+            return MirrorConv2d(channels_in, channels_out)
+        return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
 
     def norm() -> nn.BatchNorm2d:
         """Without a gain of its own, since the next layer has one; it forgets old batches quickly."""
@@ -109,10 +108,23 @@ def network(train: Dataset, seed: int = 0, widths: tuple[int, int, int] = WIDTHS
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of the GPUs, too
         cnn = CNN(len(train.classes), widths, mirror)
+    whiten_(cnn, normalize, train)
+    accelerate(cnn)
+    return nn.Sequential(normalize, cnn)
+
+
+@torch.no_grad()
+def whiten_(cnn: CNN, normalize: nn.Module, train: Dataset) -> None:
+    """Computes the first layer from training images, in place.
+
+    Args:
+        cnn: the network.
+        normalize: the layer before it.
+        train: see `network`.
+    """
     count = max(1, WHITENING_PIXELS // train.size**2)
-    with torch.no_grad():
-        cnn.whiten.weight.copy_(whitening_filters(normalize(train.images[:: -(-len(train) // count)]), mirror))
-    return accelerate(nn.Sequential(normalize, cnn))
+    images = normalize(train.images[:: -(-len(train) // count)])
+    cnn.whiten.weight.copy_(whitening_filters(images, cnn.mirror))
 
 
 def _check_size(height: int, width: int) -> None:

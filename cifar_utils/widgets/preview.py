@@ -42,7 +42,7 @@ def choose(dataset: Dataset, classes: tuple[str, ...], count: int, start: int = 
     positions: dict[int, None] = {}  # each once, in this order
     for i in range(start, start + len(classes) * max(map(len, members))):
         turn, place = divmod(i, len(classes))
-        positions[members[place][turn % len(members[place])].item()] = None
+        positions[int(members[place][turn % len(members[place])])] = None
         if len(positions) == count:
             break
     return dataset.select(list(positions))

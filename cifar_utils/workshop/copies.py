@@ -94,8 +94,12 @@ def pristine(project: Path) -> dict[Path, bytes]:
     if kept.is_dir():
         return {project / path.relative_to(kept): path.read_bytes() for path in sorted(kept.rglob("*.ipynb"))}
     with suppress(OSError, subprocess.CalledProcessError):  # no git, or no checkout
-        git = {"cwd": project, "capture_output": True, "check": True}
-        listed = subprocess.run(["git", "ls-tree", "-rz", "--name-only", "HEAD", f"{NOTEBOOKS}/"], **git).stdout
+        listed = _git(project, "ls-tree", "-rz", "--name-only", "HEAD", f"{NOTEBOOKS}/")
         names = [name for name in listed.decode().split("\0") if name.endswith(".ipynb")]
-        return {project / name: subprocess.run(["git", "show", f"HEAD:./{name}"], **git).stdout for name in names}
+        return {project / name: _git(project, "show", f"HEAD:./{name}") for name in names}
     return {}
+
+
+def _git(project: Path, *words: str) -> bytes:
+    """What git prints in the project."""
+    return subprocess.run(["git", *words], cwd=project, capture_output=True, check=True).stdout

@@ -57,7 +57,7 @@ def quick() -> None:
     fixes = [line for line in lines.values() if line.status == "FIX"]
     ready = [line.text for check, line in lines.items() if check in told or line.status == "NOTE"]
     ready = [text.partition(" is in ")[0] for text in ready]  # a notebook is shared, and its folders are private
-    print(*fixes or [f"Ready: {'; '.join(ready)}"], sep="\n")
+    print(*map(str, fixes) if fixes else [f"Ready: {'; '.join(ready)}"], sep="\n")
 
 
 def check_all() -> Iterator[Line]:

@@ -1,0 +1,126 @@
+"""The fast recipe, and the same with one trick left out or changed, as options of `python -m cifar_utils train`.
+
+    python -m cifar_utils train --model benchmarks/ablation_variants.py:network \\
+        --recipe benchmarks/ablation_variants.py:with_sgd
+
+ablation.py trains all of them by a sweep.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from cifar_utils import speedrun
+from cifar_utils.data import Dataset
+from cifar_utils.speedrun import CNN, recipes
+from cifar_utils.speedrun.cnn import whiten_
+from cifar_utils.speedrun.muon import muon, sgd
+from cifar_utils.speedrun.winograd import accelerate
+from cifar_utils.train import warm_up_and_decay
+
+# Of five epochs: with the easiest half dropped, these are as many steps as three epochs with all images.
+FAST = replace(speedrun.RECIPES["fast"], epochs=5)
+
+
+def network(classes: int) -> nn.Module:
+    return CNN(classes)
+
+
+def network_without_mirror(classes: int) -> nn.Module:
+    return CNN(classes, mirror=False)
+
+
+def everything(model: nn.Module, train: Dataset, *, seed: int, epochs: int | None, **changes) -> dict:
+    """The recipe, for a new network; changes are fields of `speedrun.Recipe`."""
+    normalize, cnn = model
+    whiten_(cnn, normalize, train)
+    accelerate(model)
+    return speedrun.recipe(model, train, replace(FAST, **changes), seed=seed, epochs=epochs)
+
+
+def with_trained_first_layer(model: nn.Module, train: Dataset, **options) -> dict:
+    first = model[1].whiten.weight.requires_grad_(True)
+    random = first.detach().clone()
+    found = everything(model, train, **options)
+    with torch.no_grad():
+        first.copy_(random)
+    return found
+
+
+def with_sgd(model: nn.Module, train: Dataset, **options) -> dict:
+    """It has rates of its own."""
+    found = everything(model, train, **options)
+    optimizer = sgd(model)
+    scheduler = warm_up_and_decay(optimizer, found["sampler"].total_steps(found["epochs"]))
+    return found | {"optimizer": optimizer, "scheduler": scheduler}
+
+
+def with_slow_biases(model: nn.Module, train: Dataset, **options) -> dict:
+    """They learn at the filters' rate."""
+    found = everything(model, train, **options)
+    optimizer = muon(model, FAST.lr, size=train.size, head_lr_scale=8.0, bias_lr_scale=1.0)
+    scheduler = warm_up_and_decay(optimizer, found["sampler"].total_steps(found["epochs"]), warm_up=0.0)
+    return found | {"optimizer": optimizer, "scheduler": scheduler}
+
+
+def without_resizing(model: nn.Module, train: Dataset, **options) -> dict:
+    return everything(model, train, sizes=(), **options)
+
+
+def without_selection(model: nn.Module, train: Dataset, *, epochs: int | None, **options) -> dict:
+    """As many steps."""
+    epochs = epochs or FAST.epochs
+    fewer = max(1, round(epochs * (1 - FAST.drop_easiest) + FAST.drop_easiest))
+    return everything(model, train, drop_easiest=0.0, epochs=fewer, **options)
+
+
+def without_augmentation(model: nn.Module, train: Dataset, **options) -> dict:
+    return everything(model, train, policy="none", **options)
+
+
+def with_32_bits(model: nn.Module, train: Dataset, **options) -> dict:
+    return everything(model, train, **options) | {"autocast": None}
+
+
+def with_32_bits_without_winograd(model: nn.Module, train: Dataset, **options) -> dict:
+    found = with_32_bits(model, train, **options)
+    accelerate(model, enabled=False)
+    return found
+
+
+def without_kept_memory(model: nn.Module, train: Dataset, **options) -> dict:
+    """Freed memory is handed back: in a process of its own, since the other way cannot be undone."""
+    recipes.tune_malloc = lambda: None
+    return everything(model, train, **options)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs.
+
+    Attributes:
+        recipe: of this file.
+        network: of this file.
+        saves_time_only: it changes a CPU's time, and of the result nothing but rounding.
+    """
+
+    recipe: Callable = everything
+    network: Callable = network
+    saves_time_only: bool = False
+
+
+VARIANTS = {
+    "everything": Variant(),
+    "no mirror symmetry": Variant(network=network_without_mirror),
+    "SGD instead of Muon": Variant(with_sgd),
+    "first layer trained, not computed": Variant(with_trained_first_layer),
+    "biases learn as slowly as filters": Variant(with_slow_biases),
+    "no progressive resizing": Variant(without_resizing),
+    "no example dropped, as many steps": Variant(without_selection),
+    "no flips and shifts": Variant(without_augmentation),
+    "32-bit products": Variant(with_32_bits),
+    "32-bit products, no Winograd": Variant(with_32_bits_without_winograd, saves_time_only=True),
+    "freed memory handed back": Variant(without_kept_memory, saves_time_only=True),
+}
