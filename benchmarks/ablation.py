@@ -12,8 +12,9 @@ Differences are paired: each run is compared with the run of everything with the
 interval is Student's, of 95 %.
 
 Times are taken apart from that, on a CPU that nothing else uses: all variants train in turn on a ninth of the images,
-and so for a ninth of the steps at each image size, each time in a process of its own. Each time, in reference seconds
-(clock.py) without the validation, is divided by that of everything in the same round.
+and so for a ninth of the steps at each image size. Each time, in reference seconds (clock.py) without the validation,
+is divided by that of everything in the same round. It contains the start of the training, so the ratios are nearer to
+1 than those of whole trainings.
 
 Written to benchmarks/results: ablation.json (every run), ablation.md and ablation.png. Runs of this version add up over
 sessions and machines; those of the session under way lie in build/ablation.
@@ -74,18 +75,20 @@ def finished(folder: Path, of: dict[str, tuple[str, int]], where: str) -> list[d
     return rows
 
 
-def timed(name: str, threads: int, quick: bool) -> dict:
-    """The time of a short training, without validation."""
+def one_round(names: list[str], threads: int, quick: bool) -> dict[str, float]:
+    """Variant -> reference seconds of a short training, without validation."""
     torch.set_num_threads(threads)
-    device = best_device()
     train, val = data.split(data.cifar10(sample=quick))
     train, few = train.select(torch.arange(0, len(train), TIMED_EVERY)), val.select(torch.arange(10))
-    torch.manual_seed(0)
-    model = nn.Sequential(Normalize.from_dataset(train), VARIANTS[name].network(len(train.classes)))
-    options = VARIANTS[name].recipe(model, train, seed=0, epochs=1 if quick else None)
-    clock = Clock(device)
-    train_by_the_clock(clock, model, train, few, device, **options)
-    return {"reference_seconds": clock.times()["reference_seconds"]}
+    device, found = best_device(), {}
+    for name in sorted(names, key="freed memory handed back".__ne__):  # first: memory, once kept, stays
+        torch.manual_seed(0)
+        model = nn.Sequential(Normalize.from_dataset(train), VARIANTS[name].network(len(train.classes)))
+        options = VARIANTS[name].recipe(model, train, seed=0, epochs=1 if quick else None)
+        clock = Clock(device)
+        train_by_the_clock(clock, model, train, few, device, **options)
+        found[name] = clock.times()["reference_seconds"]
+    return found
 
 
 def summary(rows: list[dict], rounds: list[dict]) -> dict[str, dict]:
@@ -180,11 +183,11 @@ def main() -> None:
     file, of = trainings([n for n in names if not VARIANTS[n].saves_time_only], args.seeds, args.runs, args.quick)
     if not args.finished:
         sweep.run(file, args.runs, args.jobs)
-        todo = [(i, name) for i in range(0 if is_gpu else args.rounds) for name in names]
-        for i, name in bar(len(todo), "Clock", "training", iterable=todo):
-            about = {"machine": where, "threads": threads, "version": version("cifar_utils")}
-            work = partial(in_a_new_process, timed, name, threads, args.quick)
-            cached_run(args.runs / f"{name}-{i}.json", about, work)
+        about = {"machine": where, "threads": threads, "version": version("cifar_utils"), "variants": names}
+        for i in bar(rounds := 0 if is_gpu else args.rounds, "Clock", "round", iterable=range(rounds)):
+            cached_run(
+                args.runs / f"round-{i}.json", about, partial(in_a_new_process, one_round, names, threads, args.quick)
+            )
     text = f"{FAST.epochs} epochs of {FAST.policy}; means and 95 % intervals over the seeds"
     found = {"machine": machine(threads), "version": version("cifar_utils"), "setting": text}
     found |= collect(args.runs, args.output, finished(args.runs, of, where))
@@ -193,11 +196,9 @@ def main() -> None:
 
 def collect(folder: Path, output: Path, rows: list[dict]) -> dict:
     """These rows and the times in a folder, with those of earlier sessions of this version."""
-    file, rounds = output / "ablation.json", {}
-    for part in sorted(folder.glob("*-*.json")):
-        name, _, number = part.stem.rpartition("-")
-        rounds.setdefault(int(number), {})[name] = json.loads(part.read_text())["reference_seconds"]
-    rounds = [rounds[number] for number in sorted(rounds) if "everything" in rounds[number]]
+    file = output / "ablation.json"
+    rounds = [json.loads(part.read_text()) for part in sorted(folder.glob("round-*.json"))]
+    rounds = [{name: row[name] for name in VARIANTS if name in row} for row in rounds]
     earlier = json.loads(file.read_text()) if file.exists() else {}
     if earlier.get("version") == version("cifar_utils"):
         rounds = rounds or earlier["rounds"]  # times are of one machine

@@ -91,9 +91,12 @@ def with_32_bits_without_winograd(model: nn.Module, train: Dataset, **options) -
 
 
 def without_kept_memory(model: nn.Module, train: Dataset, **options) -> dict:
-    """Freed memory is handed back: in a process of its own, since the other way cannot be undone."""
-    recipes.tune_malloc = lambda: None
-    return everything(model, train, **options)
+    """Freed memory is handed back, if no training of this process has kept it before."""
+    tune, recipes.tune_malloc = recipes.tune_malloc, lambda: None
+    try:
+        return everything(model, train, **options)
+    finally:
+        recipes.tune_malloc = tune
 
 
 @dataclass(frozen=True)

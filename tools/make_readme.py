@@ -28,7 +28,7 @@ TRAININGS = {  # name in time_to_accuracy.json -> what a reader should know
     "plain_tricks": "the plain network with the tricks of notebook 5, 16-bit products, test-time augmentation",
     "class": "**the fast network**, full policy, 16-bit products",
     "fast": "the fast network, flips and shifts, 16-bit products",
-    "fast_float32": "the same with 32-bit products, as on a CPU without instructions for 16-bit ones",
+    "fast_float32": "the fast network, flips and shifts, 32-bit products, as on a CPU without 16-bit ones",
     "full": "the fast network, wider, with test-time augmentation",
 }
 AUGMENTATIONS = ("ours", "kornia", "fastai", "albumentations, 2 workers", "torchvision PIL, 2 workers")
