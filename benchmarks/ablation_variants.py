@@ -9,7 +9,6 @@ ablation.py trains all of them by a sweep.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from cifar_utils import speedrun
@@ -32,25 +31,26 @@ def network_without_mirror(classes: int) -> nn.Module:
     return CNN(classes, mirror=False)
 
 
-def everything(model: nn.Module, train: Dataset, *, seed: int, epochs: int | None, **changes) -> dict:
-    """The recipe, for a new network; changes are fields of `speedrun.Recipe`."""
-    normalize, cnn = model
-    whiten_(cnn, normalize, train)
+def fast(model: nn.Module, train: Dataset, *, seed: int, epochs: int | None, **changes) -> dict:
+    """The recipe without the computed first layer; changes are fields of `speedrun.Recipe`."""
     accelerate(model)
     return speedrun.recipe(model, train, replace(FAST, **changes), seed=seed, epochs=epochs)
 
 
+def everything(model: nn.Module, train: Dataset, **options) -> dict:
+    """The whole recipe, for a new network."""
+    normalize, cnn = model
+    whiten_(cnn, normalize, train)
+    return fast(model, train, **options)
+
+
 def with_trained_first_layer(model: nn.Module, train: Dataset, **options) -> dict:
-    first = model[1].whiten.weight.requires_grad_(True)
-    random = first.detach().clone()
-    found = everything(model, train, **options)
-    with torch.no_grad():
-        first.copy_(random)
-    return found
+    model[1].whiten.weight.requires_grad_(True)
+    return fast(model, train, **options)
 
 
 def with_sgd(model: nn.Module, train: Dataset, **options) -> dict:
-    """It has rates of its own."""
+    """SGD, with learning rates of its own."""
     found = everything(model, train, **options)
     optimizer = sgd(model)
     scheduler = warm_up_and_decay(optimizer, found["sampler"].total_steps(found["epochs"]))
@@ -58,7 +58,7 @@ def with_sgd(model: nn.Module, train: Dataset, **options) -> dict:
 
 
 def with_slow_biases(model: nn.Module, train: Dataset, **options) -> dict:
-    """They learn at the filters' rate."""
+    """Biases learn at the filters' rate."""
     found = everything(model, train, **options)
     optimizer = muon(model, FAST.lr, size=train.size, head_lr_scale=8.0, bias_lr_scale=1.0)
     scheduler = warm_up_and_decay(optimizer, found["sampler"].total_steps(found["epochs"]), warm_up=0.0)
@@ -70,7 +70,7 @@ def without_resizing(model: nn.Module, train: Dataset, **options) -> dict:
 
 
 def without_selection(model: nn.Module, train: Dataset, *, epochs: int | None, **options) -> dict:
-    """As many steps."""
+    """No example is dropped, in fewer epochs: as many steps."""
     epochs = epochs or FAST.epochs
     fewer = max(1, round(epochs * (1 - FAST.drop_easiest) + FAST.drop_easiest))
     return everything(model, train, drop_easiest=0.0, epochs=fewer, **options)
