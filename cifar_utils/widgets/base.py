@@ -59,9 +59,10 @@ class Widget(anywidget.AnyWidget):
         name, arguments, number = (
             message.get(key) if isinstance(message, dict) else None for key in ("do", "arguments", "number")
         )
-        self.do(name, *(arguments if isinstance(arguments, list) else []))
-        if isinstance(number, int):
-            self.handled = number  # set after the view, and synchronized like it, so that the two arrive in order
+        with self.hold_sync():  # one message: a page that shows the new view has moved its controls to it as well
+            self.do(name, *(arguments if isinstance(arguments, list) else []))
+            if isinstance(number, int):
+                self.handled = number
 
     def static_figures(self) -> list[Figure]:
         """The same content as figures with `alt_text`, for places where no widget can be shown."""
