@@ -32,12 +32,12 @@ import torch
 import yaml
 from ablation_variants import FAST, VARIANTS
 from clock import Clock
-from common import cached_run, command_line, in_a_new_process, machine, processor, save, spread, stoppable
+from common import RESULTS, cached_run, command_line, in_a_new_process, machine, processor, save, spread, stoppable
 from matplotlib import pyplot as plt
 from time_to_accuracy import train_by_the_clock
 from torch import nn
 
-from cifar_utils import data, runs
+from cifar_utils import checkpoint, data, runs
 from cifar_utils.evaluation.comparison import mean_and_interval
 from cifar_utils.models import Normalize
 from cifar_utils.progress import bar
@@ -67,8 +67,8 @@ def finished(folder: Path, of: dict[str, tuple[str, int]], where: str) -> list[d
     """One row per finished run of the sweep."""
     rows = []
     for name, (variant, seed) in of.items():
-        if (folder / name / "run.json").exists():
-            about = runs.about(folder / name)
+        if checkpoint.exists(folder / name / runs.LAST):
+            about = runs.about(folder / name, "last")
             if len(about["history"]) == about["settings"]["epochs"]:
                 accuracy = about["history"][-1]["validation_accuracy"]
                 rows.append({"variant": variant, "seed": seed, "machine": where, "accuracy": accuracy})
@@ -171,11 +171,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="trainings at once (default: by cores and memory)")
     parser.add_argument("--rounds", type=int, default=5, help="of the clock; 0 where other work runs")
     parser.add_argument("--finished", action="store_true", help="train nothing more")
-    parser.add_argument("--quick", action="store_true", help="an epoch of few images each")
+    parser.add_argument("--quick", action="store_true", help="an epoch of few images each; results beside the runs")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "ablation", help="folder of finished runs")
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.rounds, args.runs = 1, 1, args.runs / "quick"
+        args.output = args.runs if args.output == RESULTS else args.output
     is_gpu = best_device().type == "cuda"
     where = torch.cuda.get_device_name() if is_gpu else processor()
     threads = torch.get_num_threads()
@@ -198,6 +199,7 @@ def collect(folder: Path, output: Path, rows: list[dict]) -> dict:
     """These rows and the times in a folder, with those of earlier sessions of this version."""
     file = output / "ablation.json"
     rounds = [json.loads(part.read_text()) for part in sorted(folder.glob("round-*.json"))]
+    rounds = [row for row in rounds if row["setting"]["version"] == version("cifar_utils")]
     rounds = [{name: row[name] for name in VARIANTS if name in row} for row in rounds]
     earlier = json.loads(file.read_text()) if file.exists() else {}
     if earlier.get("version") == version("cifar_utils"):

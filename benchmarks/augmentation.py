@@ -8,8 +8,8 @@ Every competitor gets uint8 images and returns float32 batches in 0 to 1 under t
 rotation, shift, zoom, perspective, brightness, contrast, saturation), bilinear, with each image's own random numbers,
 drawing included. (Normalization is the network's first layer.) Images are CIFAR-10's, enlarged. Competitors take turns
 within each round, so that a noisy moment hits all alike, and what counts is the ratio to ours in the same round. Also
-measured: augmentation's share of a training step, and what it changes that ours clamps colors to black and white once
-instead of after every adjustment.
+measured: the fraction of a training step that augmentation takes, and how much pixel values differ because ours clamps
+colors to the legal range once, at the end, instead of after every adjustment.
 
 Written to benchmarks/results: augmentation.json (every round), augmentation.md (the tables) and augmentation.png; of a
 GPU, augmentation_gpu.*.

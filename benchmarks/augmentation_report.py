@@ -29,7 +29,7 @@ def markdown(results: dict) -> str:
     lines += ["", "## Share of a training step (batch 256, the class profile's network)", ""]
     for row in results["steps"]:
         share = f"{row['share']['median']:.1%} ({' to '.join(f'{q:.1%}' for q in row['share']['quartiles'])})"
-        times = f"augmentation {row['augmentation']:.2f} ms; forward, backward and SGD {row['step']:.2f} ms"
+        times = f"augmentation {row['augmentation']:.2f} ms; forward, backward, optimizer {row['step']:.2f} ms"
         lines.append(f"- {row['device']}: {times}; augmentation's share {share}")
     c = results["clamping"]
     lines += ["", "## Clamping colors once instead of after every adjustment", ""]

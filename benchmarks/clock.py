@@ -1,9 +1,9 @@
 """A clock for shared machines: plain seconds, and reference seconds, in which a slow hour counts as little as it gives.
 
 The same two cores do more than twice as much in one hour as in another. So the clock measures, every few seconds and
-between two steps of what is timed, how many float32 operations a second a matrix product reaches, and counts time as
+between two steps of what is timed, how many float32 operations per second a matrix product reaches, and counts time as
 if that rate were always 230 GFLOP/s. The measuring itself is left out, and the processes of a DataLoader stand still
-meanwhile: cores that the run itself keeps busy are no slow hour. On a GPU, and elsewhere, both times are equal.
+meanwhile, or they would make the machine look slow. On any device other than a CPU, both times are equal.
 """
 
 import statistics
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import torch
 
-REFERENCE = 230e9  # operations a second, on the two cores for which the workshop's figures are stated
+REFERENCE = 230e9  # operations per second, on the two cores for which the workshop's figures are stated
 SIDE, EVERY = 1024, 5.0  # of the matrices; seconds between measurements
 
 
@@ -39,7 +39,7 @@ class Clock:
     Attributes:
         seconds: plain ones, without the measuring.
         reference_seconds: see above; up to date after `tick(now=True)`.
-        rates: measured ones, operations a second.
+        rates: measured ones, operations per second.
     """
 
     def __init__(self, device: torch.device) -> None:

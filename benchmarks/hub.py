@@ -1,7 +1,10 @@
 """What a room costs a shared server: participants who log in to a running JupyterHub and step through a notebook.
 
-    sudo python benchmarks/hub.py /srv/hub/passwords      # beside a hub, see deploy/README.md; measures this machine
-    sudo python benchmarks/hub.py /srv/hub/passwords --participants 4 --cells 6 --output build
+    sudo .venv/bin/python benchmarks/hub.py /srv/hub/passwords     # beside a hub, see deploy/README.md
+    sudo .venv/bin/python benchmarks/hub.py /srv/hub/passwords --participants 4 --cells 6 --output build
+    python benchmarks/hub.py --finished                            # the page again, after notebooks.py has run
+
+Before the hub starts, put `"CIFAR_PROFILE": "smoke"` into `c.Spawner.environment`: the figures are of that profile.
 
 Each participant logs in as a browser does, starts a server and a kernel, and runs the notebook's code cells one after
 the other, with a pause for reading between two of them. All begin within --minutes. Memory is the proportional set
@@ -167,16 +170,8 @@ def sizing(server: float, notebooks: Path = NOTEBOOKS) -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = command_line(__doc__)
-    parser.add_argument("passwords", type=Path, help="what deploy/accounts.py printed")
-    parser.add_argument("--address", default="http://127.0.0.1:8000", help="of the hub")
-    parser.add_argument("--participants", type=int, help="by default all in the file")
-    parser.add_argument("--notebook", default="01_data_and_augmentation")
-    parser.add_argument("--cells", type=int, help="how many of its code cells; by default all")
-    parser.add_argument("--minutes", type=float, default=1.0, help="within which all begin")
-    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two cells")
-    args = parser.parse_args()
+def measure(args) -> dict:
+    """The whole room, from the first login to the last cell."""
     accounts = [line.split("\t") for line in args.passwords.read_text().splitlines()][: args.participants]
     notebook = nbformat.read(ROOT / "notebooks" / f"{args.notebook}.ipynb", as_version=4)
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"][: args.cells]
@@ -198,11 +193,29 @@ def main() -> None:
         except (ValueError, OSError, RuntimeError, websocket.WebSocketException) as error:
             sys.exit(f"The room failed: {error}")
     is_over.set()
-    packages = ("jupyterhub", "jupyterlab")
-    results = {"machine": machine(psutil.cpu_count(), *packages), "notebook": args.notebook, "cells": len(cells)}
-    results |= {"peak": max(peak[0], *(row["memory"] for row in people)), "participants": people}
+    return {
+        "machine": machine(psutil.cpu_count(), "jupyterhub", "jupyterlab"), "notebook": args.notebook,
+        "cells": len(cells), "peak": max(peak[0], *(row["memory"] for row in people)), "participants": people,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("passwords", type=Path, nargs="?", help="what deploy/accounts.py printed")
+    parser.add_argument("--address", default="http://127.0.0.1:8000", help="of the hub")
+    parser.add_argument("--participants", type=int, help="by default all in the file")
+    parser.add_argument("--notebook", default="01_data_and_augmentation")
+    parser.add_argument("--cells", type=int, help="how many of its code cells; by default all")
+    parser.add_argument("--minutes", type=float, default=1.0, help="within which all begin")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two cells")
+    parser.add_argument("--finished", action="store_true", help="measure nothing: write hub.md from hub.json again")
+    args = parser.parse_args()
+    if not (args.passwords or args.finished):
+        parser.error("the file of passwords is missing")
+    file = args.output / "hub.json"
+    results = json.loads(file.read_text()) if args.finished else measure(args)
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "hub.json").write_text(json.dumps(results, indent=1) + "\n")
+    file.write_text(json.dumps(results, indent=1) + "\n")
     (args.output / "hub.md").write_text(markdown(results))
     print(markdown(results))
 

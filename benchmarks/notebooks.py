@@ -14,6 +14,7 @@ Written to benchmarks/results: notebooks.json, notebooks.md and notebooks.png.
 """
 
 import itertools
+import json
 import os
 import re
 import sys
@@ -133,7 +134,9 @@ def main() -> None:
         for name in args.only:
             path = PATHS[name]
             rows[name] = measure(path, path if args.in_place else Path(folder, path.name), pages, step)
-    profile = settings.profile()
+    file, profile = args.output / "notebooks.json", settings.profile()
+    earlier = json.loads(file.read_text())["rows"] if file.exists() else {}
+    rows = {name: row for name, row in sorted((earlier | rows).items()) if name in PATHS}
     results = {
         "machine": machine(torch.get_num_threads()),
         "images": str(data.cifar10(sample=profile.sample)),

@@ -26,7 +26,7 @@ from cifar_utils import data, network_file, plots, runs
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation import metrics
 from cifar_utils.evaluation import plots as evaluation_plots
-from cifar_utils.evaluation.predictions import predict
+from cifar_utils.evaluation.inference import predict
 from cifar_utils.evaluation.robustness import CORRUPTIONS, predict_corrupted
 from cifar_utils.progress import bar
 from cifar_utils.scale import sweep

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
 STYLES = {"tutorial": ("#E69F00", "s", "--"), "ResNet-20": ("#009E73", "^", "-.")}
-MARKERS = "oDvPX*hp<d>"
+MARKERS = "oDvPX*hp<d>^s"
 POLICIES = {"tutorial": "full", "ResNet-20": "flip_and_shift"}  # each recipe's; ResNet-20's shifts go further
 COLORS = [
     "#0072B2",
@@ -23,6 +23,8 @@ COLORS = [
     "#332288",
     "#44AA99",
     "#882255",
+    "#117733",
+    "#DDCC77",
 ]
 
 
@@ -186,12 +188,10 @@ def plot(results: dict, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
     described, where = [], list(machines(results["rows"]))
     where = where[0] if len(where) == 1 else f"{len(where)} machines"
-    schedules = results["schedules"]
+    schedules = {name: about for name, about in results["schedules"].items() if rows_for(results, name)}
     count = len(schedules)  # strict: a recipe without a color would be missing without a word
     for color, marker, (name, about) in zip(COLORS[:count], MARKERS[:count], schedules.items(), strict=True):
         rows = rows_for(results, name)
-        if not rows:
-            continue
         for tta in [False] + [True] * about["tta"]:
             title, style = f"{owner(about)}{name}", "none" if tta else "full"
             label = f"{title}, test-time augmentation" if tta else f"{title} ({about['policy']})"

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import command_line, machine, stoppable
+from common import RESULTS, command_line, machine, stoppable
 
 from cifar_utils.progress import bar
 
@@ -44,7 +44,7 @@ def rows_of(project: Path, name: str, seeds: int, folder: Path, quick: bool) -> 
     environment = os.environ | {"PYTHONPATH": str(project)}  # before an editable installation of another version
     (folder / "results").mkdir(parents=True, exist_ok=True)
     subprocess.run(list(map(str, command)), check=True, env=environment, cwd=project)
-    (file,) = folder.rglob("time_to_accuracy.json")
+    file = folder / ("runs/time_to_accuracy/quick" if quick else "results") / "time_to_accuracy.json"
     return [row for row in json.loads(file.read_text())["rows"] if row["name"] == name]
 
 
@@ -59,10 +59,13 @@ def main() -> None:
     parser.add_argument("commit", help="of the version to compare this working tree with")
     parser.add_argument("--only", nargs="+", default=["fast", "class", "sample"], help="these recipes")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="1 epoch of the sample, 1 seed")
+    parser.add_argument("--quick", action="store_true", help="1 epoch of the sample, 1 seed; results beside the runs")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "versions", help="folder of finished runs")
     args = parser.parse_args()
     projects = [checked_out(args.commit, args.runs), ROOT]
+    if version_of(projects[0]) == version_of(ROOT):
+        parser.error("both have the same version in pyproject.toml: give this one another")
+    args.output = args.runs if args.quick and args.output == RESULTS else args.output
     file, where = args.output / "versions.json", machine(2)["CPU"]
     todo = [(seed, name, p) for seed in range(1 if args.quick else args.seeds) for name in args.only for p in projects]
     for seed, name, project in bar(len(todo), "Runs", "run", iterable=todo):

@@ -1,6 +1,6 @@
 """The time from a key press on a slider to the new images on the screen, in a real JupyterLab; and a dashboard's cost.
 
-    pip install --editable '.[test,browser]'     # and Chromium, see README
+    pip install --editable '.[test,browser]'     # and Chromium, see CONTRIBUTING.md
     python benchmarks/widgets.py                 # use the machine for nothing else meanwhile
 
 Compared are the augmentation explorer and the baseline: an ipywidgets slider whose callback draws the same 40 images

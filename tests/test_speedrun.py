@@ -36,7 +36,7 @@ def rates(optimizer) -> list[float]:
     ("sample", "full", 24, 250, 0.18, 0.0, 0.1, ((0.5, 0.15), (0.75, 0.65))),
     ("short", "full", 7, 500, 0.18, 0.5, 0.0, ((0.5, 0.3), (0.75, 0.8))),
     ("five", "flip_and_shift", 12, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
-    ("full", "flip_and_shift", 14, 2000, 0.24, 0.0, 0.2, ()),
+    ("full", "flip_and_shift", 12, 2000, 0.24, 0.0, 0.2, ()),
     ("own", "full", 30, 500, 0.18, 0.5, 0.1, ((0.5, 0.3), (0.75, 0.8))),
 ])  # fmt: skip
 def test_the_recipes_are_what_was_measured(name, policy, epochs, batch_size, lr, fraction, smoothing, sizes):

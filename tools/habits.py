@@ -30,15 +30,17 @@ def texts() -> dict[str, str]:
     found = {}
     folders = (".", "docs", "benchmarks", "benchmarks/results", "deploy", "cifar_utils/*")
     for path in [path for folder in folders for path in ROOT.glob(f"{folder}/*.md")]:
-        found[path.relative_to(ROOT).as_posix()] = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+        found[path.relative_to(ROOT).as_posix()] = re.sub(
+            r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
     for path in sorted(ROOT.glob("notebooks/0*.ipynb")):
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
         found[path.name] = "\n\n".join(cells)
     code = {path for folder in CODE for path in (ROOT / folder).rglob("*.py")} - {Path(__file__).resolve()}
     for path in sorted(code):
-        nodes = ast.walk(ast.parse(path.read_text()))
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         said = [x.value for x in nodes if isinstance(x, ast.Constant) and isinstance(x.value, str) and " " in x.value]
-        said += re.findall(r"# (.*)", path.read_text())  # docstrings, messages and comments
+        said += re.findall(r"# (.*)", path.read_text(encoding="utf-8"))  # docstrings, messages and comments
         found[path.relative_to(ROOT).as_posix()] = "\n\n".join(said)
     return {name: re.sub(r"[ \n]+", " ", text) for name, text in found.items()}
 

@@ -29,7 +29,7 @@ TRAININGS = {  # name in time_to_accuracy.json -> what a reader should know
     "class": "**the fast network**, full policy, 16-bit products",
     "fast": "the fast network, flips and shifts, 16-bit products",
     "fast_float32": "the fast network, flips and shifts, 32-bit products, as on a CPU without 16-bit ones",
-    "full": "the fast network, wider, with test-time augmentation",
+    "full": "the fast network, wider, 16-bit products, test-time augmentation",
 }
 AUGMENTATIONS = ("ours", "kornia", "fastai", "albumentations, 2 workers", "torchvision PIL, 2 workers")
 
@@ -39,7 +39,7 @@ def main() -> None:
         (ROOT / "docs" / name).write_bytes(png)
     for name in MADE:
         path = ROOT / name
-        path.write_text(filled(name, path.read_text()))
+        path.write_text(filled(name, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def pictures() -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def plain() -> str:
 
 
 def training() -> str:
-    rows = json.loads((RESULTS / "time_to_accuracy.json").read_text())["rows"]
+    rows = json.loads((RESULTS / "time_to_accuracy.json").read_text(encoding="utf-8"))["rows"]
     lines = ["| two CPU cores, full CIFAR-10 | test accuracy | reference minutes | seeds |", "|---|--:|--:|--:|"]
     for name, words in TRAININGS.items():
         mine = [row["looks"][-1] if "looks" in row else row for row in rows if row["name"] == name]
@@ -90,7 +90,7 @@ def training() -> str:
 
 
 def augmentation() -> str:
-    results = json.loads((RESULTS / "augmentation.json").read_text())
+    results = json.loads((RESULTS / "augmentation.json").read_text(encoding="utf-8"))
     rows = {row["name"]: row for row in results["rows"] if (row["size"], row["batch"]) == (32, 1024)}
     lines = ["| flip, affine, perspective, color jitter | images per second | ours is faster by a factor of |"]
     lines.append("|---|--:|--:|")
@@ -103,7 +103,7 @@ def augmentation() -> str:
 
 def versions() -> str:
     """Two versions of the same recipes, run in turn."""
-    rows = json.loads((RESULTS / "versions.json").read_text())
+    rows = json.loads((RESULTS / "versions.json").read_text(encoding="utf-8"))
     lines = ["| machine | recipe | version | seeds | test accuracy | reference minutes | with test-time augmentation |"]
     lines.append("|---|---|---|--:|--:|--:|--:|")
     of = itemgetter("machine", "name", "version")

@@ -55,6 +55,8 @@ def main() -> int:
     browser = os.environ.get("CIFAR_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if options.pdf and not browser:
         sys.exit("--pdf needs Chromium: install it (on Debian: apt-get install chromium), or name it in CIFAR_CHROMIUM")
+    if options.output.exists() and any(options.output.iterdir()) and not (options.output / ".buildinfo").exists():
+        sys.exit(f"{options.output} holds something else than these pages: name a new folder")
     with tempfile.TemporaryDirectory() as folder:
         source, one_page = Path(folder, "source"), Path(folder, "one_page")
         collect(source)
@@ -95,13 +97,14 @@ def collect(source: Path) -> None:
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
         nbformat.write(notebook, path)
     for path in source.glob("docs/*.md"):
-        path.write_text(path.read_text().replace("](../README.md)", "](../index.md)"))
+        text = path.read_text(encoding="utf-8").replace("](../README.md)", "](../index.md)")
+        path.write_text(text, encoding="utf-8")
     page = source / "docs" / "exercises.md"
-    page.write_text(with_exercises(page.read_text()))
-    (source / "index.md").write_text(index())
+    page.write_text(with_exercises(page.read_text(encoding="utf-8")), encoding="utf-8")
+    (source / "index.md").write_text(index(), encoding="utf-8")
     (source / "api").mkdir()
     for name, text in api().items():
-        (source / "api" / f"{name}.md").write_text(text)
+        (source / "api" / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def with_exercises(page: str) -> str:
@@ -135,7 +138,7 @@ def api() -> dict[str, str]:
 
 def index() -> str:
     """README as the first page, with the contents."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     contents = []
     for title, pattern in PARTS.items():
         found = sorted(ROOT.glob(pattern)) if isinstance(pattern, str) else [ROOT / name for name in pattern]

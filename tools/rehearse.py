@@ -19,6 +19,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from cifar_utils.exercises import EXERCISES
+
 ROOT = Path(__file__).resolve().parent.parent
 WORDS_PER_MINUTE, MINUTES_PER_EXERCISE = 200, 4
 PYTHON = [sys.executable, "-m"]
@@ -105,7 +107,7 @@ def main() -> None:
             parts, exercises, commands = WORK.get(start, ((), (), ()))
             found = [sections(*part, results["rows"]) for part in parts]
             seconds, words = sum(s for s, _ in found), sum(w for _, w in found)
-            seconds += sum(done[int(name[0])] / len(exercises) for name in exercises)
+            seconds += sum(done[int(name[0])] / sum(key[0] == name[0] for key in EXERCISES) for name in exercises)
             for command in commands:
                 took, text = run_command(command)
                 notes.append(f"- {start}: `{text}` took {took:.0f} seconds")

@@ -98,7 +98,7 @@ def with_text_alternatives(notebook: nbformat.NotebookNode) -> nbformat.Notebook
             if alt:
                 source = "data:image/png;base64," + output.data["image/png"].replace("\n", "")
                 image, text = f'<img src="{source}" alt="{html.escape(alt)}">', output.data.get("text/plain", "")
-                if "interactive in JupyterLab" in text:  # a widget's picture
+                if "interactive in JupyterLab" in text:  # a widget's image
                     image = f"<figure>{image}<figcaption>{html.escape(text)}</figcaption></figure>"
                 output.data = {"text/html": image}
     return notebook
