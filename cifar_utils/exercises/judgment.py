@@ -311,3 +311,62 @@ def paired_counts(answer) -> str:
     a, b = (np.array([c == "1" for c in text]) for text in ("1111100010", "1110000001"))
     replies = {(3, 1): RIGHT, (1, 3): "swapped", (6, 4): "totals", (3, 3): "agree"}
     return replies.get(tuple(int(x) for x in answer(a, b)), "other")
+
+
+CURVE = "curve = np.array([[-30, 0.55], [-15, 0.72], [0, 0.8], [15, 0.75], [30, 0.66], [45, 0.5], [60, 0.4]])\n"
+
+
+@exercise(
+    "4.6",
+    "Explore",
+    "Where robustness ends",
+    hints=(
+        "Each row of a curve is severity, accuracy, and the ends of its interval. Severity 0 is the image as it is.",
+        "Subtract 0.1 from the accuracy at 0. Which positive angles are below that?",
+        "NumPy chooses rows by a condition: curve[curve[:, 0] > 0] has the positive angles only.",
+    ),
+    wrong={
+        "parts": Wrong("the angle alone", "answer = 30", "Hand in (curve, angle), with the curve of robustness_curve."),
+        "unknown": Wrong(
+            "an angle between two points",
+            CURVE + "answer = (curve, 25)",
+            "The curve has no positive angle {angle}. It has {angles}.",
+        ),
+        "early": Wrong(
+            "the first angle at which anything is lost",
+            CURVE + "answer = (curve, 15)",
+            "At {angle} degrees it has fallen by {points:.1f} points only.",
+        ),
+        "late": Wrong(
+            "the lowest accuracy",
+            CURVE + "answer = (curve, 60)",
+            "At a smaller angle it has already fallen by more than 10 points.",
+        ),
+        "never": Wrong(
+            "the end of the curve overlooked",
+            CURVE + "answer = (curve, None)",
+            "At {angle} degrees it has fallen by {points:.1f} points.",
+        ),
+    },
+    meaning="Below that angle, the accuracy stays within 10 points of that on upright images: say so in your report.",
+    sound=(
+        CURVE + "answer = (curve, 30)",
+        CURVE + "answer = (curve[:4], None)",
+    ),
+    core=False,
+)
+def robust_until(answer) -> str | tuple[str, dict]:
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or np.ndim(answer[0]) != 2:
+        return "parts"
+    curve, angle = np.asarray(answer[0], float), answer[1]
+    whole = curve[curve[:, 0] == 0, 1][0]
+    lost = {severity: 100 * (whole - accuracy) for severity, accuracy in curve[:, :2].tolist() if severity > 0}
+    if angle is None:
+        fallen = [severity for severity in lost if lost[severity] > 10]
+        worst = max(fallen, key=lambda severity: lost[severity], default=0.0)  # not the first, which is the answer
+        return ("never", {"angle": f"{worst:g}", "points": lost[worst]}) if fallen else RIGHT
+    if angle not in lost:
+        return "unknown", {"angle": angle, "angles": ", ".join(f"{severity:g}" for severity in lost)}
+    if lost[angle] <= 10:
+        return "early", {"angle": f"{angle:g}", "points": lost[angle]}
+    return "late" if any(lost[severity] > 10 for severity in lost if severity < angle) else RIGHT

@@ -163,6 +163,12 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
             + FORWARD,
             "The network fails on images: {error}. If it is a ModuleList: that is a list, so loop over it.",
         ),
+        "layers": Wrong(
+            "convolutions removed",
+            SUPER + "        self.head = nn.Linear(3, classes)\n"
+            "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
+            "Every layer of it is trained, but the repair keeps all layers, both convolutions included.",
+        ),
     },
     meaning="The check that finds this mistake: count the parameters. fit refuses such a network, and names the list.",
     sound=(
@@ -186,8 +192,9 @@ def all_layers_are_registered(answer) -> str | tuple[str, dict]:
             return "half"
         is_head_only = all(isinstance(layer, (nn.Linear, type(model))) for layer in model.modules())
         return "list" if is_head_only else "tuple", {"count": count_parameters(model)}
-    unused = [name for name, p in model.named_parameters() if p.grad is None]
-    return ("unused", {"name": unused[0]}) if unused else RIGHT
+    if unused := [name for name, p in model.named_parameters() if p.grad is None]:
+        return "unused", {"name": unused[0]}
+    return RIGHT if sum(isinstance(layer, nn.Conv2d) for layer in model.modules()) > 1 else "layers"
 
 
 def untracked(model: nn.Module, images: torch.Tensor) -> list[nn.Module]:
@@ -402,7 +409,7 @@ def _first(error: Exception) -> str:
             "them.",
         ),
     },
-    meaning="The check that finds this mistake: the smallest logit, never below 0, and a batch that is not memorized.",
+    meaning="Two checks find this mistake: no logit is below 0, and the network cannot memorize a batch.",
     sound=(
         SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
         "        return self.head(images.mean((2, 3)))",

@@ -82,7 +82,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("Arithmetic: half the side means a quarter of the work.", True, "A convolution computes its filters at every place of the image."),
         ]),
         ("bfloat16 keeps the exponent of float32, with fewer digits. What follows?", [
-            ("Large and small numbers still fit, each a little rounded.", True, "So training needs no loss scaling, which float16 needs."),
+            ("Large and small numbers still fit, each a little rounded.", True, "So training need not scale the loss to keep small gradients above 0, as with float16."),
             ("Numbers above 65,504 overflow.", False, "That is float16's limit."),
             ("Results are exact, only faster.", False, "Two to three decimal digits are left."),
         ]),
@@ -110,9 +110,9 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("They sum to 1 over the ten classes.", True, "A softmax has no place for “none of them”."),
             ("The network reports an error.", False, "It computes ten numbers for any image."),
         ]),
-        ("Your folder has 20 photos of each class, taken in one room. What is the largest risk?", [
-            ("The network learns the room, not the objects.", True, "Validate on photos from elsewhere, or you will not notice."),
-            ("Twenty photos are too many.", False, "More images help."),
+        ("Your folder has 50 photos of each class, and each class was photographed in a room of its own. What is the largest risk?", [
+            ("The network learns the rooms, not the objects.", True, "Validate on photos from elsewhere, or you will not notice."),
+            ("Fifty photos are too many.", False, "More images help."),
             ("The photos are too large.", False, "They are cropped and resized when they are read."),
         ]),
         ("Frames of one video are split at random into training and validation. Is the accuracy honest?", [

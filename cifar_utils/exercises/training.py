@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cifar_utils import overview, settings
-from cifar_utils.evaluation.predictions import predict
+from cifar_utils.evaluation.inference import predict
 from cifar_utils.exercises.core import RIGHT, Wrong, exercise
 from cifar_utils.exercises.images import images
 from cifar_utils.models import Normalize, SmallCNN

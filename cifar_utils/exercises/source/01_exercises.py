@@ -92,7 +92,7 @@ strength = ...
 check("1.5", strength)
 
 # %% exercise="1.5" part="solution"
-strength = 3.5  # between 3, where it keeps 62 %, and 4, where it keeps 39 %
+strength = 3.5  # between 3, where more than half is left, and 4, where less is
 check("1.5", strength)
 
 # %% [markdown]

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises for notebook 4 · Evaluation
 #
-# Four exercises and one extra. `hint("4.1")` gives up to three hints, one per call, and `solution("4.1")` shows a
+# Four exercises and two extras. `hint("4.1")` gives up to three hints, one per call, and `solution("4.1")` shows a
 # solution.
 
 # %%
@@ -90,8 +90,9 @@ model = runs.load(runs.SHIPPED, speedrun.network(train))
 first, second = predict(model, val), predict(model, val, tta=True)
 print(compare(first, second))
 
-# For two runs of your own, remove the first # of each line; 0 and 1 count the rows of
-# overview.table(overview.find_runs()):
+# For two runs of your own, remove "# " before the next four lines. (0, 1) are rows of
+# the table in exercise 3.4: print(overview.table(overview.find_runs())) shows it again.
+
 # one, another = (overview.find_runs()[row].folder for row in (0, 1))
 # model = network_file.trained(one, speedrun.CNN)
 # other = network_file.trained(another, speedrun.CNN)
@@ -144,6 +145,23 @@ def paired_counts(a, b):
 
 
 check("4.5", paired_counts)
+
+# %% [markdown]
+# ## 4.6 Extra · Explore: where robustness ends
+#
+# In the curves above (*For your report*): what is the smallest clockwise angle at which the first network's accuracy
+# has fallen by more than 10 percentage points? Hand in the curve and the angle, or None if it never falls so far. Read
+# it off the figure, or let NumPy find it: the columns of a curve are angle, accuracy, and the ends of its interval.
+
+# %% exercise="4.6" part="stub"
+angle = ...
+check("4.6", (curves["first"], angle))
+
+# %% exercise="4.6" part="solution"
+severity, accuracy = curves["first"][:, 0], curves["first"][:, 1]
+fallen = severity[(severity > 0) & (accuracy < accuracy[severity == 0] - 0.1)]
+angle = fallen[0] if len(fallen) else None
+check("4.6", (curves["first"], angle))
 
 # %% [markdown]
 # ## Quiz
