@@ -48,9 +48,13 @@ def make(name: str) -> str | None:
         return None
     shell = ["--shell", "/bin/bash", "--groups", GROUP]
     subprocess.run(["useradd", "--create-home", *shell, "--", name], check=True)
-    Path(pwd.getpwnam(name).pw_dir).chmod(0o700)
     password = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
-    subprocess.run(["chpasswd"], input=f"{name}:{password}\n", text=True, check=True)
+    try:
+        Path(pwd.getpwnam(name).pw_dir).chmod(0o700)
+        subprocess.run(["chpasswd"], input=f"{name}:{password}\n", text=True, check=True)
+    except BaseException:  # no account stays whose password nobody knows
+        subprocess.run(["userdel", "--remove", name])
+        raise
     return password
 
 
@@ -61,7 +65,10 @@ def main() -> None:
         wanted = names(parser.parse_args().participants)
         subprocess.run(["groupadd", "--force", GROUP], check=True)
         for name in wanted:
-            print(f"{name}\t{make(name) or '(exists; its password stays)'}", flush=True)
+            if password := make(name):
+                print(f"{name}\t{password}", flush=True)
+            else:
+                print(f"{name} exists; its password stays", file=sys.stderr)
     except ValueError as error:
         sys.exit(str(error))
     except (subprocess.CalledProcessError, PermissionError):

@@ -110,5 +110,9 @@ def test_the_chart_s_values_limit_what_one_participant_takes():
     assert user["memory"]["limit"] and user["cpu"]["limit"] and values["cull"]["enabled"]
     threads = int(user["extraEnv"]["OMP_NUM_THREADS"])
     assert threads <= user["cpu"]["limit"]
+    home = re.search(r"^WORKDIR (/home/\S+)$", (DEPLOY / "Dockerfile").read_text(), re.M)[1]
+    assert user["storage"]["homeMountPath"] == home, "elsewhere, participants' work would not outlive their server"
+    admission = values["hub"]["config"]["Authenticator"]
+    assert admission["admin_users"] and admission["allow_all"], "without, nobody can log in"
     mounts = {mount["name"]: mount for mount in user["storage"]["extraVolumeMounts"]}
     assert mounts["data"]["readOnly"] and mounts["data"]["mountPath"] == user["extraEnv"]["CIFAR10_DIR"]

@@ -370,8 +370,9 @@ def test_a_run_in_use(project):
 
 
 def test_a_run_that_this_kernel_trains_is_in_use(project):
-    with runs.run_lock(project / "runs" / "a", {}):
-        found(doctor.run_in_use, "NOTE", "in use: a (", f"process {os.getpid()}, since")
+    for folder in (project / "runs" / "a", project / "runs" / "sweep" / "a"):
+        with runs.run_lock(folder, {}):
+            found(doctor.run_in_use, "NOTE", "in use: a (", f"process {os.getpid()}, since")
     found(doctor.run_in_use, "OK")
 
 

@@ -103,6 +103,21 @@ def test_the_interval_by_hand():
     assert sweep.summary([]) == [] and sweep.as_text([]) == "No training is finished yet."
 
 
+def test_a_stop_ends_a_sweep_whose_trainings_run_in_this_process(images, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(sweep, "train_one", lambda training, *_: started.append(1) or (training, sweep.STOPPED))
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(write(tmp_path, images), tmp_path / "runs", jobs=1, threads=1)
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("code,said", [("import math\nmath.lingspace", "lingspace"), ("x = 1", "trainings is needed")])
+def test_what_is_wrong_in_a_python_file_is_told(tmp_path, code, said):
+    (tmp_path / "sweep.py").write_text(code)
+    with pytest.raises(ValueError, match=said):
+        sweep.read(tmp_path / "sweep.py", tmp_path)
+
+
 def test_nothing_is_repeated(swept, images, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in swept.rglob("*.safetensors")}
     assert main(["sweep", str(write(tmp_path, images)), "--folder", str(swept)]) == 0
@@ -363,7 +378,11 @@ def test_a_scheduler_that_is_killed_ends_the_sweep_in_a_sentence_and_the_same_co
     process = start_sweep(file, folder, cluster)
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
-    assert all(row["status"] == "finished" for row in rows(folder))
+    alone = tmp_path / "alone"
+    sweep.run(file, alone, jobs=2, threads=1)
+    for row in rows(folder):
+        assert row["status"] == "finished"
+        assert contents(folder / row["folder"]) == contents(alone / row["folder"])
 
 
 @pytest.mark.slow

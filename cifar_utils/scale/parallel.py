@@ -1,10 +1,10 @@
 """Data-parallel training: each batch is divided into shards, and torchrun's processes compute some of them each.
 
     torchrun --standalone --nproc-per-node 2 -m cifar_utils train --shards 4
-    python -m cifar_utils train --shards 4     # one process computes all four: the same run, to the last bit
+    OMP_NUM_THREADS=1 python -m cifar_utils train --shards 4     # one process: the same run, to the last bit
 
-Every process draws and augments the whole batch, which costs 1 or 2 % of a step, and so it is the one of a single
-process by construction. A shard is a part of the batch with batch norm statistics and random numbers (dropout) of its
+Every process draws and augments the whole batch, which costs 1 or 2 % of a step, so all of them see the batch that a
+single process would see. A shard is a part of the batch with batch norm statistics and random numbers (dropout) of its
 own. Gradients are exchanged shard by shard and added in the shards' order. So neither the number of processes nor which
 of them computes a shard changes anything, on one kind of machine and at one number of threads.
 
@@ -28,7 +28,7 @@ from torch.func import functional_call
 
 from cifar_utils import checkpoint, runs, train
 from cifar_utils.data import Dataset
-from cifar_utils.evaluation.predictions import fingerprint
+from cifar_utils.evaluation.inference import fingerprint
 
 SECONDS = 60  # after which a process that waits for another one gives up
 

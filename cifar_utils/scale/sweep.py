@@ -37,12 +37,13 @@ from joblib import Parallel, delayed, parallel_config
 from cifar_utils import checkpoint, cli, data, overview, settings, train
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.comparison import mean_and_interval
-from cifar_utils.evaluation.predictions import predict
+from cifar_utils.evaluation.inference import predict
 from cifar_utils.progress import bar
 
 OPTIONS = ("policy", "model", "recipe", "epochs", "seed", "shards", "profile", "sample", "images", "size", "data")
 TRAINING_GB = 2.0  # of memory, for one training on the full data set
 PROBE_STEPS = 8  # that an estimate times
+STOPPED = "stopped; the same command resumes"
 _one_at_a_time = threading.Lock()  # threads and random generators are a process's, not a training's
 
 
@@ -176,7 +177,7 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
                 code = cli.run(training.arguments)
         except KeyboardInterrupt:
             code = 130
-            log.write("stopped; the same command resumes")
+            log.write(STOPPED)
         except Exception as error:  # such as a network's own: the other trainings must go on
             code = 1
             log.write(f"error: {type(error).__name__}: {error}")
@@ -237,10 +238,10 @@ def _content(file: Path):
             spec = importlib.util.spec_from_file_location("sweep_file", file)
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
+            if not hasattr(module, "trainings"):
+                raise ValueError("a variable named trainings is needed")
             return module.trainings
         return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except AttributeError:
-        raise ValueError(f"{file}: a variable named trainings is needed") from None
     except Exception as error:  # whatever the file raises when it runs
         raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
 
@@ -292,7 +293,10 @@ def _on_this_machine(todo: list[tuple], jobs: int, threads: int) -> Iterator[tup
     """Runs the tasks, each the arguments of `train_one`, in processes; yields what they return, first done first."""
     with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
         try:
-            yield from Parallel(return_as="generator_unordered")(delayed(train_one)(*task) for task in todo)
+            for training, problem in Parallel(return_as="generator_unordered")(delayed(train_one)(*t) for t in todo):
+                yield training, problem
+                if jobs == 1 and problem == STOPPED:  # it ran in this process, for which the signal was meant
+                    raise KeyboardInterrupt
         except BrokenProcessPool:
             problem = "a training's process was killed, as where memory runs out: try fewer --jobs"
             raise ValueError(f"{problem}. The same command resumes") from None
@@ -358,6 +362,8 @@ def _estimate(training: Training, threads: int) -> float:
                 for state in itertools.islice(states, 3 + PROBE_STEPS):
                     _ = state.loss  # on a GPU, to read a value is to wait for it
                     ends.append(time.perf_counter())
+            if state.stop:
+                raise KeyboardInterrupt
             gaps = [b - a for a, b in itertools.pairwise(ends)]
             step = statistics.median(gaps[2:] or gaps)  # the first steps warm up
             start = time.perf_counter()

@@ -155,7 +155,8 @@ def memory() -> Line:
 
 def cores() -> Line:
     """How many cores this process may use."""
-    return Line("OK", f"{settings.cores()} cores")
+    count = settings.cores()
+    return Line("OK", f"{count} core{'s' * (count != 1)}")
 
 
 def run_in_use() -> Line:
@@ -163,7 +164,7 @@ def run_in_use() -> Line:
     from filelock import FileLock, Timeout
 
     used = []
-    for file in sorted(settings.runs_directory().glob("*/.lock")):
+    for file in sorted(settings.runs_directory().rglob(".lock")):  # a sweep's runs lie deeper
         try:
             FileLock(file, timeout=0).acquire().lock.release()
         except Timeout:
@@ -231,16 +232,18 @@ def folders() -> Line:
     needed = {"CIFAR_RUNS": settings.runs_directory(), "CIFAR10_DIR": settings.data_directory()}
     if data_present().status == "OK":
         del needed["CIFAR10_DIR"]
+    free = []
     for variable, folder in needed.items():
         place = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
         try:
             tempfile.TemporaryFile(dir=place).close()
-            if (free := shutil.disk_usage(place).free / 1e9) < DISK_GB:
-                raise OSError(errno.ENOSPC, f"{free:.1f} GB are free, and {DISK_GB} is needed")
+            free.append(shutil.disk_usage(place).free / 1e9)
+            if free[-1] < DISK_GB:
+                raise OSError(errno.ENOSPC, f"{free[-1]:.1f} GB are free, and {DISK_GB} is needed")
         except OSError as error:
             what = f"nothing can be saved in {folder} ({error.strerror or error})"
             return Line("FIX", f"{what}: make room there, or set {variable} to a folder that you can write to")
-    return Line("OK", f"{free:.0f} GB of disk space are free, and runs can be saved in {settings.runs_directory()}")
+    return Line("OK", f"{free[0]:.0f} GB of disk space are free, and runs can be saved in {settings.runs_directory()}")
 
 
 def speed() -> Line:

@@ -243,8 +243,9 @@ class Progress:
 def install(folder, python, wheels):
     """Makes the environment and installs the wheels, then the workshop's folder itself, editable.
 
-    pip runs from its own wheel, since Python on some Linux systems makes environments only without pip. Options of pip
-    that this computer sets are ignored: they may name the internet.
+    pip runs from its own wheel, since Python on some Linux systems makes environments only without pip; and not as the
+    program that is called pip, since that refuses to install itself on Windows. Options of pip that this computer sets
+    are ignored: they may name the internet.
 
     Raises InstallError: pip is missing, or one of its commands fails.
     """
@@ -254,11 +255,13 @@ def install(folder, python, wheels):
     pins = [path.name.split("-")[:2] for path in wheels]
     requirements = folder / ".venv" / "requirements.txt"
     requirements.write_text("".join(f"{name}=={version}\n" for name, version in pins), encoding="utf-8")
-    pip = next((path / "pip" for path in wheels if path.name.startswith("pip-")), None)
+    pip = next((path for path in wheels if path.name.startswith("pip-")), None)
     if pip is None:
         raise InstallError("the room has no wheel of pip: prepare it again")
     options = ["install", "--quiet", "--no-index", "--no-deps", "--no-warn-script-location"]
-    command(folder, python, pip, *options, "--find-links", wheels[0].parent, "--requirement", requirements)
+    run_pip = "import runpy, sys; sys.path[0] = sys.argv.pop(1); runpy.run_module('pip', run_name='__main__')"
+    needed = "--find-links", wheels[0].parent, "--requirement", requirements
+    command(folder, python, "-c", run_pip, pip, *options, *needed)
     command(folder, python, "-m", "pip", *options, "--no-build-isolation", "--editable", folder)
 
 

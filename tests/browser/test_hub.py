@@ -38,6 +38,8 @@ print(len(history), "epochs", torch.get_num_threads(), "threads")
 HOG = "import numpy; numpy.ones(int(5e9), dtype='uint8').sum()"
 PRY = """
 from pathlib import Path
+from cifar_utils import settings
+print("the data set of all" if settings.data_directory() == DATA else settings.data_directory())
 for path in ("/home/participant01/workshop", "/home/participant01"):
     try:
         print(list(Path(path).iterdir()))
@@ -197,11 +199,9 @@ def test_four_train_at_once_and_no_one_s_trouble_is_another_s(chromium, hub):
     greedy.run(1)  # while the others train
     greedy.wait_for_all()
     assert "MemoryError" in greedy.output(1) and hub.epochs(first.name) < 4
-    greedy.run(0)
-    while not hub.epochs(greedy.name):
-        time.sleep(0.2)
     (kernel,) = hub.kernels(killed.name)
     kernel.send_signal(signal.SIGKILL)
+    greedy.run(0)
     for seat in (first, greedy, curious):
         seat.wait_for_all(300)
         threads = max(1, os.cpu_count() // len(NAMES))
@@ -222,7 +222,8 @@ def test_four_train_at_once_and_no_one_s_trouble_is_another_s(chromium, hub):
 
     curious.run(2)
     curious.wait_for_all()
-    assert curious.output(2).split("\n")[:3] == ["not allowed to look"] * 2 + ["not allowed to write"]
+    told = ["the data set of all", "not allowed to look", "not allowed to look", "not allowed to write"]
+    assert curious.output(2).split("\n")[:4] == told
     assert [path.name for path in hub.data.iterdir()] == ["cifar-10-batches-py"]  # nobody downloaded anything
     assert not any((hub.home(name) / "workshop" / "data").exists() for name in NAMES)
     assert all(seat.problems == [] for seat in seats)
