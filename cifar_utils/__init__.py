@@ -7,7 +7,7 @@ train       the training loop                                   (checks: what it
 runs        a run's folder: lock, save, load, resume            (identity: what tells runs apart; checkpoint: the files)
 overview    all runs as a table
 plots       figures of data and training                        (progress: the bar; settings: where things lie)
-__main__    everything without a notebook: python -m cifar_utils
+cli         everything without a notebook: python -m cifar_utils (__main__ starts it)
 takehome    a policy for projects of your own                   (network_file: a network of your own)
 
 Wings: `evaluation` (what a network's predictions are worth), `speedrun` (a fast network and its tricks, each a part

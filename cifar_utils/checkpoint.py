@@ -4,9 +4,8 @@ A checkpoint is one ordinary safetensors file: named tensors, and in its header 
 it (names, shapes, dtypes, values, text), since safetensors itself has none. Any program can read its tensors:
 safetensors.torch.load_file(path).
 
-`save` replaces a file as a whole and keeps the one before it as a backup, NAME.previous.safetensors. `load` refuses
-what is not exactly what `save` wrote, with one exception, CheckpointError, and `load_newest` then falls back on the
-backup.
+`save` replaces a file as a whole and keeps the one before it as a backup, NAME.previous.safetensors. `load` raises
+CheckpointError for every file that is not exactly what `save` wrote; `load_newest` then falls back on the backup.
 """
 
 import hashlib

@@ -100,11 +100,11 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
     if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
         raise ValueError("the scheduler must be an LRScheduler of this optimizer; give fit the optimizer as well")
     wanted = total_steps if scheduler_per == "step" else epochs
-    for name in ("total_steps", "T_max"):
+    for name in ("total_steps", "T_max", "_total_steps"):
         length = getattr(scheduler, name, wanted)
         if length != wanted:
             raise ValueError(
-                f"the scheduler's {name} is {length}, and it will step {wanted:,} times (scheduler_per="
+                f"the scheduler's {name.strip('_')} is {length}, and it will step {wanted:,} times (scheduler_per="
                 f"{scheduler_per!r}, {epochs} epochs of {total_steps // epochs:,} steps); make the two equal"
             )
 

@@ -1,4 +1,4 @@
-"""Everything that the notebooks do, as commands: run, preview, train, sweep, runs, evaluate, classify, download."""
+"""Everything that the notebooks do, as commands of `python -m cifar_utils`; and those for people who run a workshop."""
 
 import argparse
 import inspect
@@ -21,7 +21,9 @@ from cifar_utils.download import DataError
 from cifar_utils.evaluation import comparison, reports, robustness, saliency
 from cifar_utils.evaluation import plots as evaluation_plots
 from cifar_utils.evaluation.calibration import Temperature
-from cifar_utils.evaluation.predictions import Predictions, classify, predict
+from cifar_utils.evaluation.inference import predict
+from cifar_utils.evaluation.photo import classify
+from cifar_utils.evaluation.predictions import Predictions
 from cifar_utils.models import Normalize, SmallCNN
 from cifar_utils.progress import bar
 
@@ -36,7 +38,7 @@ EPILOG = """\
 examples:
   python -m cifar_utils                              train the plain network, then evaluate it on the test images
   python -m cifar_utils --profile smoke              the same in seconds, to see that everything works
-  python -m cifar_utils --recipe fast                the fast network of notebook 5
+  python -m cifar_utils --recipe fast                the fast network, whose tricks notebook 5 explains
   python -m cifar_utils preview --policy strong      show what a policy does to some training images
   python -m cifar_utils train --policy strong        only train, with stronger augmentation
   python -m cifar_utils train --model mine.py:Net    train a network of your own, a function or class in a file
@@ -95,7 +97,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         return found
 
     found = command("run", _run, "train, then evaluate (also when no command is given)", _data_options, _train_options)
-    found.set_defaults(runs=[], output=None, tta=False, robustness=False)
+    found.set_defaults(runs=[], output=None, tta=False, robustness=False, validation=False)
     found = command("preview", _preview, "save a figure of what a policy does to some training images", _data_options)
     found.add_argument("--policy", metavar="NAME", default="full", help=POLICIES)
     found.add_argument("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="default: preview.png")
@@ -103,7 +105,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found = command("sweep", _sweep, "train every combination that a file lists, each in a run of its own")
     found.add_argument("file", type=Path, help="YAML or Python: options of train, each with a value or a list of them")
     found.add_argument("--folder", metavar="DIR", type=Path, help="for all runs (default: runs/, named as the file)")
-    found.add_argument("--jobs", metavar="N", type=_whole(1, 1024), help="runs at once (default: by cores and memory)")
+    found.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_whole(1, 1024),
+        help="runs at once (default: by cores, at most OMP_NUM_THREADS, and memory)",
+    )
     found.add_argument("--threads", metavar="N", type=_whole(1, 1024), help="threads per run (default: cores / jobs)")
     found.add_argument("--dask", metavar="ADDRESS", help="address of a Dask scheduler, as tcp://host:8786")
     found.add_argument("--dry-run", action="store_true", help="list the runs and estimate the hours")
@@ -123,6 +130,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _model_option(found, several=True)
     found.add_argument("--output", metavar="DIR", type=Path, help="for the comparison (default: runs/comparison)")
     found.add_argument("--tta", action="store_true", help="test-time augmentation: average six views of each image")
+    text = "on the validation images instead: choose between runs by these, and report on test images once"
+    found.add_argument("--validation", action="store_true", help=text)
     text = "also plot the accuracy on up to 1,000 corrupted images"
     found.add_argument("--robustness", action="store_true", help=text)
     found = command("classify", _classify, "the probability of each class for one photo")
@@ -158,7 +167,7 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
 def _model_option(parser: argparse.ArgumentParser, several: bool = False) -> None:
     text = "a function or class that makes the network: called with classes=... or without arguments"
     if several:
-        text = "of a run's own network (default: those that were saved in notebook 2); may be given more than once"
+        text = "of a run's own network or recipe (default: those saved in notebook 2); may be given more than once"
     parser.add_argument("--model", metavar="FILE.py:NAME", action="append" if several else "store", help=text)
 
 
@@ -261,7 +270,8 @@ def _code(text: str, option: str = "--model"):
 
 def _run(options: argparse.Namespace) -> None:
     if run := _train(options):
-        options.runs, options.model = [run], [options.model] if options.model else None
+        own = options.model or options.recipe  # a recipe of your own may have another width
+        options.runs, options.model = [run], [own] if own and ":" in own else None
         _evaluate(options)
 
 
@@ -357,7 +367,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         else:
             tables[name], about, validation = _predictions_from_elsewhere(path, options)
             title = name
-        folder = reports.folder_for(path)
+        folder = _folder_for(path, options)
         print(reports.report(tables[name], title, validation))
         written = reports.write(folder, tables[name], title, about, validation)
         print(f"\nSaved in {folder}: {', '.join(written)}\n")
@@ -366,7 +376,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     for name, result in comparisons.items():
         print(f"{first} (the first) and {name} (the second): {result}")
     if others:
-        folder = options.output or settings.runs_directory() / "comparison"
+        folder = options.output or settings.runs_directory() / ("comparison" + "_validation" * options.validation)
         print(f"\nSaved in {folder}: {', '.join(reports.write_comparison(folder, tables, comparisons))}")
 
 
@@ -384,12 +394,13 @@ def _trained(run: Path, named: list[str] | None) -> tuple[nn.Module, dict]:
     if about["settings"]["model"] == "CNN":
         from cifar_utils import speedrun
 
-        others += [partial(speedrun.CNN, **recipe.network) for recipe in speedrun.RECIPES.values()]
+        others += speedrun.RECIPES.values()
+        others = [partial(speedrun.CNN, **x.network) if isinstance(x, speedrun.Recipe) else x for x in others]
     return network_file.trained(run, *others).to(train.best_device()), about
 
 
 def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predictions, dict, Predictions]:
-    """Its best model's predictions of the test images, facts for the report, and its predictions for validation.
+    """Its best model's predictions of the test (or validation) images, facts, and of both, those for validation.
 
     The validation images must be those of the run: on another split, some of them would be training images.
     """
@@ -403,24 +414,32 @@ def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predi
     if val.fingerprint() != its["validation"]:
         raise ValueError(f"{run} was trained with other validation images than these: {val}")
     facts, on_val = {"run": str(run), "epoch": about["epoch"], "tta": options.tta}, predict(model, val, tta=options.tta)
-    if options.images and not _has_test_folder(options.images.expanduser(), its["classes"]):
-        print(f"{options.images} has no folder test/, so this is a report on the validation images. They chose the")
-        print("epoch, so expect a little less on other images; and no temperature is fitted.\n")
-        return on_val, facts | {"data": str(val)}, None
-    test = _images(options, False, sample, its["size"])
+    has_test = not options.images or _has_test_folder(options.images.expanduser(), its["classes"])
+    if not has_test and not options.validation:
+        print(f"{options.images} has no folder test/, so this is a report on the validation images.")
+    if options.validation or not has_test:
+        print("Validation images chose the epoch, so expect a little less on others; and no temperature is fitted.\n")
+        images, predictions, on_val = val, on_val, None
+    else:
+        images = _images(options, False, sample, its["size"])
+        predictions = predict(model, images, tta=options.tta)
     if options.robustness:
-        _plot_robustness(model, test, run)
-    return predict(model, test, tta=options.tta), facts | {"data": str(test)}, on_val
+        _plot_robustness(model, images, run, _folder_for(run, options))
+    return predictions, facts | {"data": str(images)}, on_val
 
 
-def _plot_robustness(model: nn.Module, test: data.Dataset, run: Path) -> None:
-    some = test.select(torch.linspace(0, len(test) - 1, min(len(test), 1000)).long())
+def _folder_for(path: Path, options: argparse.Namespace) -> Path:
+    return reports.folder_for(path, "validation" if options.validation else "test")
+
+
+def _plot_robustness(model: nn.Module, images: data.Dataset, run: Path, folder: Path) -> None:
+    file = reports.make_folder(folder) / "robustness.png"
+    some = images.select(torch.linspace(0, len(images) - 1, min(len(images), 1000)).long())
     curves = {
         name: {run.name: robustness.robustness_curve(model, some, name)}
         for name in bar(len(robustness.CORRUPTIONS), "Corruptions", "", iterable=robustness.CORRUPTIONS)
     }
     units = {name: corruption.unit for name, corruption in robustness.CORRUPTIONS.items()}
-    file = reports.folder_for(run) / "robustness.png"
     plots.save(evaluation_plots.robustness_curves(curves, units, f"On corrupted images ({some})"), file)
     print(f"Saved {file}.")
 
@@ -431,6 +450,8 @@ def _has_test_folder(images: Path, classes: list[str]) -> bool:
 
 def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple[Predictions, dict, None]:
     """A table that `Predictions.save` wrote, or a NumPy array of any model's predictions of the test images."""
+    if options.tta or options.robustness or options.validation:
+        raise ValueError(f"--tta, --robustness and --validation need a run's network; {path} is a file of predictions")
     return Predictions.load(path, _images(options, False, None)), {"file": str(path)}, None
 
 
@@ -440,12 +461,23 @@ def _classify(options: argparse.Namespace) -> None:
     model, about = _trained(run, options.model)
     its, temperature = about["settings"]["data"], _temperature(run / "evaluation" / "report.json")
     classes = classify(model, options.photo, its["classes"], size=its["size"], temperature=temperature)
-    calibrated = f"temperature {temperature:.2f}" if temperature != 1 else "not calibrated: run evaluate first"
+    calibrated = f"temperature {temperature:.2f}" if temperature != 1 else _why_not_calibrated(run)
     print(f"{options.photo}, by {run} ({calibrated})")
     for name, probability in classes.items():
         print(f"  {name:<16} {probability:6.1%}")
     if options.map:
         _save_map(model, options.photo, list(classes)[0], its, options.map)
+
+
+def _why_not_calibrated(run: Path) -> str:
+    report = run / "evaluation" / "report.json"
+    if run == runs.SHIPPED:
+        return "not calibrated"
+    if not report.is_file():
+        return "not calibrated: run evaluate first"
+    if json.loads(report.read_text(encoding="utf-8")).get("tta"):
+        return "not calibrated: run evaluate without --tta first"
+    return "not calibrated: without test images, evaluate fits no temperature"
 
 
 def _save_map(model: nn.Module, photo: Path, name: str, its: dict, file: Path) -> None:

@@ -29,7 +29,8 @@ def read_image(path: str | Path) -> Tensor:
     try:
         if not path.is_file() or path.suffix.lower() in FOREIGN - Image.registered_extensions().keys():
             raise ValueError("Pillow does not read this format" if path.is_file() else "there is no such file")
-        with Image.open(path) as image:
+        formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Ghostscript would run
+        with Image.open(path, formats=formats) as image:
             image = ImageOps.exif_transpose(image)
         if image.mode[0] in "IF":  # 16 or 32 bits per pixel
             values = np.asarray(image, dtype=np.float32)
@@ -37,15 +38,20 @@ def read_image(path: str | Path) -> Tensor:
             if not 0 <= values.min() <= values.max() <= top:
                 raise ValueError("its values are not within 16 bits")
             image = Image.fromarray((values * (255 / top)).round().astype(np.uint8))
-        elif image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        return rgb_pixels(image)
     except Exception as error:  # Pillow's plug-ins raise whatever a damaged file leads them to
         reason = str(error).partition(" '")[0].rstrip(".") or type(error).__name__
         raise DataError(
             f"{path} cannot be read as an image ({reason}). Save it as PNG or JPEG, or remove it."
         ) from None
+
+
+def rgb_pixels(image: Image.Image) -> Tensor:
+    """A PIL image with 8 bits per channel as [3, H, W] uint8, alpha over white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def square(image: Tensor, size: int) -> Tensor:

@@ -9,8 +9,12 @@ import hashlib
 import inspect
 import json
 import re
+import sys
+import sysconfig
 import types
+import weakref
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +31,16 @@ from cifar_utils.models import uncompiled
 _IN_GROUPS = ("params", "lr", "momentum", "betas")
 _IN_SCHEDULERS = ("optimizer", "last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i")
 _IN_MODELS = ("training", "image_size")
+_HIDDEN = ("_schedulers", "_milestones", "_schedule_phases", "_anneal_func_type", "_scale_fn_custom")  # in schedulers
 _LIBRARIES = ("cifar_utils", "torch", "torchvision")  # their functions are told apart by name
 _EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
+_COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)
+_CHANGE = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "remove", "discard", "clear"}
+_first_rates: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # optimizer -> learning rates before training
 _HASHED = {  # settings whose values tell a person nothing
     "tensors": "the model's tensors have other names or shapes",
     "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
+    "frozen": "other parameters of the model are frozen",
 }
 
 
@@ -39,13 +48,20 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     """What two runs must have in common to be the same run, as JSON-like data; the same in every process."""
     model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
     shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
-    groups = [{k: _plain(v) for k, v in g.items() if k not in _IN_GROUPS and v} for g in optimizer.param_groups]
+    rates = _first_rates.setdefault(optimizer, [])
+    rates += [group["lr"] for group in optimizer.param_groups[len(rates) :]]
+    groups = [  # schedulers note the first rate themselves, all but ReduceLROnPlateau
+        {"initial_lr": _plain(rate)} | {k: _plain(v) for k, v in group.items() if k not in _IN_GROUPS and v}
+        for rate, group in zip(rates, optimizer.param_groups)
+    ]
     names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     return {
         "model": names[-1] if len(names) < 4 else type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "tensors": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
         "layers": _short_hash(words_of(model, 20, arrays=False)),
+        **({"frozen": _short_hash(" ".join(frozen))} if frozen else {}),
         "shards": getattr(parts["model"], "shards", 1),  # that batch norm sees one by one, see scale.parallel
         "augmentation": label(transform),
         "transform": words_of(transforms[0] if len(transforms) == 1 else transforms),
@@ -118,7 +134,9 @@ def label(transform) -> str:
         else:
             name = part.__name__ if inspect.isroutine(part) else type(part).__name__
             inner = vars(part).get("transform") if hasattr(part, "__dict__") else None
-            parts.append(f"{name}({label(inner)})" if inner else name)
+            listed = inner if isinstance(inner, (list, tuple)) else [inner]
+            has_parts = listed and all(callable(x) or hasattr(x, "at_step") for x in listed)
+            parts.append(f"{name}({label(inner)})" if has_parts else name)
     return " + ".join(parts) or "none"
 
 
@@ -143,8 +161,11 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
         # Two functions may call each other, hence the limit.
         return f"{describe(part)} {_short_hash(f'{code} {words_of(values, min(depth - 1, 3), arrays)}')}"
     if isinstance(part, (torch.Tensor, np.ndarray)):
-        array = part.detach().cpu().float().numpy() if isinstance(part, torch.Tensor) else part
-        return f"{array.tolist()}" if array.size <= 100 else f"{array.shape} {_short_hash(str(array.tobytes()))}"
+        if isinstance(part, torch.Tensor):  # NumPy has no bfloat16
+            part = (part.float() if part.dtype == torch.bfloat16 else part).detach().cpu().numpy()
+        if part.size <= 100 or part.dtype.kind not in "biufc":
+            return f"{part.tolist()}"
+        return f"{part.shape} {hashlib.sha256(np.ascontiguousarray(part)).hexdigest()[:8]}"
     if not depth or _describes_itself(part):
         return describe(part)
     values = [f"{name}={words(value, 1)}" for name, value in sorted(_values(part, arrays).items())]
@@ -158,7 +179,7 @@ def _describes_itself(part) -> bool:
     if isinstance(part, type) or not hasattr(part, "__dict__"):
         return True
     has_functions = any(map(inspect.isroutine, vars(part).values()))
-    return not (" at 0x" in repr(part) or has_functions or type(part).__module__ in _EDITED)
+    return not (" at 0x" in repr(part) or has_functions or _is_edited(type(part)))
 
 
 def _values(part, arrays: bool) -> dict:
@@ -169,7 +190,7 @@ def _values(part, arrays: bool) -> dict:
     """
     changing = _IN_SCHEDULERS if isinstance(part, LRScheduler) else _IN_MODELS
     attributes = vars(part) if hasattr(part, "__dict__") else {}
-    found = {k: v for k, v in attributes.items() if k in ("_schedulers", "_milestones") or k[0] != "_"}
+    found = {k: v for k, v in attributes.items() if k in _HIDDEN or k[0] != "_"}
     found = {k: v for k, v in found.items() if k not in changing}
     if isinstance(part, nn.Module):
         found |= dict(part.named_children())
@@ -181,7 +202,7 @@ def _values(part, arrays: bool) -> dict:
     elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
         passing = (torch.Tensor, np.ndarray)
     found = {k: v for k, v in found.items() if not isinstance(v, passing)}
-    own = [kind for kind in type(part).__mro__ if kind.__module__ in _EDITED]
+    own = [kind for kind in type(part).__mro__ if _is_edited(kind)]
     methods = [method for kind in own for method in vars(kind).values() if inspect.isfunction(method)]
     return found | ({"methods": methods} if methods else {})
 
@@ -190,11 +211,43 @@ def _behavior(function) -> tuple[str, list]:
     """A function's code, and what it uses from outside: these tell it from one of the same name."""
     outside = [function.__globals__.get(name) for name in sorted(_globals(function.__code__))]
     outside += [cell.cell_contents for cell in function.__closure__ or ()]
-    plain = [x for x in outside if isinstance(x, (int, float, str, tuple))]
+    collects = _changes(function.__code__)  # in a list of losses, for example: that is no setting
+    plain = [x for x in outside if _is_value(x) and not (collects and isinstance(x, _COLLECTIONS))]
     own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
     # A library's code changes with its version, and Python's instructions with Python's.
     code = "" if (function.__module__ or "").partition(".")[0] in _LIBRARIES else _code(function.__code__)
     return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, plain, own]
+
+
+def _is_value(x) -> bool:
+    """Whether what a function uses from outside is a setting: values, arrays, transforms; no model, no data set."""
+    if isinstance(x, type) or inspect.isroutine(x):
+        return False
+    if isinstance(x, torch.Tensor):
+        return not x.requires_grad
+    if any(kind.__module__.startswith("torchvision.transforms") for kind in type(x).__mro__):
+        return True
+    is_own_transform = callable(x) and _is_edited(type(x)) and not isinstance(x, nn.Module)  # it may be a network
+    return isinstance(x, (int, float, str, tuple, *_COLLECTIONS)) or hasattr(x, "at_step") or is_own_transform
+
+
+def _changes(code: types.CodeType) -> bool:
+    """Whether a function seems to change something, such as a list that it appends to."""
+    names, operations = set(code.co_names), {x.opname for x in dis.get_instructions(code)}
+    in_place = any(name.endswith("_") and not name.startswith("_") for name in names)  # add_, copy_, ...
+    inner = any(_changes(x) for x in code.co_consts if isinstance(x, types.CodeType))
+    return bool(names & _CHANGE) or in_place or "STORE_SUBSCR" in operations or inner
+
+
+@cache
+def _is_edited(kind: type) -> bool:
+    """Whether a class is of a notebook, or of a file beside it, and not of a library: its code may change."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    if kind.__module__ in _EDITED or not file:
+        return kind.__module__ in _EDITED
+    in_a_library = {"site-packages", "dist-packages"} & set(Path(file).parts)
+    in_a_library = in_a_library or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
+    return not in_a_library and kind.__module__.partition(".")[0] not in _LIBRARIES
 
 
 def _code(code: types.CodeType) -> str:

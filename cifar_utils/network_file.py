@@ -8,17 +8,18 @@ A checkpoint holds weights, no code. The command line takes the same file: `--mo
 """
 
 import ast
+import dis
 import hashlib
 import importlib.util
 import inspect
 import linecache
-import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from torch import nn
 
@@ -57,7 +58,7 @@ def save(network: Callable[..., nn.Module]) -> Path:
         make(load(trial))
         kept = file.parent / KEPT / f"{name}_{hashlib.sha256(trial.read_bytes()).hexdigest()[:6]}.py"
         kept.parent.mkdir(exist_ok=True)
-        shutil.copyfile(trial, kept)
+        checkpoint.write(kept, trial.read_bytes())
         trial.replace(file)
     finally:
         trial.unlink(missing_ok=True)
@@ -93,16 +94,17 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
         raise ValueError(f"{file}: {name or 'the network'} cannot be loaded ({error})") from error
 
 
-def load_all() -> list[Callable[..., nn.Module]]:
-    """All networks that were ever saved, the newest first; files that do not work any more are left out."""
+def load_all() -> Iterator[Callable[..., nn.Module]]:
+    """All networks that were ever saved, the newest first; files that do not work any more are left out.
+
+    One by one: a file's code runs only if no network before it was the right one.
+    """
     newest = [file for file in [settings.network_file()] if file.exists()]
     kept = sorted((settings.network_file().parent / KEPT).glob("*.py"), key=lambda file: -file.stat().st_mtime_ns)
     contents = {file.read_bytes() for file in newest}
-    found = []
     for file in newest + [file for file in kept if file.read_bytes() not in contents]:
         with suppress(ValueError):
-            found.append(load(file))
-    return found
+            yield load(file)
 
 
 def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
@@ -141,12 +143,13 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
         CheckpointError: there is no usable checkpoint, or none of these networks is the one.
     """
     about, problem = runs.about(run)["settings"], None
-    for network in (*others, SmallCNN, *load_all()):
+    for network in chain((*others, SmallCNN), load_all()):
         try:
             return runs.load(run, with_normalize(make(network, len(about["data"]["classes"])), Normalize()))
         except (CheckpointError, ValueError) as error:  # it is another one, or cannot have so many classes
             problem = problem or error
-    if others:
+    modules = [getattr(getattr(other, "func", other), "__module__", None) or "" for other in others]
+    if any(not module.startswith("cifar_utils") for module in modules):
         raise CheckpointError(f"{problem}")
     raise CheckpointError(
         f"{run} holds a {about['model']} of your own, and its code is not among the networks that you saved. Save it "
@@ -165,23 +168,30 @@ def _collect(name: str, thing, lines: dict[str, str]) -> None:
     elif thing.__module__ != "__main__":
         lines[name] = f"from {thing.__module__} import {thing.__name__}{_alias(name, thing)}"
     else:
-        node, source, outside = _definition(thing)
+        source, outside = _definition(thing)
         lines[name] = ""  # two functions may call each other
-        names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
-        inside = {n.id for n in names if isinstance(n.ctx, ast.Store)} | {thing.__name__}
-        inside |= {argument.arg for argument in ast.walk(node) if isinstance(argument, ast.arg)}
-        for other in sorted({n.id for n in names} & outside.keys() - inside - lines.keys()):
+        used = {other for other in _globals(compile(source, thing.__name__, "exec")) if not other.startswith("__")}
+        for other in sorted(used & outside.keys() - {thing.__name__} - lines.keys()):
             _collect(other, outside[other], lines)
         del lines[name]  # behind what it uses
         lines[name] = source
+
+
+def _globals(code: CodeType) -> set[str]:
+    """The global names that it reads. A name that is local in one method may be global in another: Python knows."""
+    instructions = list(dis.get_instructions(code))
+    stored = {x.argval for x in instructions if x.opname == "STORE_NAME"}
+    found = {x.argval for x in instructions if x.opname in ("LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
+    found |= {x.argval for x in instructions if x.opname == "LOAD_NAME"} - stored
+    return found.union(*(_globals(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
 
 
 def _alias(name: str, thing) -> str:
     return f" as {name}" if name != thing.__name__ else ""
 
 
-def _definition(thing) -> tuple[ast.AST, str, dict]:
-    """The syntax tree and source of a class or function, and the names that it can see outside.
+def _definition(thing) -> tuple[str, dict]:
+    """The source of a class or function, and the names that it can see outside.
 
     `inspect.getsource` does not find a class of a notebook. Its methods know their cell.
     """
@@ -192,5 +202,5 @@ def _definition(thing) -> tuple[ast.AST, str, dict]:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == thing.__name__:
                 first = min([decorator.lineno for decorator in node.decorator_list] + [node.lineno])
                 lines = source.splitlines()[first - 1 : node.end_lineno]
-                return node, textwrap.dedent("\n".join(lines)), function.__globals__
+                return textwrap.dedent("\n".join(lines)), function.__globals__
     raise ValueError(f"the code of {thing.__name__} is not in this notebook: define it in a cell, with a method")

@@ -60,7 +60,7 @@ def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -
     for file in sorted(Path(directory or settings.runs_directory()).glob("*/run.json")):
         try:
             found.append(_read(file.parent))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             print(f"Left out: {file.parent.name}, whose run.json or history.json cannot be read.")
     if val is not None:
         wanted = val.fingerprint()
@@ -101,7 +101,7 @@ def table(found: list[Run]) -> str:
     folder name there is the end, which no other run shares; the command line takes it for the whole.
     """
     if not found:
-        return f"There are no runs in {settings.runs_directory().name}/ yet."
+        return "There are no runs to show yet."
     names = [name for name in found[0].words if len({run.words[name] for run in found}) > 1]
     also, ends = _differing_details(found), Counter(run.folder.name[-6:] for run in found)
     rows = [["", *names, *["also"] * bool(also), "epochs", "validation accuracy", "minutes", "folder"]]

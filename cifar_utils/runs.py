@@ -26,7 +26,7 @@ from torch import nn
 
 from cifar_utils import checkpoint, identity, settings
 from cifar_utils.checkpoint import CheckpointError
-from cifar_utils.evaluation.predictions import outputs
+from cifar_utils.evaluation.inference import outputs
 from cifar_utils.models import Normalize, uncompiled
 
 BEST, LAST = "best.safetensors", "last.safetensors"

@@ -73,8 +73,17 @@ def network_file() -> Path:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many cores this process may use: on a shared server or in a container, fewer than there are.
+
+    At most OMP_NUM_THREADS, where that is set: so a room's server divides its processors.
+    """
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        quota, period = (CONTAINER / "cpu.max").read_text().split()
+        found = min(found, max(1, round(int(quota) / int(period))))
+    with suppress(KeyError, ValueError):
+        found = min(found, max(1, int(os.environ["OMP_NUM_THREADS"])))
+    return found
 
 
 def free_memory() -> int:

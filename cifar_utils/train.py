@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from cifar_utils import checks, identity, log, runs
 from cifar_utils.augment import Step, apply_transform
 from cifar_utils.data import Dataset
-from cifar_utils.evaluation.predictions import predict
+from cifar_utils.evaluation.inference import predict
 
 
 def fit(model: nn.Module, train: Dataset, val: Dataset, **options) -> list[dict]:
@@ -97,7 +97,8 @@ def steps(
     sampler = Shuffle(len(train), batch_size, seed) if sampler is None else sampler
     total_steps = sampler.total_steps(epochs)
     optimizer = sgd(model) if optimizer is None else optimizer
-    scheduler = warm_up_and_decay(optimizer, total_steps) if scheduler is None else scheduler
+    count = epochs if scheduler_per == "epoch" else total_steps
+    scheduler = warm_up_and_decay(optimizer, count) if scheduler is None else scheduler
     checks.check_parts(model, optimizer, scheduler, scheduler_per, epochs, total_steps)
     with seeded(seed, "check"):
         loss, layout = checks.check_model(model, train, transform, loss, device, checks.smallest_batch(sampler, train))
@@ -220,7 +221,7 @@ class TrainerState:
         return min((row["validation_loss"] for row in self.history), default=math.inf)
 
     def look(self, optimizer: torch.optim.Optimizer) -> "TrainerState":
-        """Notes the learning rate of the next step."""
+        """Notes the learning rate of the last step or, before it, of the first."""
         self.learning_rate = float(optimizer.param_groups[0]["lr"]) * self.learning_rate_scale
         return self
 
@@ -337,7 +338,9 @@ def warm_up_and_decay(optimizer: torch.optim.Optimizer, total_steps: int, warm_u
     def factor(step: int) -> float:
         return max(0.0, min((step + 1) / rise, (total_steps - step) / max(1.0, total_steps - rise), 1.0))
 
-    return LambdaLR(optimizer, factor)
+    scheduler = LambdaLR(optimizer, factor)
+    scheduler._total_steps = total_steps  # type: ignore[attr-defined]  # for `checks.check_parts`
+    return scheduler
 
 
 def best_device() -> torch.device:

@@ -15,7 +15,8 @@ from torch import nn
 from cifar_utils import data, fit, runs
 from cifar_utils.data import CIFAR10_CLASSES, DataError
 from cifar_utils.evaluation.calibration import fit_temperature
-from cifar_utils.evaluation.predictions import classify, fingerprint, predict
+from cifar_utils.evaluation.inference import fingerprint, predict
+from cifar_utils.evaluation.photo import classify
 from cifar_utils.models import Normalize
 
 

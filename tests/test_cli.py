@@ -27,7 +27,8 @@ from cifar_utils import cli, data, download, network_file, plots, runs, settings
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.evaluation import metrics
 from cifar_utils.evaluation import plots as evaluation_plots
-from cifar_utils.evaluation.predictions import classify, predict
+from cifar_utils.evaluation.inference import predict
+from cifar_utils.evaluation.photo import classify
 from cifar_utils.evaluation.reports import report as text_of
 from cifar_utils.models import Normalize, SmallCNN
 
@@ -360,6 +361,13 @@ def test_a_recipe_of_ones_own_may_be_a_changed_one(recipe_file):
     assert model[1].blocks[0][4].weight.shape[1] == 8 and options["epochs"] == 1
 
 
+def test_a_changed_recipe_is_trained_and_evaluated(tmp_path, recipe_file):
+    run = tmp_path / "mine"
+    assert main([*SMOKE, "--recipe", f"{recipe_file}:narrow", "--folder", str(run)]) == 0
+    assert names(run / "evaluation") == EVALUATION_FILES
+    assert main(["evaluate", str(run), "--sample", "--model", f"{recipe_file}:narrow"]) == 0
+
+
 def test_a_training_by_a_recipe_of_ones_own_resumes_and_is_evaluated(tmp_path, recipe_file, capsys):
     run = tmp_path / "mine"
     words = [*SMOKE, "--recipe", f"{recipe_file}:adam", "--epochs", "1", "--folder", str(run)]
@@ -460,6 +468,41 @@ def test_a_folder_without_test_images_is_reported_on_its_validation_images(tmp_p
     assert "no folder test/, so this is a report on the validation images" in capsys.readouterr().out
 
 
+def test_runs_are_compared_on_validation_images(run, tmp_path, capsys):
+    """To choose between runs; what was found on the test images stays."""
+    assert main(["evaluate", str(run)]) == 0
+    before = (run / "evaluation" / "report.json").read_bytes()
+    shutil.copytree(run, tmp_path / "other")
+    words = ["evaluate", str(run), str(tmp_path / "other"), "--validation", "--robustness"]
+    assert main([*words, "--output", str(tmp_path / "both")]) == 0
+    facts = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert "validation images" in facts["images"]
+    assert (run / "evaluation" / "report.json").read_bytes() == before
+    report = json.loads((run / "evaluation_validation" / "report.json").read_text())
+    assert report["split"] == "validation" and "temperature" not in report
+    assert (run / "evaluation_validation" / "robustness.png").exists()
+    assert not (run / "evaluation" / "robustness.png").exists()
+    capsys.readouterr()
+    table = str(run / "evaluation" / "predictions.csv")
+    for option in ("--validation", "--tta", "--robustness"):
+        assert main(["evaluate", table, "--sample", option]) == 1
+        assert f"{table} is a file of predictions" in one_sentence(capsys)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links take rights on Windows")
+def test_an_evaluation_is_not_written_through_a_link(run, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    (run / "evaluation").symlink_to(tmp_path / "elsewhere")
+    assert main(["evaluate", str(run), "--robustness"]) == 1
+    assert "is a link" in one_sentence(capsys)
+    (run / "evaluation").unlink()
+    (tmp_path / "both").symlink_to(tmp_path / "elsewhere")
+    shutil.copytree(run, tmp_path / "other")
+    assert main(["evaluate", str(run), str(tmp_path / "other"), "--output", str(tmp_path / "both")]) == 1
+    assert "is a link" in capsys.readouterr().err
+    assert names(tmp_path / "elsewhere") == set()
+
+
 def test_tta_robustness_map_and_preview(run, tmp_path, capsys):
     """What notebooks 1, 4, 6 and 7 draw."""
     assert main(["evaluate", str(run)]) == 0
@@ -471,7 +514,7 @@ def test_tta_robustness_map_and_preview(run, tmp_path, capsys):
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(photo)
     assert main(["classify", str(photo), "--run", str(run), "--map", str(tmp_path / "map.png")]) == 0
-    assert "not calibrated" in capsys.readouterr().out  # the temperature is that of six views' mean
+    assert "run evaluate without --tta first" in capsys.readouterr().out  # the temperature is that of six views' mean
     assert main(["preview", "--sample", "--policy", "strong", "--output", str(tmp_path / "preview.png")]) == 0
     for file in (run / "evaluation" / "robustness.png", tmp_path / "map.png", tmp_path / "preview.png"):
         with Image.open(file) as picture:
@@ -639,7 +682,9 @@ def test_a_photo_is_classified_with_the_temperature_that_evaluate_stored(run, ph
     model = runs.load(run, torch.nn.Sequential(Normalize(), SmallCNN()))
     assert main(["classify", str(photo), "--run", str(run)]) == 0
     plain = capsys.readouterr().out
-    assert "not calibrated" in plain
+    assert "not calibrated: run evaluate first" in plain
+    assert main(["classify", str(photo), "--run", str(runs.SHIPPED)]) == 0
+    assert "(not calibrated)" in capsys.readouterr().out  # there is nothing that a user could evaluate first
     assert main(["evaluate", str(run)]) == 0
     temperature = json.loads((run / "evaluation" / "report.json").read_text())["temperature"]
     assert temperature != 1

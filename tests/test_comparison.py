@@ -69,6 +69,14 @@ def test_which_images_changed_whatever_their_order():
     assert "only the first is correct on 1, only the second on 1; second minus first +0.00 points" in str(result)
 
 
+def test_images_of_two_folders_are_not_the_same_images():
+    first, second = (replace(random_predictions(0, 20), source=source) for source in ("photos", "drawings"))
+    with pytest.raises(ValueError, match="only predictions of the same images"):
+        compare(first, second)
+    compare(first, replace(second, source=""))  # a table from elsewhere says nothing of its source
+    compare(replace(first, source="SAMPLE"), replace(second, source="CIFAR-10"))
+
+
 def test_what_cannot_be_compared():
     p = random_predictions(0, 20)
     for other in (random_predictions(0, 19), random_predictions(0, 20, "validation")):

@@ -69,6 +69,24 @@ def save_mode(mode: str, path: Path) -> Path:
     return path
 
 
+def test_a_program_is_no_image(tmp_path, monkeypatch):
+    """PostScript is a program, whatever the file is called: reading it would mean running it."""
+    from PIL import EpsImagePlugin
+
+    ran = []
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *_, **__: ran.append(True) or Image.new("RGB", (20, 20)).im
+    )
+    (tmp_path / "cat.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n")
+    with Image.open(tmp_path / "cat.jpg") as image:  # the check can fail: Pillow takes it for an image
+        image.load()
+    assert ran
+    ran.clear()
+    with pytest.raises(DataError, match="cat.jpg cannot be read as an image"):
+        data.read_image(tmp_path / "cat.jpg")
+    assert not ran
+
+
 def test_gray_and_black_and_white(tmp_path):
     for mode in ("L", "1"):
         gray = np.asarray(Image.fromarray(PHOTO).convert(mode).convert("L"))
@@ -518,6 +536,21 @@ def test_free_memory_is_what_a_container_leaves(tmp_path, monkeypatch, limit, fr
         (tmp_path / "memory.current").write_text("2000000\n")
         (tmp_path / "memory.stat").write_text("anon 1500000\ninactive_file 500000\n")
     assert workshop_settings.free_memory() == free
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads", "cores"),
+    [("max 100000", None, 8), ("200000 100000", None, 2), ("50000 100000", None, 1), (None, "3", 3), ("x", "many", 8)],
+)
+def test_cores_are_those_that_a_container_or_a_shared_server_leaves(tmp_path, monkeypatch, quota, threads, cores):
+    monkeypatch.setattr(workshop_settings, "CONTAINER", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert workshop_settings.cores() == cores
 
 
 @pytest.mark.parametrize("size", [15, 257, 0, -1, 32.0, "32", None, 10**12])

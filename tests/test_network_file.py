@@ -43,6 +43,7 @@ def test_what_the_network_uses_goes_along():
         assert part in text
     loaded = network_file.load()
     assert loaded.__name__ == "MyNetwork" and loaded is not network
+    assert "__" not in text.replace("__init__", "") and loaded.__module__ == "network_file"
     mine, theirs = network(classes=4), network_file.make(loaded, classes=4)
     theirs.load_state_dict(mine.state_dict())
     images = torch.rand(2, 3, 32, 32)
@@ -73,6 +74,29 @@ def test_a_local_name_is_not_taken_for_the_notebooks(folder):
     scope = cell("\n\n\n".join((IMPORTS, BLOCK, BASE, code)), images=torch.zeros(3), classes=torch.zeros(2))
     network_file.save(scope["MyNetwork"])
     assert "images = " not in settings.network_file().read_text()
+
+
+def test_a_name_that_is_local_in_one_method_may_be_the_notebooks_in_another(folder):
+    code = """
+class Looping(nn.Module):
+    def __init__(self, classes=10):
+        super().__init__()
+        self.blocks = nn.Sequential(block(3, 4), block(4, classes))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x.mean((2, 3))
+"""
+    blocks = "def block(inputs, outputs):\n    return nn.Conv2d(inputs, outputs, 3)"
+    network_file.save(cell("\n\n\n".join((IMPORTS, blocks, code)))["Looping"])
+    assert network_file.make(network_file.load())(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_a_file_runs_only_where_no_network_before_it_is_the_one(folder):
+    network_file.save(cell("def small():\n    return nn.Linear(2, 3)")["small"])
+    (folder / "networks" / "newer.py").write_text("raise SystemExit")
+    assert next(network_file.load_all()).__name__ == "small"
 
 
 def test_a_tensor_of_the_notebook_is_refused(folder):
@@ -106,7 +130,7 @@ def test_what_does_not_work_is_refused_and_the_file_that_was_there_stays(code, m
         network_file.save(cell(code)["answer"])
     assert settings.network_file().read_text() == before
     assert {path.name for path in settings.runs_directory().iterdir()} == {"network.py", network_file.KEPT}
-    assert len(network_file.load_all()) == 1
+    assert len(list(network_file.load_all())) == 1
 
 
 @pytest.mark.parametrize(
@@ -146,11 +170,11 @@ def test_every_version_that_was_saved_is_found_again():
     wider = NETWORK.replace("nn.Linear(16,", "nn.Linear(32,")
     second = cell("\n\n\n".join((IMPORTS.replace("16", "32"), BLOCK, BASE, wider)))["MyNetwork"]
     network_file.save(second)
-    found = network_file.load_all()
+    found = list(network_file.load_all())
     assert [network_file.make(network).head.in_features for network in found] == [32, 16]
     for file in (settings.network_file().parent / network_file.KEPT).glob("*.py"):
         file.write_text("broken(")
-    assert len(network_file.load_all()) == 1  # the newest, which may also have been written by hand
+    assert len(list(network_file.load_all())) == 1  # the newest, which may also have been written by hand
 
 
 def test_a_runs_model_is_found_among_all_saved_networks(tmp_path):

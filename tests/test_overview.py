@@ -100,7 +100,10 @@ def test_only_runs_with_the_same_validation_images_are_compared(home):
     assert overview.find_runs(tiny(31, "validation")) == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": {}}', "[" * 100_000])
+INFINITE = '[{"validation_loss": 1.0, "validation_accuracy": Infinity, "seconds": 1.0}]'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": {}}', "[" * 100_000, INFINITE])
 @pytest.mark.parametrize("file", ["run.json", "history.json"])
 def test_a_damaged_run_is_left_out_and_named(home, capsys, file, content):
     if (file, content) == ("history.json", "[]"):

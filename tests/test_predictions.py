@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from cifar_utils.data import CIFAR10_CLASSES
-from cifar_utils.evaluation.predictions import Predictions, fingerprint, outputs, predict
+from cifar_utils.evaluation.inference import fingerprint, outputs, predict
+from cifar_utils.evaluation.predictions import Predictions
 
 
 def even(count: int, classes: int = 10) -> np.ndarray:

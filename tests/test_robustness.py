@@ -6,8 +6,8 @@ import torch
 from tables import random_images, small_network
 from torchvision.transforms.v2 import functional as tv
 
+from cifar_utils.evaluation.inference import predict
 from cifar_utils.evaluation.metrics import proportion
-from cifar_utils.evaluation.predictions import predict
 from cifar_utils.evaluation.robustness import CORRUPTIONS, corrupt, predict_corrupted, robustness_curve
 
 

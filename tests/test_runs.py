@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from cifar_utils import checkpoint, identity, runs
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
-from cifar_utils.evaluation.predictions import predict
+from cifar_utils.evaluation.inference import predict
 from cifar_utils.speedrun.selection import DropEasiest
 from cifar_utils.train import sgd
 
@@ -564,9 +564,9 @@ class Cutout:
         return images
 
 
-def in_a_notebook(code: str):
+def in_a_notebook(code: str, **names):
     """What a cell defines last."""
-    cell = {"__name__": "__main__"}
+    cell = {"__name__": "__main__"} | names
     exec(code, cell)
     return list(cell.values())[-1]
 
@@ -680,6 +680,30 @@ def with_slow_batch_norm() -> nn.Module:
     return model
 
 
+def using(thing):
+    """A transform that uses something of its notebook."""
+    return in_a_notebook("thing = THING\ndef transform(x):\n    return thing(x)", THING=thing)
+
+
+def by_rates(*rates: float):
+    """A schedule that reads a list."""
+    listed = list(rates)
+    return scheduled(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: listed[step % 2]))
+
+
+def with_a_slow_part(lr: float):
+    def options(model):
+        first, *rest = model.parameters()
+        optimizer = torch.optim.SGD([{"params": [first], "lr": lr}, {"params": rest}], lr=0.1)
+        return {"optimizer": optimizer, "scheduler": ReduceLROnPlateau(optimizer)}
+
+    return options
+
+
+def one_cycle(**options):
+    return scheduled(lambda o: OneCycleLR(o, 0.1, total_steps=4, **options))
+
+
 OPTIONS = {  # of one call each, from the model; no two of them are the same training
     "default": lambda model: {},
     "policy": lambda model: {"transform": PRESETS["light"]},
@@ -732,6 +756,19 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
     "another RandomApply": lambda model: {"transform": v1.RandomApply([Cutout(4)], p=0.4)},
     "a RandomApply of something else": lambda model: {"transform": v1.RandomApply([Cutout(8)], p=0.3)},
     "another tensor": lambda model: {"transform": Scaled(torch.full((300,), 2.0))},
+    "a policy that a function uses": lambda model: {"transform": using(PRESETS["light"])},
+    "another policy that it uses": lambda model: {"transform": using(PRESETS["strong"])},
+    "a torchvision transform that it uses": lambda model: {"transform": using(v2.RandomErasing(p=0.3))},
+    "another transform that it uses": lambda model: {"transform": using(v2.RandomErasing(p=0.4))},
+    "an object that it uses": lambda model: {"transform": using(Cutout(4))},
+    "another object that it uses": lambda model: {"transform": using(Cutout(8))},
+    "a list that a schedule reads": by_rates(1.0, 0.5),
+    "another list that it reads": by_rates(1.0, 0.4),
+    "OneCycleLR": one_cycle(),
+    "OneCycleLR with another peak": one_cycle(pct_start=0.5),
+    "OneCycleLR along lines": one_cycle(anneal_strategy="linear"),
+    "a slow part": with_a_slow_part(0.01),
+    "a slower part": with_a_slow_part(0.001),
 }
 NETWORKS = {  # of the same tensors
     "plain": narrow,
@@ -745,7 +782,15 @@ NETWORKS = {  # of the same tensors
     "of other blocks in a list": lambda: in_a_notebook(BLOCKS.format(p=0.5, inner="nn.functional.relu")),
     "of blocks with another forward": lambda: in_a_notebook(BLOCKS.format(p=0.1, inner="nn.functional.gelu")),
     "with another forward": lambda: in_a_notebook(NETWORK.format(p=0.2, function="tanh")),
+    "with a frozen layer": lambda: frozen(narrow(), 1),
+    "with more frozen layers": lambda: frozen(narrow(), 2),
 }
+
+
+def frozen(model: nn.Module, count: int) -> nn.Module:
+    for parameter in list(model.parameters())[:count]:
+        parameter.requires_grad_(False)
+    return model
 
 
 def replace_activations(model: nn.Module) -> nn.Module:
@@ -781,6 +826,24 @@ def test_networks_that_differ_in_more_than_their_tensors_get_different_folders(h
     assert names == [name_of("default", network) for network in NETWORKS]
 
 
+def test_the_code_of_a_class_in_a_file_beside_the_notebook_counts(home, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for number, amount in enumerate((1, 2)):
+        (tmp_path / f"shift{number}.py").write_text(
+            f"class Shift:\n    def __call__(self, images):\n        return images.roll({amount}, 3)\n"
+        )
+        kind = __import__(f"shift{number}").Shift
+        found.append(identity.words_of(kind()))
+    assert found[0] != found[1]
+
+
+def test_a_transform_with_a_word_called_transform_is_none_the_less_one():
+    part = Cutout(4)
+    part.transform = "flip"
+    assert identity.label(part) == "Cutout"
+
+
 class Remembering(nn.Module):
     """A network that keeps what it computed last."""
 
@@ -801,6 +864,23 @@ def test_a_network_that_was_trained_is_still_the_same_run(home, make):
     first, again = (train_tiny(None, model, sampler=sampler) for _ in range(2))
     assert first[0] == again[0] and folders(home) == 1
     assert len((next(home.iterdir()) / "run.json").read_text()) < 10_000
+
+
+def test_what_a_transform_collects_is_no_setting(home):
+    """Debugging is not another training: the second call finds the run of the first."""
+    seen, sums = [], torch.zeros(1)
+
+    def transform(images):
+        seen.append(images.shape)
+        return images
+
+    def summing(images):
+        sums.add_(images.sum())
+        return images
+
+    for number, part in enumerate((transform, summing), start=1):
+        first, again = (train_tiny(None, narrow(), transform=part)[0] for _ in range(2))
+        assert first == again and folders(home) == number
 
 
 @pytest.mark.slow

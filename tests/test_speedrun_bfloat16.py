@@ -7,7 +7,7 @@ from tiny import tiny
 from torch.nn import functional as F
 
 from cifar_utils.augment import PRESETS
-from cifar_utils.evaluation.predictions import predict
+from cifar_utils.evaluation.inference import predict
 from cifar_utils.speedrun import bfloat16, recipes
 from cifar_utils.train import fit, steps
 

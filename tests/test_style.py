@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("deploy/*.md")]
 NOTEBOOKS = [path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts]
-GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -36,7 +36,7 @@ def test_code_in_notebooks_is_formatted_to_the_width_of_a_cell():
 
 def test_the_version_is_the_same_everywhere():
     versions = {
-        re.search(pattern, (ROOT / name).read_text(), re.M)[1]
+        re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.M)[1]
         for name, pattern in {
             "pyproject.toml": r'^version = "(.+)"',
             "CITATION.cff": r"^version: (.+)",
@@ -73,7 +73,7 @@ def test_the_speller_finds_a_mistake(tmp_path):
 
 def text_of(path: Path) -> str:
     if path.suffix == ".md":
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
 
 

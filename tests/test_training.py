@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 
 from cifar_utils import checkpoint, plots, runs, train
 from cifar_utils.augment import PRESETS
-from cifar_utils.evaluation.predictions import predict
+from cifar_utils.evaluation.inference import predict
 from cifar_utils.train import Shuffle, fit, seeded, sgd, warm_up_and_decay
 
 
@@ -243,6 +243,18 @@ def test_the_scheduler_steps_as_often_as_it_is_told(tmp_path, per, rates):
     scheduler = MultiStepLR(optimizer, [1, 2] if per == "epoch" else [1, 3])
     history, _ = train_tiny(tmp_path, model, optimizer=optimizer, scheduler=scheduler, scheduler_per=per)
     assert [row["learning_rate"] for row in history] == pytest.approx(rates)
+
+
+def test_the_usual_schedule_fits_whatever_it_steps_by(tmp_path):
+    _, model = train_tiny(tmp_path / "step")
+    rates = {}
+    for per in ("step", "epoch"):
+        history, _ = train_tiny(tmp_path / f"per_{per}", narrow(), epochs=10, scheduler_per=per)
+        rates[per] = [row["learning_rate"] for row in history]
+    assert max(rates["epoch"]) == pytest.approx(0.1) and max(rates["step"]) > 0.09
+    optimizer = sgd(model)
+    with pytest.raises(ValueError, match="the scheduler's total_steps is 7, and it will step 4 times"):
+        train_tiny(tmp_path / "other", model, optimizer=optimizer, scheduler=warm_up_and_decay(optimizer, 7))
 
 
 def test_a_scheduler_that_waits_for_a_plateau_gets_the_validation_loss(tmp_path):

@@ -23,7 +23,8 @@ from cifar_utils import settings as environment
 from cifar_utils.augment import PRESETS, RANGES, Policy
 from cifar_utils.data import CIFAR10_CLASSES, Dataset
 from cifar_utils.evaluation import gallery, metrics
-from cifar_utils.evaluation.predictions import Predictions, predict
+from cifar_utils.evaluation.inference import predict
+from cifar_utils.evaluation.predictions import Predictions
 from cifar_utils.train import fit
 from cifar_utils.widgets import ConfusionExplorer, Dashboard, Explorer, preview
 from cifar_utils.widgets.base import HERE, VIEW, rgba
@@ -151,6 +152,15 @@ def test_undo_goes_all_the_way_back(explorer):
     assert not explorer.view["can_undo"]
     explorer.do("undo")
     assert explorer.error == "there is nothing to undo"
+
+
+def test_after_undo_the_widget_no_longer_says_that_the_policy_is_saved(explorer, tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    explorer.do("set", "degrees", 33)
+    explorer.do("save")
+    assert explorer.view["note"].startswith("Saved")
+    explorer.do("undo")
+    assert explorer.view["note"] == ""
 
 
 def test_reset_can_be_undone(explorer):
@@ -790,7 +800,11 @@ def test_names_are_shown_as_they_are():
 
 def test_a_message_from_the_page_is_handled(explorer, monkeypatch):
     number, sent = 1000 * 1_800_000_000_000, []
-    monkeypatch.setattr(explorer, "send_state", lambda key=None: sent.append({key} if isinstance(key, str) else set(key)))
+
+    def send_state(key):
+        sent.append({key} if isinstance(key, str) else set(key))
+
+    monkeypatch.setattr(explorer, "send_state", send_state)
     explorer._on_message(explorer, {"do": "set", "arguments": ["degrees", 5], "number": number}, [])
     assert explorer.handled == number
     assert sent == [{"view", "pixels", "handled"}]  # at once: no page shows new images beside controls of before

@@ -1,11 +1,12 @@
 """Calibration: of the images predicted with 80 % confidence, are 80 % correct? And how to make it so."""
 
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from cifar_utils.evaluation.predictions import Predictions, check_temperature
+from cifar_utils.evaluation.predictions import Predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,19 @@ def fit_temperature(validation: Predictions) -> Temperature:
 
     fit = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-5})
     return Temperature(np.exp(fit.x), validation.model)
+
+
+def check_temperature(temperature: float, model: str) -> None:
+    """Refuses, by a ValueError, a temperature that is not above 0 or that was fitted on another network's predictions.
+
+    Args:
+        temperature: a number, or a `Temperature`, which knows its network.
+        model: fingerprint of the network at hand; "" where it is unknown.
+    """
+    if not isinstance(temperature, Real) or not 0 < temperature < float("inf"):
+        raise ValueError(f"the temperature is {temperature!r}; it must be a number above 0")
+    if model and getattr(temperature, "model", "") not in ("", model):
+        raise ValueError("the temperature was fitted on the predictions of another network; fit it on this one's")
 
 
 def _softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:

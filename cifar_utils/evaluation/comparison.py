@@ -59,7 +59,8 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
     if first.classes != second.classes:
         raise ValueError("the classes of the two tables differ, in name or order: they are not of the same data set")
     a, b = (p.select(np.argsort(p.index)) for p in (first, second))
-    if a.split != b.split or not np.array_equal(a.index, b.index):
+    sources = {"CIFAR-10" if p.source == "SAMPLE" else p.source for p in (a, b)} - {""}  # the sample is a part of it
+    if a.split != b.split or len(sources) > 1 or not np.array_equal(a.index, b.index):
         raise ValueError(f"only predictions of the same images can be compared, not {first} and {second}, which differ")
     if not np.array_equal(a.labels, b.labels):
         raise ValueError("the two tables disagree on the true classes: they are not of the same data set")

@@ -1,27 +1,16 @@
-"""What a network predicts for a data set, as one table: computed once, kept as a plain file, checked on entry."""
+"""What a network predicts for a data set, as one table: kept as a plain file, checked on entry."""
 
 import csv
-import hashlib
-import math
-import os
-import random
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import io
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from itertools import chain
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from cifar_utils import data
+from cifar_utils import checkpoint
 from cifar_utils.data import Dataset
-from cifar_utils.models import uncompiled
 
 COLUMNS = ["split", "index", "true", "predicted"]  # of the file; one column per class follows
 SPLITS = ("training", "validation", "test")
@@ -40,7 +29,7 @@ class Predictions:
         classes: C names.
         split: "training", "validation" or "test".
         source: of the images: "CIFAR-10", "SAMPLE" or a folder's name; "" where unknown.
-        model: fingerprint of the network, see `fingerprint`; "" where unknown.
+        model: fingerprint of the network, see `inference.fingerprint`; "" where unknown.
 
     Raises:
         ValueError: a column has the wrong length, a class does not exist, a probability is not a number from 0 to 1, a
@@ -171,19 +160,19 @@ class Predictions:
 
         The columns are empty where only the predicted classes are known. Nine digits give back every float32 as it
         was. The file appears whole or not at all, and a link at its place is replaced, not followed.
+
+        Raises:
+            CheckpointError: it cannot be written.
         """
-        path = Path(path)
+        path, text = Path(path), io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow([*COLUMNS, *self.classes])
+        for i, row in enumerate(zip(self.index, self.labels, self.predicted)):
+            known = self.probabilities is not None
+            cells = [f"{p:.9g}" for p in self.probabilities[i]] if known else [""] * len(self.classes)
+            writer.writerow([self.split, *row, *cells])
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        with partial.open("x", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*COLUMNS, *self.classes])
-            for i, row in enumerate(zip(self.index, self.labels, self.predicted)):
-                known = self.probabilities is not None
-                cells = [f"{p:.9g}" for p in self.probabilities[i]] if known else [""] * len(self.classes)
-                writer.writerow([self.split, *row, *cells])
-        os.replace(partial, path)
+        checkpoint.write(path, text.getvalue().encode())
 
     @classmethod
     def load(cls, path: str | Path, dataset: Dataset | None = None) -> "Predictions":
@@ -258,218 +247,6 @@ def _checked_against(predictions: Predictions, dataset: Dataset) -> Predictions:
     return replace(predictions, source=dataset.source)
 
 
-# From a network
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer is; the CPU for a model that has none."""
-    first = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the names, shapes, types and values in the model's state_dict: equal for equal networks only."""
-    digest = hashlib.sha256()
-    for name, value in uncompiled(model).state_dict().items():
-        if isinstance(value, Tensor):  # modules may keep other objects as well
-            value = value.int_repr() if value.is_quantized else value
-            digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the duration; afterwards every layer's mode and all random states are as they were.
-
-    Within, random numbers start from a fixed seed, so that a network that draws some (dropout kept on, say) predicts
-    the same every time.
-    """
-    device = device_of(model)
-    modes = {module: module.training for module in model.modules()}
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            random.seed(0)
-            np.random.seed(0)
-            torch.default_generator.manual_seed(0)  # torch.manual_seed would seed other devices as well
-            if device.type == "cuda":
-                torch.cuda.default_generators[device.index or 0].manual_seed(0)
-            model.eval()
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@torch.no_grad()
-def outputs(model: nn.Module, batches: Iterable[Tensor], classes: int | None = None) -> Tensor:
-    """[N, C] float32 logits on the CPU, in evaluation mode; the model is left as found, see `evaluation_mode`.
-
-    Args:
-        model: any network, from [n, 3, S, S] to [n, C]; one compiled as a whole is evaluated uncompiled.
-        batches: [n, 3, S, S] float32 in 0 to 1, on any device.
-        classes: C, where it is known.
-
-    Raises:
-        ValueError: the model fails on such images, or what it returns is not [n, C] logits.
-        FloatingPointError: an output is infinite or not a number.
-    """
-    model = checked_model(model)
-    device = device_of(model)
-    with evaluation_mode(model):
-        logits = torch.cat([_checked_logits(model, batch.to(device), classes).float() for batch in batches]).cpu()
-    bad = len(logits) - int(logits.isfinite().all(1).sum())
-    if bad:
-        raise FloatingPointError(
-            f"The network's outputs for {bad:,} of {len(logits):,} images are infinite or not numbers (NaN): its "
-            "training may have diverged (a lower learning rate helps), or a layer overflows, divides by zero or takes "
-            "the logarithm of zero."
-        )
-    return logits
-
-
-def predict(
-    model: nn.Module,
-    dataset: Dataset,
-    *,
-    batch_size: int = 500,
-    tta: bool | float = False,
-    device: torch.device | str | None = None,
-) -> Predictions:
-    """Runs a network over a data set, without augmentation; the network is left as found.
-
-    Args:
-        model: see `outputs`. It is handed float32 images in 0 to 1.
-        dataset: what to predict.
-        batch_size: images at a time; the predictions do not depend on it but for rounding.
-        tta: test-time augmentation: average the logits over the image (half of the weight) and the image shifted by one
-            pixel to the upper left and to the lower right, each together with its mirror image (as in K. Jordan's
-            airbench, 2024). A network that is built to predict the same for mirror images is spared these. A fraction
-            does so for that fraction of the images, those with the lowest confidence: these profit most (Hiverge's
-            CIFAR-10 speed run, 2025).
-        device: where to compute; by default where the model is. The model returns to its device afterwards.
-
-    Raises:
-        ValueError, FloatingPointError: see `outputs`; or the data set is not a Dataset, or tta not from 0 to 1.
-    """
-    model = checked_model(model)
-    check_dataset(dataset)
-    check_batch_size(batch_size)
-    if not isinstance(tta, (bool, int, float)) or not 0 <= tta <= 1:
-        raise ValueError(f"tta is {tta!r}; it must be True, False, or a fraction of the images from 0 to 1")
-    home = device_of(model)
-
-    def logits(images: Tensor, turn=lambda x: x) -> Tensor:
-        batches = images.split(min(batch_size, len(images)))
-        there = device_of(model)
-        return outputs(model, (turn(x.to(there).float() / 255) for x in batches), len(dataset.classes))
-
-    def shifted(x: Tensor, by: int) -> Tensor:
-        size = x.shape[-1]
-        return F.pad(x, (1, 1, 1, 1), mode="reflect")[..., 1 - by : 1 - by + size, 1 - by : 1 - by + size]
-
-    def averaged(images: Tensor, found: Tensor) -> Tensor:
-        few = images[:8].to(device_of(model)).float() / 255
-        one, other = (outputs(model, [x]) for x in (few, few.flip(3)))
-        is_symmetric = (one - other).abs().max() <= 1e-3 * one.std()
-        views = [found] + [logits(images, lambda x, by=by: shifted(x, by)) for by in (-1, 1)]
-        if not is_symmetric:
-            mirrored = [logits(images, lambda x, by=by: shifted(x, by).flip(3)) for by in (0, -1, 1)]
-            views = [(a + b) / 2 for a, b in zip(views, mirrored)]
-        return views[0] / 2 + views[1] / 4 + views[2] / 4
-
-    try:
-        if device is not None:
-            model.to(device)
-        found = logits(dataset.images)
-        if tta:
-            unsure = found.softmax(1).amax(1).argsort(stable=True)[: math.ceil(tta * len(found))]
-            found[unsure] = averaged(dataset.images[unsure], found[unsure])
-    finally:
-        if device is not None:
-            model.to(home)
-    if (found >= 0).all() and torch.allclose(found.sum(1), torch.ones(len(found)), atol=1e-4):
-        warnings.warn("the model's outputs are probabilities; leave out the softmax at its end", stacklevel=2)
-    columns = dataset.index.numpy(), dataset.labels.numpy(), found.softmax(1).numpy()
-    about = {"classes": dataset.classes, "split": dataset.split, "source": dataset.source}
-    return Predictions(*columns, **about, model=fingerprint(model))
-
-
-def classify(
-    model: nn.Module,
-    photo: str | Path | Image.Image | Tensor,
-    classes: Sequence[str],
-    *,
-    size: int | None = None,
-    temperature: float = 1.0,
-) -> dict[str, float]:
-    """What a network predicts for one photo; the network is left as found.
-
-    Args:
-        model: see `outputs`.
-        photo: a file, a PIL image or a [3, H, W] uint8 tensor. It is turned upright, cut to its central square and
-            resized, see `data.read_image` and `data.square`.
-        classes: names, in the order of the model's outputs.
-        size: side in pixels of the images that the model was trained on; by default what its `Normalize` layer knows
-            of them, or 32.
-        temperature: divides the logits, see `calibration.fit_temperature`.
-
-    Returns:
-        class -> probability, most probable class first; the probabilities sum to 1.
-
-    Raises:
-        DataError: the file is missing or not an image.
-        ValueError: the model has another number of classes, or the temperature is not above 0.
-        FloatingPointError: see `outputs`.
-    """
-    model, classes = checked_model(model), checked_classes(classes)
-    if size is None:
-        size = next((s for layer in model.modules() if (s := getattr(layer, "image_size", None))), 32)
-    if size not in range(16, 257):
-        raise ValueError(f"size is {size!r}; it must be a whole number of pixels from 16 to 256")
-    image = data.square(_pixels(photo), size)
-    logits = outputs(model, [image[None].float() / 255], len(classes))[0]
-    check_temperature(temperature, fingerprint(model))
-    p = (logits.double() / temperature).softmax(0).tolist()
-    return {classes[c]: p[c] for c in sorted(range(len(classes)), key=lambda c: -p[c])}
-
-
-def _pixels(photo: str | Path | Image.Image | Tensor) -> Tensor:
-    """[3, H, W] uint8: turned as its EXIF data say, alpha over white."""
-    if isinstance(photo, Tensor):
-        if photo.dtype != torch.uint8 or photo.ndim != 3 or photo.shape[0] != 3:
-            raise ValueError(f"the photo is {list(photo.shape)} of {photo.dtype}; a tensor must be [3, H, W] of uint8")
-        return photo.cpu()
-    if isinstance(photo, (str, Path)):
-        return data.read_image(photo)
-    if not isinstance(photo, Image.Image):
-        raise ValueError(f"a photo is a path, a PIL image or a tensor, not a {type(photo).__name__}")
-    if photo.mode[0] in "IF":
-        raise ValueError("the photo has 16 or more bits per pixel and channel; give its file instead")
-    photo = ImageOps.exif_transpose(photo)
-    if photo.has_transparency_data:
-        photo = photo.convert("RGBA")
-        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
-    return torch.from_numpy(np.array(photo.convert("RGB"))).permute(2, 0, 1)
-
-
-# Checks
-
-
-def checked_model(model: nn.Module) -> nn.Module:
-    """The network, without the wrapper of `torch.compile`: compiling for evaluation takes longer than it saves.
-
-    Raises:
-        ValueError: it is not an nn.Module.
-    """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the model is a {type(model).__name__}; a torch.nn.Module is needed")
-    return uncompiled(model)
-
-
 def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """The names as a tuple; a ValueError where they are not two or more different names."""
     names = () if isinstance(classes, str) else tuple(classes)
@@ -478,60 +255,10 @@ def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_temperature(temperature: float, model: str) -> None:
-    """Refuses, by a ValueError, a temperature that is not above 0 or that was fitted on another network's predictions.
-
-    Args:
-        temperature: a number, or a `calibration.Temperature`, which knows its network.
-        model: fingerprint of the network at hand; "" where it is unknown.
-    """
-    if not isinstance(temperature, Real) or not 0 < temperature < float("inf"):
-        raise ValueError(f"the temperature is {temperature!r}; it must be a number above 0")
-    if model and getattr(temperature, "model", "") not in ("", model):
-        raise ValueError("the temperature was fitted on the predictions of another network; fit it on this one's")
-
-
 def check_dataset(dataset) -> None:
     """Raises ValueError: it is not a Dataset."""
     if not isinstance(dataset, Dataset):
         raise ValueError(f"a data.Dataset is needed, as data.cifar10() makes it, not a {type(dataset).__name__}")
-
-
-def check_batch_size(batch_size) -> None:
-    """Raises ValueError: it is not a whole number from 1."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
-
-
-def _channels_last(model: nn.Module, batch: Tensor) -> Tensor:
-    """The outputs for images in the layout in which convolutions are fastest, unless the model fails on it.
-
-    A model may, if it calls `view` on features, where `reshape` or `flatten` copy.
-    """
-    try:
-        return model(batch.contiguous(memory_format=torch.channels_last))
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        return model(batch)
-
-
-def _checked_logits(model: nn.Module, batch: Tensor, classes: int | None) -> Tensor:
-    try:
-        logits = _channels_last(model, batch)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise ValueError(f"the model fails on images of the shape {list(batch.shape)}: {error}") from error
-    needed = f"logits [{len(batch)}, {classes or 'number of classes'}]"
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"the model returns a {type(logits).__name__}; a tensor of {needed} is needed")
-    if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] != (classes or logits.shape[1]):
-        rows = "one row per image, one column per class"
-        raise ValueError(f"the model returns the shape {list(logits.shape)}; {needed} are needed: {rows}")
-    if not logits.is_floating_point():
-        raise ValueError(f"the model returns numbers of the type {logits.dtype}; floating-point {needed} are needed")
-    return logits
 
 
 def _checked_probabilities(values, classes: int) -> np.ndarray:

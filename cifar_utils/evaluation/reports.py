@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from cifar_utils import checkpoint, plots
 from cifar_utils.evaluation import metrics
@@ -79,10 +78,22 @@ def per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def folder_for(path: str | Path) -> Path:
-    """Where the evaluation of a run's folder, or of a file of predictions, is written; another one for every path."""
-    path = Path(path)
-    return path.with_name(f"{path.name}_evaluation") if path.is_file() else path / "evaluation"
+def folder_for(path: str | Path, split: str = "test") -> Path:
+    """Where the evaluation of a run's folder, or of a file of predictions, is written; another one for every path.
+
+    That of another split than "test" has a folder of its own.
+    """
+    path, name = Path(path), "evaluation" if split == "test" else f"evaluation_{split}"
+    return path.with_name(f"{path.name}_{name}") if path.is_file() else path / name
+
+
+def make_folder(folder: str | Path) -> Path:
+    """The folder, made if missing. Raises CheckpointError: it is a link."""
+    folder = Path(folder)
+    if folder.is_symlink():
+        raise checkpoint.CheckpointError(f"{folder} is a link, and what it points to could be another's. Remove it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def write(
@@ -102,9 +113,7 @@ def write(
     Raises:
         CheckpointError: the folder is a link, or a file cannot be written.
     """
-    folder, title = Path(folder), heading(predictions, title)
-    if folder.is_symlink():
-        raise checkpoint.CheckpointError(f"{folder} is a link, and what it points to could be another's. Remove it.")
+    title = heading(predictions, title)
     matrix, classes = metrics.confusion_matrix(predictions), predictions.classes
     found = metrics.per_class(matrix)
     facts = (about or {}) | {
@@ -137,9 +146,9 @@ def write(
             facts["expected_calibration_error_at_that_temperature"] = after.expected_calibration_error
             curves[f"at temperature {facts['temperature']:.2f}"] = after
         figures["reliability.png"] = evaluation_plots.reliability_diagram(curves, title)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)  # only now: where something does not fit, nothing is half written
     for name, figure in figures.items():
-        _save(figure, folder / name)
+        plots.save(figure, folder / name)
     predictions.save(folder / "predictions.csv")
     checkpoint.write(folder / "classes.csv", _classes_csv(found, classes).encode())
     checkpoint.write(folder / "report.json", _json(facts))
@@ -155,8 +164,11 @@ def write_comparison(
         folder: files of an earlier comparison are replaced.
         tables: name -> predictions, the first being the one that the others are compared with.
         comparisons: name -> the first compared with it, for each but the first.
+
+    Raises:
+        CheckpointError: the folder is a link, or a file cannot be written.
     """
-    folder, first = Path(folder), next(iter(tables))
+    folder, first = make_folder(folder), next(iter(tables))
     accuracies = {name: metrics.proportion(p.correct) for name, p in tables.items()}
     facts = {
         "images": str(tables[first]),
@@ -174,10 +186,9 @@ def write_comparison(
             for name, c in comparisons.items()
         },
     }
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write(folder / "comparison.json", _json(facts))
     figure = evaluation_plots.model_accuracies(accuracies, heading(tables[first], "Comparison"))
-    _save(figure, folder / "comparison.png")
+    plots.save(figure, folder / "comparison.png")
     return ["comparison.json", "comparison.png"]
 
 
@@ -203,11 +214,6 @@ def _classes_csv(found: dict[str, np.ndarray], classes: Sequence[str]) -> str:
         values = np.concatenate([metric[i] for metric in found.values()])
         writer.writerow([name, *("n/a" if np.isnan(value) else f"{value:.6f}" for value in values)])
     return text.getvalue()
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.unlink(missing_ok=True)  # a link is replaced, not followed
-    plots.save(figure, path)
 
 
 def _percent(values: tuple[float, float, float]) -> str:

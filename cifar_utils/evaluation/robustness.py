@@ -14,16 +14,9 @@ from torch import Tensor, nn
 from cifar_utils import warp
 from cifar_utils.augment import Policy, draw
 from cifar_utils.data import Dataset
+from cifar_utils.evaluation.inference import check_batch_size, checked_model, device_of, fingerprint, outputs
 from cifar_utils.evaluation.metrics import proportion
-from cifar_utils.evaluation.predictions import (
-    Predictions,
-    check_batch_size,
-    check_dataset,
-    checked_model,
-    device_of,
-    fingerprint,
-    outputs,
-)
+from cifar_utils.evaluation.predictions import Predictions, check_dataset
 
 SEED = 2**63  # of the perspective's corners; no training run uses it
 
@@ -99,10 +92,10 @@ def corrupt(dataset: Dataset, name: str, severity: float, device: torch.device |
 def predict_corrupted(
     model: nn.Module, dataset: Dataset, name: str, severity: float, *, batch_size: int = 500
 ) -> Predictions:
-    """What a network predicts for the images with one corruption; see `corrupt` and `predictions.predict`.
+    """What a network predicts for the images with one corruption; see `corrupt` and `inference.predict`.
 
     Raises:
-        ValueError, FloatingPointError: see `corrupt` and `predictions.outputs`.
+        ValueError, FloatingPointError: see `corrupt` and `inference.outputs`.
     """
     check_dataset(dataset)
     check_batch_size(batch_size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cifar_utils.evaluation.predictions import checked_model, device_of, evaluation_mode
+from cifar_utils.evaluation.inference import checked_model, device_of, evaluation_mode
 
 
 def class_activation_map(model: nn.Module, images: Tensor, classes: Sequence[int], layer: nn.Module) -> Tensor:

@@ -21,7 +21,7 @@ from cifar_utils.widgets.base import Widget, check_number, page, picture, rgba, 
 
 PAUSE = 2.0  # seconds between two updates: kernel, server and page compete with training for the same cores
 BATCH_PAUSE = 6.0  # seconds between two images of the batch
-PICTURE_PAUSE = 30.0  # seconds between two pictures for the saved notebook: each takes a good half second
+PICTURE_PAUSE = 30.0  # seconds between two images for the saved notebook: each takes a good half second
 TURNS = 10  # of the kernel's event loop between two steps: enough to handle a message of the page
 CLICKS_ARRIVE = Version("7.4")  # the first ipykernel that handles a page's messages while a cell awaits
 ROWS, COLUMNS = 4, 8  # of the batch's images that are shown

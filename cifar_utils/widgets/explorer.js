@@ -40,12 +40,19 @@ export default {
     const strengthText = element("output");
     const seed = number({ min: 0, step: 1, class: "seed" }, (value) => { send("seed", value); settled(); });
     const undo = button("Undo", "undo", () => { send("undo"); settled(); });
+    let unchecked = false;
     const names = element("fieldset", { class: "classes" }, element("legend", {}, "Classes"));
     if (view().classes.length > 20) { // to see one of many classes, without a click on each of the others
-      names.append(button("Uncheck all", "uncheck", () => boxes.forEach((b) => { b.checked = false; })));
+      names.append(button("Uncheck all", "uncheck", () => {
+        unchecked = true; // the kernel does not know of it until a class is chosen
+        boxes.forEach((b) => { b.checked = false; });
+      }));
     }
     for (const [name, on] of view().classes) {
-      const box = element("input", { type: "checkbox", value: name, checked: on, onchange: () => send("classes", chosen()) });
+      const box = element("input", { type: "checkbox", value: name, checked: on, onchange: () => {
+        unchecked = false;
+        send("classes", chosen());
+      } });
       names.append(element("label", {}, box, ` ${name}`));
     }
     const boxes = [...names.querySelectorAll("input")];
@@ -86,7 +93,7 @@ export default {
         }
         put(preset, v.preset); put(interpolation, v.interpolation); put(swept, v.swept);
         put(strength, v.strength); put(seed, v.seed);
-        v.classes.forEach(([, on], i) => { boxes[i].checked = on; });
+        if (!unchecked) v.classes.forEach(([, on], i) => { boxes[i].checked = on; });
       }
       strengthText.textContent = `${v.strength.toFixed(1)} times`;
       strength.setAttribute("aria-valuetext", strengthText.textContent);

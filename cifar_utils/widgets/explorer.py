@@ -150,7 +150,7 @@ class Explorer(Widget):
         if not self._previous:
             raise ValueError("there is nothing to undo")
         self._state = self._previous.pop()
-        self._show()
+        self._notify("")
 
     def reset(self) -> None:
         """Returns to the initial state; can be undone."""

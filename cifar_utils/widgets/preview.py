@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from cifar_utils import plots, warp
 from cifar_utils.augment import Policy, draw
 from cifar_utils.data import Dataset
+from cifar_utils.evaluation.inference import outputs
 from cifar_utils.evaluation.metrics import proportion
-from cifar_utils.evaluation.predictions import outputs
 from cifar_utils.widgets.base import shrink
 
 SWEEPS = (
@@ -136,7 +136,7 @@ def accuracy_under_augmentation(
     a proof.
 
     Raises:
-        ValueError, FloatingPointError: see `predictions.outputs`.
+        ValueError, FloatingPointError: see `inference.outputs`.
     """
     parts = zip(dataset.images.split(50), dataset.index.split(50))
     batches = (policy(images, index, 0, seed) for images, index in parts)

@@ -123,17 +123,17 @@ def test_the_learning_rate_can_be_changed_while_training_continues(lab, training
 
 
 def test_the_interrupt_button_stops_it_too_and_the_cell_resumes_from_there(lab, training):
-    notebook = training("interrupted", epochs=12)
+    notebook = training("interrupted", epochs=24)
     notebook.page.evaluate("() => window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
     status(notebook, "stopped and saved")
     notebook.wait_for_all()
     state = saved(lab, "interrupted")
-    assert (state["epoch"], state["step"]) != (0, 0) and state["epoch"] < 12
+    assert (state["epoch"], state["step"]) != (0, 0) and state["epoch"] < 24
     notebook.run_all()
     status(notebook, "finished")
-    assert saved(lab, "interrupted")["epoch"] == 12
-    assert len(json.loads((lab.runs / "interrupted" / "history.json").read_text())) == 12
-    assert "next cell 12 False" in notebook.outputs()
+    assert saved(lab, "interrupted")["epoch"] == 24
+    assert len(json.loads((lab.runs / "interrupted" / "history.json").read_text())) == 24
+    assert "next cell 24 False" in notebook.outputs()
 
 
 def goes_on(notebook, lab, name: str, before: dict, epoch: float) -> None:

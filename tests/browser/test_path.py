@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from lab import ROOT
 
-from cifar_utils.augment import PRESETS, Policy
+from cifar_utils import runs
+from cifar_utils.augment import PRESETS, Policy, describe
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -45,7 +46,13 @@ def test_change_one_thing_train_again_compare(lab, open_notebook):
     notebook.close()
 
     # Notebook 3 as it is; then a network of one's own, saved in notebook 2: SGD and AdamW each.
-    run(open_notebook, "03_training").close()
+    notebook = run(open_notebook, "03_training")
+    transforms = [runs.about(path.parent)["settings"]["transform"] for path in lab.runs.glob(f"*/{runs.BEST}")]
+    assert describe(PRESETS["strong"]) in transforms
+    notebook.page.locator(".cifar.dashboard").first.scroll_into_view_if_needed()
+    notebook.shoot("training")
+    assert notebook.page.locator(".cifar.dashboard .status").first.text_content() == "finished"
+    notebook.close()
     changed = notebook_of("02_model")
     cell = cell_with(changed, "# file = network_file.save(MyNetwork)")
     cell.source = cell.source.replace("# ", "")

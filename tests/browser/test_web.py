@@ -113,7 +113,7 @@ def test_all_links_between_pages_lead_somewhere(web):
 
 PUBLIC = {  # page -> some of what it must describe
     "center": ("train.fit", "train.steps", "data.from_folder", "augment.Policy", "models.SmallCNN", "runs.load"),
-    "evaluation": ("evaluation.predictions.predict", "evaluation.calibration.fit_temperature"),
+    "evaluation": ("evaluation.inference.predict", "evaluation.calibration.fit_temperature"),
     "speedrun": ("speedrun.recipes.recipe", "speedrun.muon.muon"),
     "scale": ("scale.sweep.read", "scale.parallel.steps"),
 }
