@@ -135,14 +135,13 @@ def main() -> None:
             path = PATHS[name]
             rows[name] = measure(path, path if args.in_place else Path(folder, path.name), pages, step)
     file, profile = args.output / "notebooks.json", settings.profile()
-    earlier = json.loads(file.read_text())["rows"] if file.exists() else {}
-    rows = {name: row for name, row in sorted((earlier | rows).items()) if name in PATHS}
-    results = {
-        "machine": machine(torch.get_num_threads()),
-        "images": str(data.cifar10(sample=profile.sample)),
-        "profile": profile.name,
-        "rows": rows,
-    }
+    about = {"images": str(data.cifar10(sample=profile.sample)), "profile": profile.name}
+    about |= {"machine": machine(torch.get_num_threads())}
+    earlier = json.loads(file.read_text()) if file.exists() else {"rows": {}}
+    if earlier["rows"] and all(earlier[name] == about[name] for name in ("images", "profile")):
+        if earlier["machine"]["CPU"] == about["machine"]["CPU"]:  # those that were not measured now stay
+            rows = {name: row for name, row in sorted((earlier["rows"] | rows).items()) if name in PATHS}
+    results = about | {"rows": rows}
     save(args.output, "notebooks", results, markdown(results), plot)
 
 

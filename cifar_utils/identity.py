@@ -49,9 +49,9 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
     shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
     rates = _first_rates.setdefault(optimizer, [])
-    rates += [group["lr"] for group in optimizer.param_groups[len(rates) :]]
+    rates += [float(group["lr"]) for group in optimizer.param_groups[len(rates) :]]
     groups = [  # schedulers note the first rate themselves, all but ReduceLROnPlateau
-        {"initial_lr": _plain(rate)} | {k: _plain(v) for k, v in group.items() if k not in _IN_GROUPS and v}
+        {"initial_lr": rate} | {k: _plain(v) for k, v in group.items() if k not in _IN_GROUPS and v}
         for rate, group in zip(rates, optimizer.param_groups)
     ]
     names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
@@ -209,9 +209,12 @@ def _values(part, arrays: bool) -> dict:
 
 def _behavior(function) -> tuple[str, list]:
     """A function's code, and what it uses from outside: these tell it from one of the same name."""
-    outside = [function.__globals__.get(name) for name in sorted(_globals(function.__code__))]
-    outside += [cell.cell_contents for cell in function.__closure__ or ()]
-    collects = _changes(function.__code__)  # in a list of losses, for example: that is no setting
+    names = function.__code__.co_freevars
+    used = {name: function.__globals__.get(name) for name in sorted(_globals(function.__code__))}
+    used |= {name: cell.cell_contents for name, cell in zip(names, function.__closure__ or ())}
+    # What it changes itself, such as a count or a list of losses, is no setting.
+    outside = [x for name, x in used.items() if name not in _stored(function.__code__)]
+    collects = _changes(function.__code__)
     plain = [x for x in outside if _is_value(x) and not (collects and isinstance(x, _COLLECTIONS))]
     own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
     # A library's code changes with its version, and Python's instructions with Python's.
@@ -231,8 +234,15 @@ def _is_value(x) -> bool:
     return isinstance(x, (int, float, str, tuple, *_COLLECTIONS)) or hasattr(x, "at_step") or is_own_transform
 
 
+def _stored(code: types.CodeType) -> set[str]:
+    """The names from outside to which a function gives another value."""
+    inner = [_stored(x) for x in code.co_consts if isinstance(x, types.CodeType)]
+    found = {x.argval for x in dis.get_instructions(code) if x.opname in ("STORE_GLOBAL", "STORE_DEREF")}
+    return (found - set(code.co_cellvars)).union(*inner)
+
+
 def _changes(code: types.CodeType) -> bool:
-    """Whether a function seems to change something, such as a list that it appends to."""
+    """Whether a function seems to change what it has from outside in place, such as a list that it appends to."""
     names, operations = set(code.co_names), {x.opname for x in dis.get_instructions(code)}
     in_place = any(name.endswith("_") and not name.startswith("_") for name in names)  # add_, copy_, ...
     inner = any(_changes(x) for x in code.co_consts if isinstance(x, types.CodeType))

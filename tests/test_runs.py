@@ -827,14 +827,11 @@ def test_networks_that_differ_in_more_than_their_tensors_get_different_folders(h
 
 
 def test_the_code_of_a_class_in_a_file_beside_the_notebook_counts(home, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    found = []
     for number, amount in enumerate((1, 2)):
-        (tmp_path / f"shift{number}.py").write_text(
-            f"class Shift:\n    def __call__(self, images):\n        return images.roll({amount}, 3)\n"
-        )
-        kind = __import__(f"shift{number}").Shift
-        found.append(identity.words_of(kind()))
+        code = f"class Shift:\n    def __call__(self, images):\n        return images.roll({amount}, 3)\n"
+        (tmp_path / f"shift{number}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = [identity.words_of(__import__(f"shift{number}").Shift()) for number in range(2)]
     assert found[0] != found[1]
 
 
@@ -878,7 +875,15 @@ def test_what_a_transform_collects_is_no_setting(home):
         sums.add_(images.sum())
         return images
 
-    for number, part in enumerate((transform, summing), start=1):
+    count, rows = 0, []
+
+    def counting(images):
+        nonlocal count, rows
+        count += 1
+        rows = [*rows, count]
+        return images
+
+    for number, part in enumerate((transform, summing, counting), start=1):
         first, again = (train_tiny(None, narrow(), transform=part)[0] for _ in range(2))
         assert first == again and folders(home) == number
 

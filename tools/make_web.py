@@ -60,9 +60,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         source, one_page = Path(folder, "source"), Path(folder, "one_page")
         collect(source)
-        shutil.rmtree(options.output, ignore_errors=True)
-        if code := build("html", source, options.output, Path(folder, "trees")):
+        if code := build("html", source, Path(folder, "pages"), Path(folder, "trees")):
             return code
+        shutil.rmtree(options.output, ignore_errors=True)
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(Path(folder, "pages"), options.output)
         print(f"Open {options.output / 'index.html'}.")
         if options.pdf:
             if code := build("singlehtml", source, one_page, Path(folder, "trees")):

@@ -360,7 +360,8 @@ def robust_until(answer) -> str | tuple[str, dict]:
         return "parts"
     curve, angle = np.asarray(answer[0], float), answer[1]
     whole = curve[curve[:, 0] == 0, 1][0]
-    lost = {severity: 100 * (whole - accuracy) for severity, accuracy in curve[:, :2].tolist() if severity > 0}
+    # Rounded: a fall by 10 points exactly is not more than 10, whatever the last bits say.
+    lost = {severity: round(100 * (whole - value), 6) for severity, value in curve[:, :2].tolist() if severity > 0}
     if angle is None:
         fallen = [severity for severity in lost if lost[severity] > 10]
         worst = max(fallen, key=lambda severity: lost[severity], default=0.0)  # not the first, which is the answer

@@ -359,12 +359,12 @@ def _estimate(training: Training, threads: int) -> float:
             model, images, val, options = cli.prepare(cli.parse(training.arguments))
             ends = []
             with closing(train.steps(model, images, val, run=Path(folder) / "run", **options)) as states:
-                for state in itertools.islice(states, 3 + PROBE_STEPS):
+                for state in itertools.islice(states, 4 + PROBE_STEPS):  # the last tells of a stop in the one before
                     _ = state.loss  # on a GPU, to read a value is to wait for it
                     ends.append(time.perf_counter())
             if state.stop:
                 raise KeyboardInterrupt
-            gaps = [b - a for a, b in itertools.pairwise(ends)]
+            gaps = [b - a for a, b in itertools.pairwise(ends[: 3 + PROBE_STEPS])]
             step = statistics.median(gaps[2:] or gaps)  # the first steps warm up
             start = time.perf_counter()
             predict(model, val)

@@ -39,7 +39,7 @@ export default {
     });
     const strengthText = element("output");
     const seed = number({ min: 0, step: 1, class: "seed" }, (value) => { send("seed", value); settled(); });
-    const undo = button("Undo", "undo", () => { send("undo"); settled(); });
+    const undo = button("Undo", "undo", () => { unchecked = false; send("undo"); settled(); });
     let unchecked = false;
     const names = element("fieldset", { class: "classes" }, element("legend", {}, "Classes"));
     if (view().classes.length > 20) { // to see one of many classes, without a click on each of the others
@@ -78,7 +78,7 @@ export default {
         presetLabel, element("label", {}, "Strength ", strength, " "), strengthText, sweepLabel, interpolationLabel,
         element("label", {}, "Seed ", seed),
         button("Draw again", "draw-again", () => { send("draw_again"); settled(); }), undo,
-        button("Reset", "reset", () => { send("reset"); settled(); }),
+        button("Reset", "reset", () => { unchecked = false; send("reset"); settled(); }),
         button("Load the saved policy", "load", () => { send("load"); settled(); }),
         button("Train with this policy", "save primary", () => send("save"))),
       errors(model), note, grid, names, button("Other images", "other-images", () => send("other_images")),

@@ -159,7 +159,8 @@ check("4.6", (curves["first"], angle))
 
 # %% exercise="4.6" part="solution"
 severity, accuracy = curves["first"][:, 0], curves["first"][:, 1]
-fallen = severity[(severity > 0) & (accuracy < accuracy[severity == 0] - 0.1)]
+lost = (accuracy[severity == 0] - accuracy).round(6)
+fallen = severity[(severity > 0) & (lost > 0.1)]
 angle = fallen[0] if len(fallen) else None
 check("4.6", (curves["first"], angle))
 
