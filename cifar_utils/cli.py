@@ -459,25 +459,13 @@ def _classify(options: argparse.Namespace) -> None:
     found = list(settings.runs_directory().glob(f"*/{runs.BEST}"))
     run = overview.folder_of(options.run) if options.run else _latest_run() if found else runs.SHIPPED
     model, about = _trained(run, options.model)
-    its, temperature = about["settings"]["data"], _temperature(run / "evaluation" / "report.json")
+    its, (temperature, calibrated) = about["settings"]["data"], _calibration(run)
     classes = classify(model, options.photo, its["classes"], size=its["size"], temperature=temperature)
-    calibrated = f"temperature {temperature:.2f}" if temperature != 1 else _why_not_calibrated(run)
     print(f"{options.photo}, by {run} ({calibrated})")
     for name, probability in classes.items():
         print(f"  {name:<16} {probability:6.1%}")
     if options.map:
         _save_map(model, options.photo, list(classes)[0], its, options.map)
-
-
-def _why_not_calibrated(run: Path) -> str:
-    report = run / "evaluation" / "report.json"
-    if run == runs.SHIPPED:
-        return "not calibrated"
-    if not report.is_file():
-        return "not calibrated: run evaluate first"
-    if json.loads(report.read_text(encoding="utf-8")).get("tta"):
-        return "not calibrated: run evaluate without --tta first"
-    return "not calibrated: without test images, evaluate fits no temperature"
 
 
 def _save_map(model: nn.Module, photo: Path, name: str, its: dict, file: Path) -> None:
@@ -492,15 +480,25 @@ def _save_map(model: nn.Module, photo: Path, name: str, its: dict, file: Path) -
     print(f"Saved {file}.")
 
 
-def _temperature(report: Path) -> Temperature:
-    """What evaluate fitted, or 1."""
+def _calibration(run: Path) -> tuple[Temperature, str]:
+    """The temperature that evaluate fitted, or 1; and in words which it is, or why there is none."""
+    report = run / "evaluation" / "report.json"
     try:
         facts = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
         # One that was fitted to the mean of several views does not suit a single view.
         fitted = None if facts.get("tta") else facts.get("temperature")
-        return Temperature(fitted or 1.0, facts.get("model", ""))
+        temperature = Temperature(fitted or 1.0, facts.get("model", ""))
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{report} is damaged: evaluate the run again") from None
+    if fitted:
+        return temperature, f"temperature {temperature:.2f}"
+    if run == runs.SHIPPED:
+        return temperature, "not calibrated"
+    if not facts:
+        return temperature, "not calibrated: run evaluate first"
+    if facts.get("tta"):
+        return temperature, "not calibrated: run evaluate without --tta first"
+    return temperature, "not calibrated: without test images, evaluate fits no temperature"
 
 
 def _download(options: argparse.Namespace) -> None:

@@ -118,6 +118,19 @@ def differences(then: dict, now: dict) -> list[str]:
     return found
 
 
+def global_names(code: types.CodeType) -> set[str]:
+    """The names of the globals that code reads, that of functions and classes within included; without __name__ etc.
+
+    A name that is local in one function may be global in another: Python knows which.
+    """
+    instructions = list(dis.get_instructions(code))
+    stored = {x.argval for x in instructions if x.opname == "STORE_NAME"}  # by the body of a class
+    found = {x.argval for x in instructions if x.opname in ("LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
+    found |= {x.argval for x in instructions if x.opname == "LOAD_NAME"} - stored
+    found = {name for name in found if not name.startswith("__")}
+    return found.union(*(global_names(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
+
+
 def label(transform) -> str:
     """A transform in a few words, for tables and folder names: the nearest preset and what differs, or a type."""
     parts = []
@@ -210,11 +223,11 @@ def _values(part, arrays: bool) -> dict:
 def _behavior(function) -> tuple[str, list]:
     """A function's code, and what it uses from outside: these tell it from one of the same name."""
     names = function.__code__.co_freevars
-    used = {name: function.__globals__.get(name) for name in sorted(_globals(function.__code__))}
+    used = {name: function.__globals__.get(name) for name in sorted(global_names(function.__code__))}
     used |= {name: cell.cell_contents for name, cell in zip(names, function.__closure__ or ())}
     # What it changes itself, such as a count or a list of losses, is no setting.
-    outside = [x for name, x in used.items() if name not in _stored(function.__code__)]
-    collects = _changes(function.__code__)
+    stored, collects = _stored(function.__code__), _changes(function.__code__)
+    outside = [x for name, x in used.items() if name not in stored]
     plain = [x for x in outside if _is_value(x) and not (collects and isinstance(x, _COLLECTIONS))]
     own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
     # A library's code changes with its version, and Python's instructions with Python's.
@@ -268,12 +281,6 @@ def _code(code: types.CodeType) -> str:
 
 def _constant(value) -> str:
     return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
-
-
-def _globals(code: types.CodeType) -> set[str]:
-    """The names of the globals that it reads."""
-    inner = [_globals(x) for x in code.co_consts if isinstance(x, types.CodeType)]
-    return {x.argval for x in dis.get_instructions(code) if x.opname == "LOAD_GLOBAL"}.union(*inner)
 
 
 def _short_hash(text: str) -> str:

@@ -8,7 +8,6 @@ A checkpoint holds weights, no code. The command line takes the same file: `--mo
 """
 
 import ast
-import dis
 import hashlib
 import importlib.util
 import inspect
@@ -19,11 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 
 from torch import nn
 
-from cifar_utils import checkpoint, runs, settings
+from cifar_utils import checkpoint, identity, runs, settings
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.models import Normalize, SmallCNN
 
@@ -170,20 +169,11 @@ def _collect(name: str, thing, lines: dict[str, str]) -> None:
     else:
         source, outside = _definition(thing)
         lines[name] = ""  # two functions may call each other
-        used = {other for other in _globals(compile(source, thing.__name__, "exec")) if not other.startswith("__")}
+        used = identity.global_names(compile(source, thing.__name__, "exec"))
         for other in sorted(used & outside.keys() - {thing.__name__} - lines.keys()):
             _collect(other, outside[other], lines)
         del lines[name]  # behind what it uses
         lines[name] = source
-
-
-def _globals(code: CodeType) -> set[str]:
-    """The global names that it reads. A name that is local in one method may be global in another: Python knows."""
-    instructions = list(dis.get_instructions(code))
-    stored = {x.argval for x in instructions if x.opname == "STORE_NAME"}
-    found = {x.argval for x in instructions if x.opname in ("LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")}
-    found |= {x.argval for x in instructions if x.opname == "LOAD_NAME"} - stored
-    return found.union(*(_globals(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
 
 
 def _alias(name: str, thing) -> str:
