@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import RESULTS, command_line, machine, stoppable
+from common import RESULTS, command_line, processor, stoppable
 
 from cifar_utils.progress import bar
 
@@ -66,7 +66,7 @@ def main() -> None:
     if version_of(projects[0]) == version_of(ROOT):
         parser.error("both have the same version in pyproject.toml: give this one another")
     args.output = args.runs if args.quick and args.output == RESULTS else args.output
-    file, where = args.output / "versions.json", machine(2)["CPU"]
+    file, where = args.output / "versions.json", processor()
     todo = [(seed, name, p) for seed in range(1 if args.quick else args.seeds) for name in args.only for p in projects]
     for seed, name, project in bar(len(todo), "Runs", "run", iterable=todo):
         version = version_of(project)

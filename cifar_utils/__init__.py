@@ -26,7 +26,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    """Imports a name's module when the name is first used: torch takes seconds, and help texts do without."""
+    """Imports a name's module when the name is first used, since importing torch takes seconds."""
     for home, names in _HOMES.items():
         if name in names.split():
             return getattr(importlib.import_module(f"{__name__}.{home}"), name)

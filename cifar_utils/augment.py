@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,7 +106,8 @@ class Policy:
         if index.dtype != torch.int64 or not all(isinstance(n, int) and 0 <= n < 2**64 for n in (epoch, seed)):
             found = f"{index.dtype}, epoch {epoch!r} and seed {seed!r}"
             raise ValueError(f"index must be torch.int64, epoch and seed whole numbers of at least 0, not {found}")
-        p = draw(self, seed, epoch, index.to(images.device), images.shape[-2:])
+        height, width = images.shape[-2:]
+        p = draw(self, seed, epoch, index.to(images.device), (height, width))
         return self.apply(images, p, size)
 
     def at_step(self, images: Tensor, step: "Step", size=None) -> Tensor:
@@ -115,8 +116,10 @@ class Policy:
 
     def apply(self, images: Tensor, p: warp.Parameters, size=None, dtype: torch.dtype = torch.float32) -> Tensor:
         """`warp.apply` with parameters that were drawn from this policy; leaves out what it cannot do."""
-        parts = {"geometric": self.is_geometric, "color": self.changes_color, "dtype": dtype}
-        return warp.apply(images, p, size=size, interpolation=self.interpolation, fill=self.fill, **parts)
+        return warp.apply(
+            images, p, size=size, interpolation=self.interpolation, fill=self.fill,
+            geometric=self.is_geometric, color=self.changes_color, dtype=dtype,
+        )  # fmt: skip
 
     @property
     def is_geometric(self) -> bool:
@@ -145,16 +148,13 @@ class Policy:
         if strength == 1:
             return self  # 1 + (scale - 1) would round
 
-        def grow(name: str) -> float:
-            return min(round(getattr(self, name) * strength, 9), RANGES[name][1])  # 0.6, not 0.6000000000000001
-
+        names = ("degrees", "shear", "distortion_scale", "brightness", "contrast", "saturation")
+        # Rounded: 0.6, not 0.6000000000000001.
+        grown: dict[str, Any] = {n: min(round(getattr(self, n) * strength, 9), RANGES[n][1]) for n in names}
+        grown["translate"] = tuple(min(round(t * strength, 9), 1.0) for t in self.translate)
         low, high = RANGES["scale"]
-        return replace(
-            self,
-            translate=tuple(min(round(t * strength, 9), 1.0) for t in self.translate),
-            scale=tuple(min(max(round(1 + (s - 1) * strength, 9), low), high) for s in self.scale),
-            **{n: grow(n) for n in ("degrees", "shear", "distortion_scale", "brightness", "contrast", "saturation")},
-        )
+        grown["scale"] = tuple(min(max(round(1 + (s - 1) * strength, 9), low), high) for s in self.scale)
+        return replace(self, **grown)
 
     def to_json(self) -> str:
         """The policy as JSON text, every field by name."""
@@ -172,7 +172,8 @@ class Policy:
             if unknown or len(set(names)) < len(names):
                 problem = f"unknown field {', '.join(unknown)}" if unknown else "a field appears twice"
                 raise ValueError(f"not a policy: {problem}")
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in pairs})
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
+            return cls(**values)
         except RecursionError:
             raise ValueError("not a policy: the JSON is nested too deeply") from None
 
@@ -192,7 +193,7 @@ class Policy:
     def torchvision_steps(self) -> list[tuple[str, dict]]:
         """Names and options of torchvision's transforms."""
         borders = {"interpolation": self.interpolation, "fill": self.fill}
-        steps = []
+        steps: list[tuple[str, dict]] = []
         if self.flip_p > 0:
             steps.append(("RandomHorizontalFlip", {"p": self.flip_p}))
         if self.degrees > 0 or max(self.translate) > 0 or self.scale != (1.0, 1.0) or self.shear > 0:
@@ -302,7 +303,8 @@ def _uniform(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:
 # Other transforms
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Step:
     """What a transform may depend on besides the images.
 
     Attributes:
@@ -335,7 +337,7 @@ def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tu
         Images [N, 3, T, T] float32 in 0 to 1, and labels: [N] int64, or [N, classes] float from MixUp and CutMix.
 
     Raises:
-        ValueError: a transform cannot take these images, or returns something else than a batch of as many.
+        ValueError: a transform cannot take these images, or returns something other than a batch of as many.
     """
     count = len(images)
     for part in flatten(transform):

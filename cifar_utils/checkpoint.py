@@ -239,7 +239,10 @@ def _to_disk(descriptor: int) -> None:
     except ImportError:
         os.fsync(descriptor)
     else:
-        fcntl(descriptor, F_FULLFSYNC)
+        try:
+            fcntl(descriptor, F_FULLFSYNC)
+        except OSError:  # a network drive
+            os.fsync(descriptor)
 
 
 def _flush_folder(folder: Path) -> None:

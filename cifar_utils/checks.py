@@ -54,6 +54,8 @@ def check_types(model, optimizer, sampler, autocast, **parts) -> None:
         if isinstance(part, type):
             raise ValueError(f"{name} is the class {part.__name__}; make one: {part.__name__}(...)")
     check_trainable(model)
+    if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError("the model has lazy layers, which have no shape yet: call it on a batch of images first")
     if isinstance(optimizer, torch.optim.LBFGS) or not isinstance(optimizer, torch.optim.Optimizer | None):
         raise ValueError(f"the optimizer is a {type(optimizer).__name__}; one of torch.optim without closure is needed")
     protocol = ("epoch", "record", "total_steps", "state_dict", "load_state_dict")
@@ -80,7 +82,11 @@ def check_trainable(model: nn.Module) -> None:
 
 
 def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, total_steps: int) -> None:
-    """Raises ValueError: the optimizer is not the model's, or the scheduler not the optimizer's, or too long."""
+    """Checks the parts of a training of so many `epochs` or `total_steps` in all.
+
+    Raises:
+        ValueError: the optimizer is not the model's, or the scheduler not the optimizer's, or of another length.
+    """
     names = {p: name for name, p in model.named_parameters()}
     given = [p for group in optimizer.param_groups for p in group["params"]]
     if any(p not in names for p in given):
@@ -129,6 +135,10 @@ def smallest_batch(sampler, train: Dataset) -> int:
 
 def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch.device, smallest: int):
     """Tries a copy of the model on up to three images, as in training and alone; the model itself is left as it is.
+
+    Args:
+        model, train, transform, loss, device: see `train.steps`.
+        smallest: images in the smallest batch of an epoch, from 1.
 
     Returns:
         The loss, on the device, and the layout in memory in which the model is given its images: channels last, which

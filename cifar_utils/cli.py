@@ -32,7 +32,7 @@ Train a network with data augmentation and evaluate it honestly: the plain netwo
 of your own. Without a command it does both. Data and runs lie in data/ and runs/ of the current folder, or where the
 environment variables CIFAR10_DIR and CIFAR_RUNS point.
 """
-PROFILES = "smoke takes seconds, class minutes on a laptop, full a GPU or patience (default: CIFAR_PROFILE, or class)"
+PROFILES = "smoke: seconds; class: minutes on a laptop; full: a GPU, or hours (default: CIFAR_PROFILE, or class)"
 POLICIES = f"augmentation: {', '.join(PRESETS)}, or a JSON file"
 EPILOG = """\
 examples:
@@ -76,6 +76,9 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be printed goes nowhere
         print("error: the program that read this output has ended; the same command resumes", file=sys.stderr)
         return 1
+    except torch.OutOfMemoryError:
+        print("error: the GPU's memory is full: take smaller images (--size) or a smaller network", file=sys.stderr)
+        return 1
     except (DataError, CheckpointError, FloatingPointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -84,13 +87,17 @@ def run(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options of a command; exits, with a message, where they are wrong."""
-    style = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    layout = argparse.RawDescriptionHelpFormatter
     prog = "python -m cifar_utils"
-    parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} [command] [options]", description=DESCRIPTION, **style)
+    parser = argparse.ArgumentParser(
+        prog=prog, usage=f"{prog} [command] [options]", description=DESCRIPTION, epilog=EPILOG, formatter_class=layout
+    )
     commands = parser.add_subparsers(prog=prog, metavar="command", title="commands", required=True)
 
     def command(name: str, action, text: str, *groups) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=text, description=text, allow_abbrev=False, **style)
+        found = commands.add_parser(
+            name, help=text, description=text, allow_abbrev=False, epilog=EPILOG, formatter_class=layout
+        )
         found.set_defaults(action=action)
         for add in groups:
             add(found)
@@ -136,7 +143,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found.add_argument("--robustness", action="store_true", help=text)
     found = command("classify", _classify, "the probability of each class for one photo")
     found.add_argument("photo", type=Path, help="an image file")
-    text = "a run's folder, or the last six characters of its name (default: trained last, or the shipped)"
+    text = "a run's folder, or the last six characters of its name (default: the run trained last, or the shipped one)"
     found.add_argument("--run", metavar="DIR", type=Path, help=text)
     _model_option(found, several=True)
     found.add_argument("--map", metavar="FILE", type=Path, help="save which regions of the photo support the class")
@@ -183,7 +190,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="NAME", help=recipes)
     parser.add_argument("--epochs", metavar="N", type=_whole(1), help="passes over the training images")
     parser.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same result (default: 0)")
-    parser.add_argument("--folder", metavar="DIR", type=Path, help="of the run (default: one in runs/, by settings)")
+    parser.add_argument(
+        "--folder", metavar="DIR", type=Path, help="of the run (default: one in runs/, named by the settings)"
+    )
     shards = "compute batches in N parts, by torchrun's processes or by one (default under torchrun: one per process)"
     parser.add_argument("--shards", metavar="N", type=_whole(1, 1024), help=shards)
 
@@ -358,6 +367,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     paths = [overview.folder_of(path) for path in options.runs] or [_latest_run()]
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError("the same run is named twice: there is nothing to compare")
+    if options.output and len(paths) == 1:
+        raise ValueError("--output is for a comparison: the report on a single run is saved in the run's own folder")
     tables = {}
     for path in paths:
         name = path.resolve().name if len({p.resolve().name for p in paths}) == len(paths) else str(path)
@@ -418,7 +429,7 @@ def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predi
     if not has_test and not options.validation:
         print(f"{options.images} has no folder test/, so this is a report on the validation images.")
     if options.validation or not has_test:
-        print("Validation images chose the epoch, so expect a little less on others; and no temperature is fitted.\n")
+        print("The epoch was chosen on these images, so expect slightly less on others. No temperature is fitted.\n")
         images, predictions, on_val = val, on_val, None
     else:
         images = _images(options, False, sample, its["size"])
@@ -450,6 +461,8 @@ def _has_test_folder(images: Path, classes: list[str]) -> bool:
 
 def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple[Predictions, dict, None]:
     """A table that `Predictions.save` wrote, or a NumPy array of any model's predictions of the test images."""
+    if not path.is_file():
+        raise ValueError(f"there is no run and no file of predictions {path}")
     if options.tta or options.robustness or options.validation:
         raise ValueError(f"--tta, --robustness and --validation need a run's network; {path} is a file of predictions")
     return Predictions.load(path, _images(options, False, None)), {"file": str(path)}, None
@@ -532,7 +545,7 @@ def _copies(options: argparse.Namespace) -> None:
     from cifar_utils.workshop import copies
 
     dead_links = copies.write(options.folder)
-    print(f"The copies are in {options.folder}. Participants start jupyter lab there.")
+    print(f"The copies are in {options.folder}. Participants activate their environment and run jupyter lab there.")
     if dead_links:
         print(f"Links that lead nowhere there: {', '.join(dead_links)}")
 

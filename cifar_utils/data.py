@@ -70,8 +70,8 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """SHA-256 of pixels and labels."""
-        sha = hashlib.sha256(self.images.contiguous().numpy())
-        sha.update(self.labels.contiguous().numpy())
+        sha = hashlib.sha256(self.images.contiguous().numpy().data)
+        sha.update(self.labels.contiguous().numpy().data)
         return sha.hexdigest()
 
 
@@ -144,7 +144,7 @@ def cifar10(train: bool = True, sample: bool | None = None, directory: str | Pat
     try:
         entry = json.loads((SAMPLE / "index.json").read_text())[sheet.stem]
         pixels = read_image(sheet).unfold(1, 32, 32).unfold(2, 32, 32).permute(1, 2, 3, 4, 0).reshape(-1, 32, 32, 3)
-        if hashlib.sha256(pixels.numpy()).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(pixels.numpy().data).hexdigest() != entry["sha256"]:
             raise DataError("The pixels are not those of CIFAR-10.")
     except (OSError, ValueError, KeyError, DataError):
         raise DataError(f"The sample {sheet} is damaged. Install the workshop again.") from None
@@ -173,7 +173,7 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Datas
 
     Args:
         dataset: if it has `held_out` images, those are the validation images; fraction and seed are not used.
-        fraction: of every class, rounded; at least one image goes into validation, and one remains for training.
+        fraction: of every class, 0 to 1, rounded; at least one image goes into validation, and one stays in training.
         seed: same seed, same split, on every machine: NumPy freezes RandomState's stream for good (NEP 19).
 
     Raises:

@@ -101,7 +101,7 @@ def _receive(url: str, patience: float) -> io.BytesIO:
         if isinstance(reason, TimeoutError):
             problem = f"sent nothing for {STALL_SECONDS} seconds"
     if not problem and hashlib.md5(archive.getbuffer(), usedforsecurity=False).hexdigest() != ARCHIVE_MD5:
-        problem = "sent something else than CIFAR-10 (its MD5 sum is wrong)"
+        problem = "sent something other than CIFAR-10 (its MD5 sum is wrong)"
         if archive.tell() < ARCHIVE_BYTES:
             problem = f"sent {archive.tell():,} of {ARCHIVE_BYTES:,} bytes"
         if archive.getvalue()[:512].lstrip().startswith(b"<"):

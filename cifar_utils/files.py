@@ -30,8 +30,8 @@ def read_image(path: str | Path) -> Tensor:
         if not path.is_file() or path.suffix.lower() in FOREIGN - Image.registered_extensions().keys():
             raise ValueError("Pillow does not read this format" if path.is_file() else "there is no such file")
         formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Ghostscript would run
-        with Image.open(path, formats=formats) as image:
-            image = ImageOps.exif_transpose(image)
+        with Image.open(path, formats=formats) as opened:
+            image = ImageOps.exif_transpose(opened)
         if image.mode[0] in "IF":  # 16 or 32 bits per pixel
             values = np.asarray(image, dtype=np.float32)
             top = 1 if image.mode == "F" and values.max() <= 1 else 65535

@@ -154,7 +154,13 @@ def label(transform) -> str:
 
 
 def words_of(part, depth: int = 8, arrays: bool = True) -> str:
-    """A part in words: its type and the values that it was made with; the same in every process and at every step."""
+    """A part in words: its type and the values that it was made with; the same in every process and at every step.
+
+    Args:
+        part: a transform, loss, optimizer, scheduler, model, or what they were made with.
+        depth: number of levels of parts within parts that are described by their values.
+        arrays: whether arrays and None are settings; False for a model, which may keep what it computed last.
+    """
 
     def words(inner, deeper: int = 0) -> str:
         return words_of(inner, depth - deeper, arrays)
@@ -178,7 +184,7 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
             part = (part.float() if part.dtype == torch.bfloat16 else part).detach().cpu().numpy()
         if part.size <= 100 or part.dtype.kind not in "biufc":
             return f"{part.tolist()}"
-        return f"{part.shape} {hashlib.sha256(np.ascontiguousarray(part)).hexdigest()[:8]}"
+        return f"{part.shape} {hashlib.sha256(np.ascontiguousarray(part).data).hexdigest()[:8]}"
     if not depth or _describes_itself(part):
         return describe(part)
     values = [f"{name}={words(value, 1)}" for name, value in sorted(_values(part, arrays).items())]
@@ -187,7 +193,7 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
 
 def _describes_itself(part) -> bool:
     """Whether its repr tells all that it was made with; that of a notebook's class does not tell its code."""
-    if type(part).__repr__ in (object.__repr__, nn.Module.__repr__, nn.ModuleList.__repr__):
+    if isinstance(part, nn.Module) or type(part).__repr__ is object.__repr__:  # some of torchvision's tell a half
         return False
     if isinstance(part, type) or not hasattr(part, "__dict__"):
         return True
@@ -202,12 +208,15 @@ def _values(part, arrays: bool) -> dict:
         arrays: False for a model, which may keep what it computed last.
     """
     changing = _IN_SCHEDULERS if isinstance(part, LRScheduler) else _IN_MODELS
-    attributes = vars(part) if hasattr(part, "__dict__") else {}
+    own = [kind for kind in type(part).__mro__ if _is_edited(kind)]
+    members = {name: member for kind in reversed(own) for name, member in vars(kind).items()}
+    attributes = {name: member for name, member in members.items() if _is_value(member)}  # those of the class
+    attributes |= vars(part) if hasattr(part, "__dict__") else {}
     found = {k: v for k, v in attributes.items() if k in _HIDDEN or k[0] != "_"}
     found = {k: v for k, v in found.items() if k not in changing}
     if isinstance(part, nn.Module):
         found |= dict(part.named_children())
-        # The weights of the classes, in a loss.
+        # The weights of the classes, in a loss; other buffers may change with every batch.
         found |= {name: part._buffers[name] for name in ("weight", "pos_weight") if name in part._buffers}
     passing: tuple = ()
     if not arrays:
@@ -215,9 +224,13 @@ def _values(part, arrays: bool) -> dict:
     elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
         passing = (torch.Tensor, np.ndarray)
     found = {k: v for k, v in found.items() if not isinstance(v, passing)}
-    own = [kind for kind in type(part).__mro__ if _is_edited(kind)]
-    methods = [method for kind in own for method in vars(kind).values() if inspect.isfunction(method)]
+    methods = [_function(member) for member in members.values() if inspect.isfunction(_function(member))]
     return found | ({"methods": methods} if methods else {})
+
+
+def _function(member):
+    """The function behind a static method, a class method or a property; anything else as it is."""
+    return getattr(member, "fget" if isinstance(member, property) else "__func__", member)
 
 
 def _behavior(function) -> tuple[str, list]:
@@ -262,15 +275,19 @@ def _changes(code: types.CodeType) -> bool:
     return bool(names & _CHANGE) or in_place or "STORE_SUBSCR" in operations or inner
 
 
-@cache
 def _is_edited(kind: type) -> bool:
     """Whether a class is of a notebook, or of a file beside it, and not of a library: its code may change."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     if kind.__module__ in _EDITED or not file:
         return kind.__module__ in _EDITED
-    in_a_library = {"site-packages", "dist-packages"} & set(Path(file).parts)
-    in_a_library = in_a_library or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
-    return not in_a_library and kind.__module__.partition(".")[0] not in _LIBRARIES
+    return not _is_installed(file) and kind.__module__.partition(".")[0] not in _LIBRARIES
+
+
+@cache
+def _is_installed(file: str) -> bool:
+    """Whether a file came with Python or with a package."""
+    installed = {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return bool(installed) or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
 
 
 def _code(code: types.CodeType) -> str:

@@ -80,7 +80,8 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
         spec = importlib.util.spec_from_file_location("network_file", file)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # a dataclass looks itself up there
-        spec.loader.exec_module(module)
+        # Not spec.loader: it would take the compiled code of a file of the same second and length.
+        exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
         # Without a name: the last that is defined there or, if none is, imported; a dict keeps the order.
         known = {
             key: thing for key, thing in vars(module).items() if inspect.isclass(thing) or inspect.isfunction(thing)
@@ -110,7 +111,7 @@ def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
     """The network for so many classes, where the class or function takes their number.
 
     Raises:
-        ValueError: it fails, or makes something else than an nn.Module.
+        ValueError: it fails, or makes something other than an nn.Module.
     """
     try:
         known = inspect.signature(network).parameters
@@ -144,9 +145,15 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
     about, problem = runs.about(run)["settings"], None
     for network in chain((*others, SmallCNN), load_all()):
         try:
-            return runs.load(run, with_normalize(make(network, len(about["data"]["classes"])), Normalize()))
-        except (CheckpointError, ValueError) as error:  # it is another one, or cannot have so many classes
+            model = make(network, len(about["data"]["classes"]))
+        except ValueError as error:  # it cannot have so many classes
             problem = problem or error
+            continue
+        for candidate in (with_normalize(model, Normalize()), model):  # it may have been trained without
+            try:
+                return runs.load(run, candidate)
+            except (CheckpointError, ValueError) as error:  # it is another one
+                problem = problem or error
     modules = [getattr(getattr(other, "func", other), "__module__", None) or "" for other in others]
     if any(not module.startswith("cifar_utils") for module in modules):
         raise CheckpointError(f"{problem}")

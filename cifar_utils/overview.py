@@ -151,7 +151,8 @@ def delete(folder: str | Path) -> None:
     check_deletable(folder)
     try:
         with FileLock(Path(folder) / ".lock", timeout=0):
-            for entry in Path(folder).iterdir():
+            # The file by which a run is known goes last: what is interrupted can be deleted again.
+            for entry in sorted(Path(folder).iterdir(), key=lambda entry: entry.name == "run.json"):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 elif entry.name != ".lock":  # Windows deletes no file that is open
@@ -159,8 +160,9 @@ def delete(folder: str | Path) -> None:
         shutil.rmtree(folder)
     except Timeout:
         raise CheckpointError(f"{folder} is in use: a training holds it. Stop it first.") from None
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be deleted: {error.strerror or error}.") from None
+    except (OSError, NotImplementedError) as error:  # the latter of a file system without locks
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder} cannot be deleted: {reason}.") from None
 
 
 def check_deletable(folder: str | Path) -> None:

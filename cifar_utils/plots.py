@@ -6,23 +6,27 @@ series also differ by marker or line style.
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from IPython.display import display
 from matplotlib import pyplot as plt
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifar_utils import checkpoint
-from cifar_utils.evaluation.metrics import best_and_worst
+from cifar_utils.evaluation.metrics import best_and_worst, which_listed
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-FONT = {"font.size": 11, "axes.titlesize": 12}
+FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12}
 
 
 def new_figure(rows: int = 1, columns: int = 1, **options):
-    """A figure with its axes, for `show` and `save`; options are those of `plt.subplots`."""
+    """A figure for `show` and `save`, and its axes: a number of rows and columns of them.
+
+    options: see `plt.subplots`.
+    """
     with plt.rc_context(FONT):
         figure, axes = plt.subplots(rows, columns, layout="constrained", **options)
     plt.close(figure)  # shown once, by `show`, and not a second time at the end of the notebook's cell
@@ -30,7 +34,7 @@ def new_figure(rows: int = 1, columns: int = 1, **options):
 
 
 def percent(share: float, position: int) -> str:
-    """A tick's label, with no more decimals than it needs."""
+    """The label of a tick at `share`, a fraction, with no more decimals than it needs; `position` is not used."""
     return f"{100 * share:.6g}%"
 
 
@@ -56,7 +60,7 @@ def to_pixels(images) -> np.ndarray:
 
 
 def grid(images, columns: int = 8, rows: int = 4, gap: int = 2) -> np.ndarray:
-    """[height, width, 3] uint8: the first rows x columns images on a white ground. images: see `to_pixels`."""
+    """[height, width, 3] uint8: the first rows x columns images (see `to_pixels`), `gap` white pixels apart."""
     x = to_pixels(images)[: rows * columns]
     height, width = x.shape[1] + gap, x.shape[2] + gap
     sheet = np.full((-(-len(x) // columns) * height + gap, columns * width + gap, 3), 255, np.uint8)
@@ -77,7 +81,7 @@ def one_image(pixels: np.ndarray, title: str) -> Figure:
 
 
 def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Figure:
-    """Images under their captions. images: [N, 3, H, W], see `to_pixels`."""
+    """Images under their captions, `columns` per row. images: [N, 3, H, W], see `to_pixels`."""
     pixels = to_pixels(images)
     rows = -(-len(pixels) // columns)
     lines = [caption.splitlines() for caption in captions]
@@ -96,7 +100,7 @@ def image_grid(images, captions: list[str], title: str, columns: int = 10) -> Fi
     return figure
 
 
-def augmentation_preview(originals, draws, captions: list[str], title: str) -> Figure:
+def augmentation_preview(originals, draws, captions: list[str], title: str, content: str = "") -> Figure:
     """Each original beside several draws of its augmentation.
 
     Args:
@@ -104,8 +108,10 @@ def augmentation_preview(originals, draws, captions: list[str], title: str) -> F
         draws: [N, D, H, W, 3] uint8, see `to_pixels`.
         captions: N names.
         title: of the figure.
+        content: what the draws are, where they are not random.
     """
     count = draws.shape[1]
+    many = "s" * (count > 1)
     figure, axes = new_figure(
         len(originals), count + 1, figsize=(count + 2, len(originals) * 1.08 + 0.6), squeeze=False
     )
@@ -117,11 +123,11 @@ def augmentation_preview(originals, draws, captions: list[str], title: str) -> F
             axes[row, column].spines[:].set(color=ORANGE, linewidth=2.5)
         axes[row, 0].set_ylabel(literal(caption), rotation=0, ha="right", va="center")
     axes[0, 0].set_title("original", fontsize=10)
-    axes[0, 1].set_title(f"{count} draw{'s' * (count > 1)}", fontsize=10, loc="left")
+    axes[0, 1].set_title(literal(content or f"{count} draw{many}"), fontsize=10, loc="left")
     figure.suptitle(literal(title))
     figure.alt_text = (
         f"{title}. {len(originals)} rows ({', '.join(captions)}): the original image on the left in a frame, "
-        f"then {count} randomly augmented version{'s' * (count > 1)} of it."
+        f"then {content or f'{count} randomly augmented version{many} of it'}."
     )
     return figure
 
@@ -235,7 +241,7 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
     cell = (0.55 if count <= 10 else 0.48) if few else max(7 / count, 0.125 if named else 0.0125)
     width = max(5, 2 + cell * count) + (not few)  # beside the color bar
     figure, axis = new_figure(figsize=(width, max(4.9, 1.9 + cell * count)))
-    norm = PowerNorm(0.5, vmin=0, vmax=1)  # by the square root: beside 90 %, the confusions of 5 % would all look alike
+    norm = FuncNorm((confusion_shade, np.square), vmin=0, vmax=1)
     image = axis.imshow(fraction, cmap="cividis", norm=norm)
     if few:
         shown = np.where(total > 0, np.vectorize("{:.0%}".format)(fraction), "n/a")
@@ -253,17 +259,25 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
         axis.set_yticks(range(count), names, fontsize=size)
     order = range(count) if few else best_and_worst(np.where(total, fraction, np.nan).diagonal())
     recall = ", ".join(f"{classes[i]} {fraction[i, i]:.0%}" if total[i] else f"{classes[i]} n/a" for i in order)
-    which = "" if few else f" of {count} classes, the best and the worst of them"
+    which = "" if few else f", {which_listed(len(order), count)}"
     words = f"{title}. Confusion matrix, fraction of each true class on the diagonal{which}: {recall}. {summary}"
     figure.alt_text = words.strip()
     return figure
 
 
+def confusion_shade(fraction):
+    """The place on cividis, 0 to 1, of a fraction of a confusion matrix, 0 to 1.
+
+    It is the square root: beside 90 %, the confusions of 5 % would all look alike.
+    """
+    return np.sqrt(fraction)
+
+
 def ink(fraction: float) -> str:
-    """The color of text on cividis at this fraction: black from where cividis is equally far from both."""
+    """The color of text on cividis at this fraction, 0 to 1: black from where cividis is equally far from both."""
     return "black" if fraction > 0.47 else "white"
 
 
 def literal(text: str, longest: int = 200) -> str:
-    """Text for a figure that matplotlib draws as it is ($ would begin a formula), cut off where it is too long."""
+    """Text for a figure that matplotlib draws as it is (no formula after $), cut off after `longest` characters."""
     return (text if len(text) <= longest else text[: longest - 1] + "…").replace("$", r"\$")

@@ -40,16 +40,21 @@ class StopSignal:
     Signals reach the main thread only; elsewhere this does nothing.
     """
 
-    requested = False
+    requested = is_over = False
 
     def request(self, signal_number: int = signal.SIGINT, frame=None) -> None:
         """What a signal does: the loop ends after this batch, and the next signal interrupts."""
+        if self.is_over:  # restored by a training that began later and ended later: the signal is not for this one
+            signal.signal(signal_number, self._handlers[signal_number])
+            signal.raise_signal(signal_number)
+            return
         self.requested = True
         self._restore()
 
     def _restore(self) -> None:
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self.request:
+                signal.signal(number, handler)
 
     def __enter__(self) -> "StopSignal":
         self._handlers = {}
@@ -60,6 +65,7 @@ class StopSignal:
 
     def __exit__(self, *_) -> None:
         self._restore()
+        self.is_over = True
 
 
 @contextmanager
@@ -82,12 +88,13 @@ def run_lock(run: Path, about: dict) -> Iterator[Callable]:
         lock.acquire()
     except Timeout:
         owner = _read_json(run / "run.json").get("owner", "a process that has not given its name")
-        raise CheckpointError(
-            f"{run} is in use: {owner} trains there. Stop that training (another notebook's kernel?) or name another "
-            "run."
-        ) from None
-    except OSError as error:
-        message = f"{run} cannot be written to ({error.strerror or error}). Choose another folder for the run."
+        advice = "Stop that training (another notebook's kernel?)"
+        if f"process {os.getpid()}," in owner:
+            advice = "That is this process: end the training by close() of its steps, or restart the kernel,"
+        raise CheckpointError(f"{run} is in use: {owner} trains there. {advice} or name another run.") from None
+    except (OSError, NotImplementedError) as error:  # a file system without locks
+        reason = getattr(error, "strerror", None) or error
+        message = f"{run} cannot be written to ({reason}). Choose another folder for the run."
         raise CheckpointError(message) from None
     try:
         for left_over in run.glob(".*.tmp"):  # of a process that was killed
@@ -221,7 +228,7 @@ def save_policy(policy) -> Path:
 def _path(run: str | Path, which: str) -> Path:
     if which not in ("best", "last"):
         raise ValueError(f"which is {which!r}; a run has a 'best' and a 'last' checkpoint")
-    return Path(run) / {"best": BEST, "last": LAST}[which]
+    return Path(run).expanduser() / {"best": BEST, "last": LAST}[which]
 
 
 def _read(path: Path) -> dict:
@@ -238,7 +245,10 @@ def _read(path: Path) -> dict:
     except (KeyError, TypeError, AttributeError):
         message = f"{path} is whole, but not a checkpoint of a training run. Delete it and train again."
         raise CheckpointError(message) from None
-    if identifier != _read_json(path.parent / "run.json").get("id"):
+    folders = _read_json(path.parent / "run.json").get("id")
+    if not folders:
+        raise CheckpointError(f"{path.parent}/run.json is missing or damaged. Copy the whole folder of the run.")
+    if identifier != folders:
         raise CheckpointError(f"{path} belongs to another run than its folder. Put it back where it came from.")
     return saved
 

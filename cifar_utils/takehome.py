@@ -42,7 +42,8 @@ class FusedTransform(v2.Transform):
         if images is None:
             raise ValueError("FusedTransform takes a tensor [3, H, W] or [N, 3, H, W]; v2.PILToTensor makes one")
         index = torch.arange(len(images) if images.ndim == 4 else 1, device=images.device)
-        return {"parameters": draw(self.policy, int(torch.randint(2**62, ())), 0, index, images.shape[-2:])}
+        height, width = images.shape[-2:]
+        return {"parameters": draw(self.policy, int(torch.randint(2**62, ())), 0, index, (height, width))}
 
     def transform(self, inpt, params: dict):
         if not isinstance(inpt, Tensor) or inpt.ndim not in (3, 4):

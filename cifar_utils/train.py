@@ -61,8 +61,9 @@ def steps(
 
     `last` is saved at the end of every epoch and on a stop (Ctrl-C, SIGTERM, `state.stop = True`), `best` before it
     whenever the validation loss is lower than ever before; see `runs`. However training ends, the same call resumes
-    from the last save, and the finished run is bit for bit the one that was never interrupted (same machine, torch
-    version and number of threads). Afterwards the model holds the last weights: `runs.load` loads the best.
+    from the last save, and the finished run is bit for bit the one that was never interrupted (on a CPU: same machine,
+    torch version and number of threads; on a GPU, the last bits of sums may differ). Afterwards the model holds the
+    last weights: `runs.load` loads the best.
 
     Args:
         model: any module from images [N, 3, S, S] float32 in 0 to 1 to logits [N, classes].
@@ -86,7 +87,8 @@ def steps(
         The state of training: at the start, after every step, and after every epoch's validation and saves.
 
     Raises:
-        ValueError: something does not fit together; nothing has been trained or saved then.
+        ValueError: something does not fit together, and nothing has been trained or saved; or a transform fails later,
+            or a learning_rate_scale is wrong, and what was saved before stays.
         FloatingPointError: the loss is no longer a finite number; what was saved before stays.
         CheckpointError: the folder is in use, full, read-only, or holds another or a damaged run.
     """
@@ -107,7 +109,7 @@ def steps(
     numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "scheduler_per": scheduler_per}
     about = identity.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
     parts |= {"loss": loss} if isinstance(loss, nn.Module) else {}
-    state.run = run = Path(run or identity.folder_for(about))
+    state.run = run = Path(run or identity.folder_for(about)).expanduser()
     about = {"settings": about, "environment": runs.environment(device)}
     images, labels, index = (x.to(device) for x in (train.images, train.labels, train.index))
 
@@ -149,10 +151,10 @@ def steps(
                     state.seconds += time.perf_counter() - start  # the time in which the caller holds it does not count
                     yield state
                     state.stop = state.stop or stop.requested
-                    if state.stop or save_now:
-                        save(parts, runs.LAST)
                     if state.stop:
                         break
+                    if save_now:
+                        save(parts, runs.LAST)
                 else:
                     start = time.perf_counter()
                     with seeded(seed, state.epoch, "validation"):
@@ -168,6 +170,7 @@ def steps(
                     state.stop = state.stop or stop.requested
                     yield state
         if state.epoch < epochs:
+            save(parts, runs.LAST)  # with what the caller has changed as well
             print(f"Stopped in epoch {state.epoch + 1} and saved in {run}. The same call resumes.")
 
 
@@ -313,6 +316,12 @@ class Shuffle:
 def sgd(model: nn.Module, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 5e-4) -> torch.optim.SGD:
     """SGD with Nesterov momentum over all trainable parameters; only matrices and filters decay, as usual.
 
+    Args:
+        model: its frozen parameters are left out.
+        lr: learning rate, above 0.
+        momentum: 0 to below 1.
+        weight_decay: from 0; each step takes lr * weight_decay of every weight.
+
     Raises:
         ValueError: momentum is not from 0 to below 1, or the model has nothing to train.
     """
@@ -327,6 +336,11 @@ def sgd(model: nn.Module, lr: float = 0.1, momentum: float = 0.9, weight_decay: 
 
 def warm_up_and_decay(optimizer: torch.optim.Optimizer, total_steps: int, warm_up: float = 0.2) -> LambdaLR:
     """The learning rate rises from near 0 during the first `warm_up` of the steps, then falls to 0, both linearly.
+
+    Args:
+        optimizer: its learning rates are those of the peak.
+        total_steps: number of steps of the whole training.
+        warm_up: fraction of them, 0 to 1.
 
     Raises:
         ValueError: warm_up is not a fraction from 0 to 1.

@@ -145,7 +145,10 @@ def perspective_matrix(p: Parameters, size: tuple[int, int]) -> Tensor:
 
 
 def homography(p: Parameters, size: tuple[int, int]) -> Tensor:
-    """[N, 3, 3] map from output to input coordinates of flip, then affine, then perspective."""
+    """[N, 3, 3] map from output to input coordinates of flip, then affine, then perspective.
+
+    size: (height, width) of the images in pixels.
+    """
     flip = torch.where(p.flip, -1.0, 1.0)
     affine, perspective = affine_matrix(p, size), perspective_matrix(p, size)
     # affine @ perspective (the last transform is undone first) as sums: a matrix product rounds by the batch's size.

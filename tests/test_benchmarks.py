@@ -471,7 +471,9 @@ def test_the_tables_of_notebooks_and_of_processes_have_every_row(tmp_path):
     rate = {"median": 2.0, "quartiles": [1.0, 3.0]}
     ways = {name: {"rate": rate, "ratio": rate} for name in scale.WAYS}
     results = {"machine": {}, "rounds": 3, "trainings": ways, "sweeps": {name: rate for name in scale.SWEEPS}}
+    results["participants"] = {str(count): rate for count in scale.PARTICIPANTS}
     text = scale.markdown(results)
+    assert "| 2 | 2 | 1 |" in text and all(f"| {name} | 2.0 |" in text for name in scale.SWEEPS)
     assert all(f"| {name} | 2 | 2.00 (1.00 to 3.00) |" in text for name in scale.WAYS)
     scale.plot(results, tmp_path / "b.png")
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("a.png", "b.png"))

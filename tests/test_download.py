@@ -193,11 +193,11 @@ def check_message(error, *parts: str):
         pytest.param(cut, {}, "sent 1,000 of 170,498,071 bytes. Check", id="cut"),
         pytest.param(cut_chunk, {}, "IncompleteRead", id="cut chunk"),
         pytest.param(reset, {}, "reset", id="reset"),
-        pytest.param(something_else, {"ARCHIVE_BYTES": 1000}, "sent something else than CIFAR-10", id="wrong"),
+        pytest.param(something_else, {"ARCHIVE_BYTES": 1000}, "sent something other than CIFAR-10", id="wrong"),
         pytest.param(silence, {"STALL_SECONDS": 1}, "sent nothing for 1 seconds", id="silence"),
         pytest.param(stall, {"STALL_SECONDS": 1}, "sent nothing for 1 seconds", id="stall"),
         pytest.param(drip, {"TRIAL_SECONDS": 0.5}, "minutes (to wait for it, run", id="slow"),
-        pytest.param(endless, {"ARCHIVE_BYTES": 1_000_000}, "sent something else than CIFAR-10", id="endless"),
+        pytest.param(endless, {"ARCHIVE_BYTES": 1_000_000}, "sent something other than CIFAR-10", id="endless"),
         pytest.param(redirect_to_itself, {}, "failed (302", id="redirect"),
         pytest.param(nonsense, {}, "SSH-2.0-OpenSSH_9.2", id="nonsense"),
     ],
@@ -220,7 +220,7 @@ def test_an_endless_stream_is_read_up_to_the_known_size(serve, tmp_path, monkeyp
     monkeypatch.setattr(download, "ARCHIVE_BYTES", 5_000_000)
     received, really_md5 = [], download.hashlib.md5
     monkeypatch.setattr(download.hashlib, "md5", lambda value, **_: received.append(len(value)) or really_md5(value))
-    with pytest.raises(DataError, match="sent something else"):
+    with pytest.raises(DataError, match="sent something other"):
         download.ensure(tmp_path)
     assert mirror.hung_up.wait(5) and received == [5_000_000] and mirror.sent < 50_000_000
 

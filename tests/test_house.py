@@ -81,8 +81,11 @@ def test_evaluation_does_not_know_training():
 
 
 READ = [path for path in sorted(PACKAGE.rglob("*.py")) if not {"exercises", "widgets"} & set(path.parts)]
-# Methods that PyTorch and pickle call: the docstring of their class says what they do.
-HOOKS = {"forward", "extra_repr", "step", "make_params", "transform", "find_class", "state_dict", "load_state_dict"}
+# Methods that PyTorch, pickle and the signal module call: the docstring of their class says what they do.
+HOOKS = {
+    "forward", "extra_repr", "step", "make_params", "transform", "find_class", "state_dict", "load_state_dict",
+    "request",
+}  # fmt: skip
 PASSED_ON = {"OSError", "NotImplementedError", "UnpicklingError"}  # caught again in the same function
 METHODS_OF_OTHERS = {  # file -> what its docstrings must name as a source
     "evaluation/calibration": "Guo", "evaluation/comparison": "McNemar", "evaluation/metrics": "Wilson",
@@ -122,6 +125,24 @@ def test_every_docstring_gives_shapes_and_errors(path):
         has_arrays = re.search(r"\b(Tensor|ndarray)\b", types)
         says_shape = re.search(r"\[[\w ,]*\]|tensor|parameters that were drawn|see `|What `", text)
         assert not has_arrays or says_shape, f"{name} takes or returns arrays, and its docstring gives no shape"
+
+
+UNIT_OR_RANGE = re.compile(  # digits, another docstring, or a word for what is counted or measured
+    r"\d|see `|\b(seconds?|minutes|pixels?|degrees|fraction|percent|bytes|number|many|most|epochs?|steps?|images?"
+    r"|characters|positions?|unit)\b"
+)
+
+
+@pytest.mark.parametrize("path", READ, ids=lambda path: path.relative_to(PACKAGE).with_suffix("").as_posix())
+def test_every_number_has_its_unit_or_range(path):
+    """What a function takes as int or float is named in its docstring, where a unit, a range or a count stands."""
+    for name, node, text in documented(ast.parse(path.read_text(encoding="utf-8"))):
+        for argument in [] if isinstance(node, ast.ClassDef) else [*node.args.args, *node.args.kwonlyargs]:
+            kind = ast.unparse(argument.annotation) if argument.annotation else ""
+            if re.search(r"\b(int|float)\b", kind):
+                about = [line for line in text.splitlines() if re.search(rf"\b{argument.arg}\b", line)]
+                words = " ".join(about).replace(argument.arg, "")
+                assert UNIT_OR_RANGE.search(words), f"{name}: the docstring gives no unit or range of {argument.arg}"
 
 
 @pytest.mark.parametrize("name", METHODS_OF_OTHERS)

@@ -177,6 +177,24 @@ def test_every_version_that_was_saved_is_found_again():
     assert len(list(network_file.load_all())) == 1  # the newest, which may also have been written by hand
 
 
+def test_a_run_without_a_normalize_layer_is_found_too(tmp_path):
+    from tiny import tiny
+
+    from cifar_utils import fit
+
+    network = cell("def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))")["net"]
+    network_file.save(network)
+    fit(network(), tiny(), tiny(32, "validation"), epochs=1, run=tmp_path / "run")
+    assert isinstance(network_file.trained(tmp_path / "run")[1], nn.Linear)
+
+
+def test_a_file_that_changes_within_a_second_is_read_anew(folder):
+    """Python takes a compiled file for that of a source of the same second and length."""
+    for word in ("ReLU", "GELU"):
+        (folder / "network.py").write_text(f"from torch import nn\ndef net():\n    return nn.{word}()\n")
+        assert type(network_file.load(folder / "network.py")()).__name__ == word
+
+
 def test_a_runs_model_is_found_among_all_saved_networks(tmp_path):
     from tiny import tiny
 

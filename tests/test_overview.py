@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +119,24 @@ def test_a_damaged_run_is_left_out_and_named(home, capsys, file, content):
 def test_without_runs_the_table_says_so(home, capsys):
     assert main(["runs"]) == 0
     assert "There are no runs" in capsys.readouterr().out
+
+
+def test_what_is_half_deleted_can_be_deleted_again(home, monkeypatch):
+    train()
+    (folder,) = home.iterdir()
+    real = Path.unlink
+
+    def fails(path, *args, **options):
+        if path.name == "best.safetensors":
+            raise PermissionError(13, "open elsewhere")
+        real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails)
+        with pytest.raises(CheckpointError, match="cannot be deleted: open elsewhere"):
+            overview.delete(folder)
+    overview.delete(folder)
+    assert not folder.exists()
 
 
 # The command line

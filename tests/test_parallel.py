@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,8 @@ def test_signals_do_afterwards_what_they_did_before(tmp_path):
     states = steps(sharded, tiny(), tiny(32, "validation"), epochs=1, batch_size=32, run=tmp_path / "run")
     next(states)
     assert len(list(parallel._in_step(sharded, states))) == 3
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -159,10 +162,15 @@ def finish(process: subprocess.Popen, code: int = 0, seconds: float = 240) -> st
 
 
 @pytest.fixture(scope="module")
-def alone(folder, tmp_path_factory) -> Path:
-    """The run of one process."""
-    run = tmp_path_factory.mktemp("alone") / "run"
-    finish(start(folder, run, 1))
+def alone(folder, tmp_path_factory):
+    """A function of the number of epochs: the run of one process, trained once."""
+
+    @cache
+    def run(epochs: int = 3) -> Path:
+        found = tmp_path_factory.mktemp("alone") / "run"
+        finish(start(folder, found, 1, epochs))
+        return found
+
     return run
 
 
@@ -170,14 +178,14 @@ def alone(folder, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("processes", [2, 4])
 def test_several_processes_train_the_run_of_one_bit_for_bit(folder, alone, tmp_path, processes):
     text = finish(start(folder, tmp_path / "run", processes))
-    assert contents(tmp_path / "run") == contents(alone)
+    assert contents(tmp_path / "run") == contents(alone())
     assert len(re.findall("Training in", text)) == 1, "only the first process tells"
 
 
 @pytest.mark.slow
 def test_the_number_of_shards_counts(folder, alone, tmp_path):
     finish(start(folder, tmp_path / "run", 2, shards=2))
-    assert contents(tmp_path / "run") != contents(alone)
+    assert contents(tmp_path / "run") != contents(alone())
 
 
 def children(process: subprocess.Popen) -> list[int]:
@@ -196,26 +204,24 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first,second", [(1, 2), (2, 1)])
-def test_a_run_resumes_with_another_number_of_processes(folder, tmp_path, first, second):
-    finish(start(folder, tmp_path / "whole", 1, epochs=100))
-    process = start(folder, tmp_path / "run", first, epochs=100)
+def test_a_run_resumes_with_another_number_of_processes(folder, alone, tmp_path, first, second):
+    process = start(folder, tmp_path / "run", first, epochs=60)
     wait_for(tmp_path / "run" / "history.json", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    text = finish(start(folder, tmp_path / "run", second, epochs=100))
+    text = finish(start(folder, tmp_path / "run", second, epochs=60))
     assert "Resuming" in text
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "run") == contents(alone(60))
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_started_again_and_nothing_changes(folder, tmp_path):
-    finish(start(folder, tmp_path / "whole", 1, epochs=60))
+def test_a_process_that_is_killed_is_started_again_and_nothing_changes(folder, alone, tmp_path):
     process = start(folder, tmp_path / "run", 2, epochs=60, restarts=3)
     wait_for(tmp_path / "run" / "best.safetensors", process)
     os.kill(children(process)[-1], signal.SIGKILL)
     text = finish(process)
     assert "Resuming" in text and "Traceback (most recent call last)" not in text.split("Resuming")[0], text
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "run") == contents(alone(60))
 
 
 @pytest.mark.slow
@@ -235,21 +241,19 @@ def test_a_process_without_the_images_ends_all_with_a_message(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stop_of_one_process_stops_all_and_the_same_command_resumes(folder, tmp_path):
-    finish(start(folder, tmp_path / "whole", 1, epochs=60))
+def test_a_stop_of_one_process_stops_all_and_the_same_command_resumes(folder, alone, tmp_path):
     process = start(folder, tmp_path / "run", 2, epochs=60)
     wait_for(tmp_path / "run" / "best.safetensors", process)
     os.kill(children(process)[-1], signal.SIGTERM)
     text, _ = process.communicate(timeout=120)
     assert "Stopped in epoch" in text, text
     finish(start(folder, tmp_path / "run", 2, epochs=60))
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "run") == contents(alone(60))
 
 
 @pytest.mark.slow
-def test_killed_at_every_step_it_ends_alike(folder, tmp_path):
+def test_killed_at_every_step_it_ends_alike(folder, alone, tmp_path):
     """Of six steps, by turns the first or the second of two processes, each time in the first start only."""
-    finish(start(folder, tmp_path / "whole", 1, epochs=2))
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal\n"
         "if os.environ.get('RANK') == os.environ['DIES'] and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
@@ -265,7 +269,7 @@ def test_killed_at_every_step_it_ends_alike(folder, tmp_path):
     for step in range(1, 7):
         run, dies = tmp_path / f"{step}", {"DIES": str(step % 2), "STEP": str(step), "PYTHONPATH": str(tmp_path)}
         text = finish(start(folder, run, 2, epochs=2, restarts=1, **dies))
-        assert "exitcode: -9" in text and contents(run) == contents(tmp_path / "whole"), text
+        assert "exitcode: -9" in text and contents(run) == contents(alone(2)), text
 
 
 NODES = """
@@ -297,11 +301,10 @@ wait $first && wait $second
 
 
 @pytest.mark.slow
-def test_two_nodes_whose_link_is_cut_end_and_resume(folder, tmp_path):
+def test_two_nodes_whose_link_is_cut_end_and_resume(folder, alone, tmp_path):
     """Each node has a network of its own, with one link between them."""
     if subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True).returncode:
         pytest.skip("this machine permits no network namespace")
-    finish(start(folder, tmp_path / "whole", 1, epochs=60))
     (tmp_path / "sitecustomize.py").write_text("from cifar_utils.scale import parallel\nparallel.SECONDS = 8\n")
     words = ["--images", folder / "images", "--size", "16", "--shards", "4", "--model", f"{folder / 'mine.py'}:Net"]
     words += ["--epochs", "60", "--folder", tmp_path / "run"]
@@ -312,7 +315,7 @@ def test_two_nodes_whose_link_is_cut_end_and_resume(folder, tmp_path):
     logs = {path.name: path.read_text() for path in tmp_path.glob("log.*")}
     assert done.returncode == 0, (done.returncode, done.stderr, logs)
     assert "the connection to another process is lost" in logs["log.cut"]
-    assert "Resuming" in logs["log.0"] and contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert "Resuming" in logs["log.0"] and contents(tmp_path / "run") == contents(alone(60))
 
 
 def test_the_policys_draws_do_not_depend_on_the_shards(tmp_path):

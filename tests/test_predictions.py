@@ -594,7 +594,7 @@ def test_the_batch_size_does_not_matter(batch_size):
     np.testing.assert_allclose(found, predict(small_network(), random_images()).probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [0, -5, 32.0, "8", None])
+@pytest.mark.parametrize("batch_size", [0, -5, 32.0, "8"])
 def test_an_impossible_batch_size_is_refused(batch_size):
     with pytest.raises(ValueError, match="batch_size is .*; it must be a whole number from 1"):
         predict(small_network(), random_images(), batch_size=batch_size)
@@ -624,7 +624,7 @@ def test_a_network_that_fails_is_left_as_found(mode):
     network.norm.train(not mode)
     modes = [module.training for module in network.modules()]
     network.head.register_forward_pre_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ValueError, match="division by zero"):
         predict(network, random_images())
     assert [module.training for module in network.modules()] == modes
 
@@ -684,6 +684,7 @@ class Returns(nn.Module):
         (lambda x: x[..., None, None], r"returns the shape \[20, 10, 1, 1\]"),
         (lambda x: x.argmax(1, keepdim=True).expand(-1, 10), "numbers of the type torch.int64"),
         (lambda x: x @ torch.ones(3, 3), r"fails on images of the shape \[20, 3, 32, 32\]: mat1 and mat2"),
+        (lambda x: x.missing(), r"fails on images of the shape \[20, 3, 32, 32\]: 'Tensor' object has no attribute"),
     ],
 )
 def test_outputs_that_are_no_logits_end_in_one_clear_error(change, match):

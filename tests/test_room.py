@@ -138,7 +138,7 @@ def test_a_notebook_that_you_changed_is_kept(server, tmp_path, installed, capsys
 
 def test_progress_ends_with_all_megabytes(server, tmp_path, installed, capsys):
     install.bring_and_install(server.url, tmp_path / "mine")
-    assert capsys.readouterr().out.splitlines()[-1].split() == "0.8 of 0.8 MB are here".split()
+    assert capsys.readouterr().out.splitlines()[-1].split() == "0.8 of 0.8 MB received".split()
 
 
 def sentence(capsys, source, folder: Path) -> str:

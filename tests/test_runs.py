@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.inference import predict
 from cifar_utils.speedrun.selection import DropEasiest
-from cifar_utils.train import sgd
+from cifar_utils.train import sgd, steps
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +292,7 @@ def test_a_pipe_in_the_folder_is_refused_at_once(run, name):
 @pytest.mark.parametrize("text", ["", "no JSON", "[1]", '{"id": 3}', "[" * 100_000, "\0"], ids=range(6))
 def test_a_damaged_run_json_is_refused_in_words(run, text):
     (run / "run.json").write_text(text)
-    refused(run, "belongs to another run than its folder|run.json, which ties the checkpoints to this folder")
+    refused(run, "belongs to another run than its folder|run.json is missing or damaged|run.json, which ties")
     assert (run / "run.json").read_text() == text  # so that nothing stands in the way of a copy
 
 
@@ -577,6 +578,16 @@ class Shift:
         return images.roll({}, 3)
 transform = Shift()
 """
+ATTRIBUTE = """
+class Shift:
+    amount = {}
+    @staticmethod
+    def columns(images):
+        return images.roll({}, 3)
+    def __call__(self, images):
+        return self.columns(images) + self.amount
+transform = Shift()
+"""
 FUNCTION = """
 AMOUNT = {}
 def transform(images):
@@ -716,6 +727,11 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
     "another function of the same name": lambda model: {"transform": lambda images: images.flip(3)},
     "a class in a notebook": lambda model: {"transform": in_a_notebook(CLASS.format(1))},
     "the class with another method": lambda model: {"transform": in_a_notebook(CLASS.format(2))},
+    "a class with an attribute": lambda model: {"transform": in_a_notebook(ATTRIBUTE.format(1, 1))},
+    "the class with another attribute": lambda model: {"transform": in_a_notebook(ATTRIBUTE.format(2, 1))},
+    "the class with another static method": lambda model: {"transform": in_a_notebook(ATTRIBUTE.format(1, 2))},
+    "torchvision's old perspective": lambda model: {"transform": v1.RandomPerspective(0.2)},
+    "a stronger one, of the same repr": lambda model: {"transform": v1.RandomPerspective(0.6)},
     "a function in a notebook": lambda model: {"transform": in_a_notebook(FUNCTION.format(1))},
     "the function with another global": lambda model: {"transform": in_a_notebook(FUNCTION.format(2))},
     "seed": lambda model: {"seed": 1},
@@ -839,6 +855,48 @@ def test_a_transform_with_a_word_called_transform_is_none_the_less_one():
     part = Cutout(4)
     part.transform = "flip"
     assert identity.label(part) == "Cutout"
+
+
+def test_a_network_with_lazy_layers_is_refused_before_anything_is_saved(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+    with pytest.raises(ValueError, match="lazy layers, which have no shape yet: call it on a batch"):
+        train_tiny(tmp_path / "run", model)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    _, model = train_tiny("~/mine", epochs=1)
+    assert bits(runs.load("~/mine", narrow(), "last")) == bits(model) and (tmp_path / "mine").is_dir()
+
+
+def test_checkpoints_without_their_run_json_ask_for_the_whole_folder(tmp_path):
+    train_tiny(tmp_path / "run", epochs=1)
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(CheckpointError, match="run.json is missing or damaged. Copy the whole folder"):
+        runs.load(tmp_path / "run", narrow())
+
+
+def test_a_run_that_this_process_trains_already_says_so(tmp_path):
+    states = steps(narrow(), tiny(), tiny(32, "validation"), epochs=1, run=tmp_path)
+    next(states)
+    with pytest.raises(CheckpointError, match="That is this process: end the training by close()"):
+        next(steps(narrow(), tiny(), tiny(32, "validation"), epochs=1, run=tmp_path))
+    states.close()
+
+
+def test_signals_work_after_two_trainings_that_end_in_the_order_in_which_they_began():
+    seen, before = [], signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        first, second = runs.StopSignal(), runs.StopSignal()
+        first.__enter__(), second.__enter__()
+        first.__exit__(), second.__exit__()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert seen == [1, 1] and not first.requested and not second.requested
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Remembering(nn.Module):

@@ -57,6 +57,21 @@ def test_a_changed_learning_rate_survives_a_stop(tmp_path, stop_at):
     assert set(scales) == {0.25} and same(tmp_path / "through", tmp_path / "stopped")
 
 
+@pytest.mark.parametrize("at", ["an epoch's end", "the start of a resumed training"])
+def test_what_is_changed_together_with_a_stop_between_epochs_is_saved(tmp_path, at):
+    def between(state: TrainerState) -> None:
+        if state.epochs == 1:
+            state.stop = True
+            state.learning_rate_scale = 0.25 if at == "an epoch's end" or seen else 1.0
+            seen.append(1)
+
+    seen = []
+    train(tmp_path, lambda state: between(state) if len(state.history) == 1 else None)
+    if at != "an epoch's end":
+        train(tmp_path, between)
+    assert states(tmp_path)["trainer"]["learning_rate_scale"] == 0.25
+
+
 def test_the_state_of_training(tmp_path):
     seen = []
 

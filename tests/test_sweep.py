@@ -139,6 +139,36 @@ def test_a_dry_run_of_one_step_has_an_estimate(images, tmp_path, capsys):
     assert capsys.readouterr().out.count("minutes\n") == 4
 
 
+def test_a_training_has_one_folder_whatever_the_order_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_PROFILE", "smoke")
+
+    def folders(text: str) -> list[str]:
+        (tmp_path / "sweep.yaml").write_text(text)
+        return [training.folder.name for training in sweep.read(tmp_path / "sweep.yaml", tmp_path)]
+
+    smoke = folders("policy: none\nseed: 1")
+    assert smoke == folders("seed: 1\npolicy: none")
+    assert len(folders("- {policy: full}\n- {policy: full, seed: [0, 1]}\n- {policy: full, seed: null}")) == 2
+    monkeypatch.setenv("CIFAR_PROFILE", "class")
+    assert smoke != folders("policy: none\nseed: 1"), "another number of epochs"
+
+
+def test_a_worker_of_another_profile_trains_what_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_PROFILE", "smoke")
+    (tmp_path / "sweep.yaml").write_text("seed: [0]\nsample: true")
+    (training,) = sweep.read(tmp_path / "sweep.yaml", tmp_path)
+    monkeypatch.setenv("CIFAR_PROFILE", "full")
+    assert sweep.cli.parse(training.arguments).profile == "smoke"
+
+
+def test_means_are_not_taken_over_different_images():
+    row = {"status": "finished", "policy": "full", "validation_accuracy": 0.5, "minutes": 1.0}
+    few, many = row | {"seed": 0, "trained_on": "SAMPLE"}, row | {"seed": 1, "trained_on": "CIFAR-10"}
+    means = sweep.summary([few, many])
+    assert [found["seeds"] for found in means] == [1, 1]
+    assert "SAMPLE" in sweep.as_text(means) and "SAMPLE" not in sweep.as_text(means[1:])
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_process_that_is_killed_is_one_sentence(images, tmp_path, capsys):
     """As by a system that is out of memory."""
@@ -212,7 +242,7 @@ def test_a_full_disk_is_one_sentence(images, tmp_path, monkeypatch):
 def test_a_worker_without_the_full_set_does_not_train_on_the_sample(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR10_DIR", str(tmp_path / "empty"))
     monkeypatch.setenv("CIFAR10_MIRROR", "http://127.0.0.1:9/")
-    training = sweep.Training({"epochs": 1}, tmp_path / "runs" / "full")
+    training = sweep.Training({"epochs": 1}, tmp_path / "runs" / "full", "class")
     _, problem = sweep.train_one(training, 1, needs_full_set=True)
     assert problem and not (training.folder / "last.safetensors").exists()
 

@@ -56,7 +56,7 @@ def main() -> int:
     if options.pdf and not browser:
         sys.exit("--pdf needs Chromium: install it (on Debian: apt-get install chromium), or name it in CIFAR_CHROMIUM")
     if options.output.exists() and any(options.output.iterdir()) and not (options.output / ".buildinfo").exists():
-        sys.exit(f"{options.output} holds something else than these pages: name a new folder")
+        sys.exit(f"{options.output} holds something other than these pages: name a new folder")
     with tempfile.TemporaryDirectory() as folder:
         source, one_page = Path(folder, "source"), Path(folder, "one_page")
         collect(source)

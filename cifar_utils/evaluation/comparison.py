@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student
+from scipy.special import bdtr, stdtrit  # importing scipy.stats would take most of a second
 
 from cifar_utils.evaluation.predictions import Predictions
 
@@ -66,7 +65,8 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
         raise ValueError("the two tables disagree on the true classes: they are not of the same data set")
     only_first, only_second = (a.index[x & ~y] for x, y in ((a.correct, b.correct), (b.correct, a.correct)))
     n, discordant = len(a), len(only_first) + len(only_second)
-    p_value = binomtest(len(only_second), discordant).pvalue if discordant else 1.0
+    fewer = min(len(only_first), len(only_second))
+    p_value = min(1.0, float(2 * bdtr(fewer, discordant, 0.5)))  # of both tails, which are alike
     same = np.array_equal(a.predicted, b.predicted) and np.array_equal(a.probabilities, b.probabilities)
     return Comparison(
         n,
@@ -74,13 +74,18 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
         only_second,
         (len(only_second) - len(only_first)) / n,
         difference_interval(len(only_first), len(only_second), n),
-        float(p_value),
+        p_value,
         same,
     )
 
 
 def difference_interval(only_first: int, only_second: int, images: int) -> tuple[float, float]:
-    """95 % interval of the difference of two paired accuracies, second minus first; see `compare`."""
+    """95 % interval of the difference of two paired accuracies, second minus first, -1 to 1; see `compare`.
+
+    Args:
+        only_first, only_second: number of images that only this one predicts correctly.
+        images: number of all images.
+    """
     x, y, n = only_first + 0.5, only_second + 0.5, images + 2
     center, half = (y - x) / n, 1.959964 * np.sqrt(x + y - (y - x) ** 2 / n) / n
     return max(-1.0, float(center - half)), min(1.0, float(center + half))
@@ -89,9 +94,9 @@ def difference_interval(only_first: int, only_second: int, images: int) -> tuple
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     """The mean of a figure over several seeds, and half the width of Student's 95 % interval of it.
 
-    The half width is infinite for a single value.
+    Both are in the unit of the values. The half width is infinite for a single value.
     """
     if len(values) < 2:
         return float(values[0]), math.inf
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))
     return float(np.mean(values)), float(half)

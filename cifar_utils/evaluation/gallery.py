@@ -10,6 +10,9 @@ ORDERS = ("most confident first", "least confident first", "as in the data set")
 def images_in_cell(predictions: Predictions, true: int, predicted: int, order: str = ORDERS[0]) -> np.ndarray:
     """[n] int64: rows of the predictions in one cell, in an order of ORDERS; of equals, the first.
 
+    Args:
+        true, predicted: the cell, as positions in `predictions.classes`.
+
     Raises:
         ValueError: no such class or order.
     """
@@ -26,7 +29,12 @@ def images_in_cell(predictions: Predictions, true: int, predicted: int, order: s
 
 
 def caption(predictions: Predictions, row: int, names: int = 3) -> str:
-    """The most probable classes of one image with their probabilities."""
+    """The most probable classes of one image with their probabilities, in percent.
+
+    Args:
+        row: position of the image in the table.
+        names: number of classes.
+    """
     classes = predictions.classes
     if predictions.probabilities is None:
         return classes[predictions.predicted[row]]

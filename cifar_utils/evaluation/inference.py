@@ -31,7 +31,7 @@ def fingerprint(model: nn.Module) -> str:
         if isinstance(value, Tensor):  # modules may keep other objects as well
             value = value.int_repr() if value.is_quantized else value
             digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -68,7 +68,7 @@ def outputs(model: nn.Module, batches: Iterable[Tensor], classes: int | None = N
     Args:
         model: any network, from [n, 3, S, S] to [n, C]; one compiled as a whole is evaluated uncompiled.
         batches: [n, 3, S, S] float32 in 0 to 1, on any device.
-        classes: C, where it is known.
+        classes: C, the number of classes, where it is known.
 
     Raises:
         ValueError: the model fails on such images, or what it returns is not [n, C] logits.
@@ -92,7 +92,7 @@ def predict(
     model: nn.Module,
     dataset: Dataset,
     *,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     tta: bool | float = False,
     device: torch.device | str | None = None,
 ) -> Predictions:
@@ -101,7 +101,8 @@ def predict(
     Args:
         model: see `outputs`. It is handed float32 images in 0 to 1.
         dataset: what to predict.
-        batch_size: images at a time; the predictions do not depend on it but for rounding.
+        batch_size: images at a time; by default 500, or as many as have the pixels of 500 images of 32 x 32. The
+            predictions do not depend on it but for rounding.
         tta: test-time augmentation: average the logits over the image (half of the weight) and the image shifted by one
             pixel to the upper left and to the lower right, each together with its mirror image (as in K. Jordan's
             airbench, 2024). A network that is built to predict the same for mirror images is spared these. A fraction
@@ -114,6 +115,7 @@ def predict(
     """
     model = checked_model(model)
     check_dataset(dataset)
+    batch_size = max(1, min(500, 500 * 32**2 // dataset.size**2)) if batch_size is None else batch_size
     check_batch_size(batch_size)
     if not isinstance(tta, (bool, int, float)) or not 0 <= tta <= 1:
         raise ValueError(f"tta is {tta!r}; it must be True, False, or a fraction of the images from 0 to 1")
@@ -151,8 +153,9 @@ def predict(
     if (found >= 0).all() and torch.allclose(found.sum(1), torch.ones(len(found)), atol=1e-4):
         warnings.warn("the model's outputs are probabilities; leave out the softmax at its end", stacklevel=2)
     columns = dataset.index.numpy(), dataset.labels.numpy(), found.softmax(1).numpy()
-    about = {"classes": dataset.classes, "split": dataset.split, "source": dataset.source}
-    return Predictions(*columns, **about, model=fingerprint(model))
+    return Predictions(
+        *columns, classes=dataset.classes, split=dataset.split, source=dataset.source, model=fingerprint(model)
+    )
 
 
 def checked_model(model: nn.Module) -> nn.Module:
@@ -188,9 +191,9 @@ def _channels_last(model: nn.Module, batch: Tensor) -> Tensor:
 def _checked_logits(model: nn.Module, batch: Tensor, classes: int | None) -> Tensor:
     try:
         logits = _channels_last(model, batch)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise
-    except RuntimeError as error:
+    except Exception as error:  # each network has its own
         raise ValueError(f"the model fails on images of the shape {list(batch.shape)}: {error}") from error
     needed = f"logits [{len(batch)}, {classes or 'number of classes'}]"
     if not isinstance(logits, Tensor):

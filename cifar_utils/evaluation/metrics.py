@@ -14,10 +14,14 @@ MOST_LISTED = 20  # of more classes, texts and dot plots show the ten best and t
 
 
 def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval (95 % by default) of a proportion; NaN without trials.
+    """Confidence interval (95 % by default) of a proportion, 0 to 1; NaN without trials.
 
     Unlike p +- z sqrt(p (1 - p) / n) it stays within 0 and 1 and keeps its promise near them.
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+
+    Args:
+        successes, trials: numbers of them, at least 0.
+        z: half the width in standard errors, above 0.
     """
     if trials == 0:
         return float("nan"), float("nan")
@@ -100,8 +104,26 @@ def best_and_worst(accuracy: np.ndarray) -> np.ndarray:
     return order if len(order) <= MOST_LISTED else np.concatenate([order[:ends], order[-ends:]])
 
 
+def which_listed(listed: int, count: int) -> str:
+    """What `best_and_worst` chose, as in "the 10 best and the 10 worst of 100 classes".
+
+    Args:
+        listed: number of classes that it returned.
+        count: number of all classes, more than 20.
+    """
+    if listed < MOST_LISTED:
+        return f"the {listed} of {count} classes that have images"
+    return f"the {listed // 2} best and the {listed // 2} worst of {count} classes"
+
+
 def top_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 5) -> str:
-    """The largest confusions of a [classes, classes] matrix in words, by their fraction of the true class."""
+    """The largest confusions of a [classes, classes] matrix in words, by their fraction of the true class, in percent.
+
+    Args:
+        matrix: counts, see `confusion_matrix`.
+        classes: names.
+        most: number of confusions at most.
+    """
     fraction = normalized(matrix)
     off = [(fraction[t, p], t, p) for t, p in np.argwhere(matrix > 0).tolist() if t != p]
     largest = sorted(off, key=lambda entry: (-entry[0], entry[1], entry[2]))[:most]
@@ -111,13 +133,13 @@ def top_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 5) ->
 
 
 def most_confident_errors(predictions: Predictions, most: int = 16) -> np.ndarray:
-    """[n] int64: rows of the wrong predictions, those made with the highest probability first."""
+    """[n] int64: rows of at most `most` wrong predictions, those made with the highest probability first."""
     wrong = np.flatnonzero(~predictions.correct)
     return wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:most]
 
 
 def least_confident_correct(predictions: Predictions, most: int = 16) -> np.ndarray:
-    """[n] int64: rows of the correct predictions, those made with the lowest probability first."""
+    """[n] int64: rows of at most `most` correct predictions, those made with the lowest probability first."""
     right = np.flatnonzero(predictions.correct)
     return right[np.argsort(predictions.confidence[right], kind="stable")][:most]
 

@@ -30,7 +30,7 @@ def classify(
         classes: names, in the order of the model's outputs.
         size: side in pixels of the images that the model was trained on; by default what its `Normalize` layer knows
             of them, or 32.
-        temperature: divides the logits, see `calibration.fit_temperature`.
+        temperature: above 0; the logits are divided by it, see `calibration.fit_temperature`. 1 changes nothing.
 
     Returns:
         class -> probability, most probable class first; the probabilities sum to 1.

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifar_utils.evaluation.calibration import Reliability
-from cifar_utils.evaluation.metrics import best_and_worst
+from cifar_utils.evaluation.metrics import best_and_worst, which_listed
 from cifar_utils.plots import BLUE, GREEN, ORANGE, confusion_matrix, ink, literal, new_figure, percent, to_pixels
 
 __all__ = [
@@ -47,7 +47,7 @@ def class_accuracy(recall: np.ndarray, classes: Sequence[str], title: str) -> Fi
     """
     order = best_and_worst(recall[:, 0])
     if len(order) < len(classes):
-        title = f"{title}\nthe {len(order) // 2} best and the {len(order) // 2} worst of {len(classes)} classes"
+        title = f"{title}\n{which_listed(len(order), len(classes))}"
     figure, axis = new_figure(figsize=(8, max(1.8, 0.8 + 0.3 * len(order))))
     names = [f"{classes[i]} (n/a)" if np.isnan(recall[i, 0]) else classes[i] for i in order]
     _dots(axis, [tuple(recall[i]) for i in order], names, margin=0.12)
@@ -85,7 +85,7 @@ def reliability_diagram(curves: dict[str, Reliability], title: str) -> Figure:
 
 
 def model_accuracies(accuracies: dict[str, tuple[float, float, float]], title: str) -> Figure:
-    """Dots with intervals: the accuracy of each model. accuracies: name -> (value, low, high)."""
+    """Dots with intervals: the accuracy of each model. accuracies: name -> (value, low, high), 0 to 1."""
     figure, axis = new_figure(figsize=(8, 1.4 + 0.45 * len(accuracies)))
     _dots(axis, list(accuracies.values()), list(accuracies), margin=0.15)
     axis.set_title(literal(title))

@@ -66,7 +66,7 @@ def per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
     lines = []
     if len(classes) > metrics.MOST_LISTED:
         rows = metrics.best_and_worst(found["recall"][:, 0]).tolist()
-        lines = [f"  The {len(rows) // 2} best and the {len(rows) // 2} worst of {len(classes)} classes by recall:"]
+        lines = [f"  By recall, {metrics.which_listed(len(rows), len(classes))}:"]
     width = max(12, *(len(classes[i]) + 2 for i in rows))
     lines.append(f"  {'':<{width}}" + "".join(f"{names.get(name, name):<26}" for name in found).rstrip())
     for i in rows:

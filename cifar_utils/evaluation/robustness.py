@@ -74,7 +74,7 @@ def corrupt(dataset: Dataset, name: str, severity: float, device: torch.device |
     Args:
         dataset: images of any size.
         name: a key of CORRUPTIONS.
-        severity: in the corruption's unit, within the ends of its `severities`.
+        severity: in the corruption's unit (degrees, pixels, a factor), within the ends of its `severities`.
         device: where to compute.
 
     Raises:
@@ -94,6 +94,11 @@ def predict_corrupted(
 ) -> Predictions:
     """What a network predicts for the images with one corruption; see `corrupt` and `inference.predict`.
 
+    Args:
+        model, dataset: see `inference.predict`.
+        name, severity: see `corrupt`.
+        batch_size: images that are computed at a time.
+
     Raises:
         ValueError, FloatingPointError: see `corrupt` and `inference.outputs`.
     """
@@ -103,13 +108,17 @@ def predict_corrupted(
     parts = (dataset.select(rows) for rows in torch.arange(len(dataset)).split(min(batch_size, len(dataset))))
     batches = (corrupt(part, name, severity, device_of(model)) for part in parts)
     probabilities = outputs(model, batches, len(dataset.classes)).softmax(1).numpy()
-    about = {"classes": dataset.classes, "split": dataset.split, "source": dataset.source}
     columns = dataset.index.numpy(), dataset.labels.numpy(), probabilities
-    return Predictions(*columns, **about, model=fingerprint(model))
+    return Predictions(
+        *columns, classes=dataset.classes, split=dataset.split, source=dataset.source, model=fingerprint(model)
+    )
 
 
 def robustness_curve(model: nn.Module, dataset: Dataset, name: str, *, batch_size: int = 500) -> np.ndarray:
-    """Accuracy at each of a corruption's severities: [A, 4] float64 of severity, accuracy and its 95 % interval."""
+    """Accuracy at each of a corruption's severities: [A, 4] float64 of severity, accuracy and its 95 % interval.
+
+    Accuracies are fractions, 0 to 1. model, dataset, name, batch_size: see `predict_corrupted`.
+    """
     points = []
     for severity in _corruption(name).severities:
         correct = predict_corrupted(model, dataset, name, severity, batch_size=batch_size).correct

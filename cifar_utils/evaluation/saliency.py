@@ -65,8 +65,8 @@ def class_activation_map(model: nn.Module, images: Tensor, classes: Sequence[int
 
 def enlarge(maps: Tensor, size: int | tuple[int, int] = 32) -> Tensor:
     """[N, h, w] -> [N, height, width], smoothly, for display over the image. size: (height, width), or one for both."""
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    height, width = (size, size) if isinstance(size, int) else size
+    return F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _checked_images(images: Tensor) -> Tensor:

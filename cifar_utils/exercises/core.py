@@ -99,7 +99,7 @@ def check(key: str, answer) -> None:
 def judge(found: Exercise, answer) -> str:
     """What is wrong with an answer, in a sentence or two; "" where it is right."""
     if is_stub(answer):
-        return "Replace the ... by your answer, and run the cell again."
+        return "Replace the ... with your answer, and run the cell again."
     try:
         result = found.check(answer)
     except Exception as error:  # a participant's code can fail in any way

@@ -67,8 +67,8 @@ def cats_in_validation(answer) -> str:
         "far": Wrong(
             "the fraction of 8 pixels instead of 4",
             "answer = Policy(flip_p=0.5, translate=(0.25, 0.25))",
-            "Images move by up to {pixels:.0f} pixels. The fraction holds for each direction: so far to the left, and "
-            "so far to the right.",
+            "Images move by up to {pixels:.0f} pixels. The fraction is the limit in each direction: that far to the "
+            "left, and that far to the right.",
         ),
         "little": Wrong(
             "the policy of the presets, with its two pixels",
@@ -88,7 +88,7 @@ def cats_in_validation(answer) -> str:
         "shape": Wrong(
             "a rotation, zoom or perspective left in",
             "answer = Policy(flip_p=0.5, degrees=10, translate=(0.125, 0.125))",
-            "Images are also rotated, zoomed or distorted.",
+            "Images are also rotated, zoomed or distorted, or what comes from outside is not black.",
         ),
         "color": Wrong(
             "the full policy's colors",
@@ -155,14 +155,13 @@ def shift_and_flip(answer) -> str | tuple[str, dict]:
             "validation images are augmented",
             "def answer(train, val, policy):\n"
             "    return policy(train.images, train.index), policy(val.images, val.index)",
-            "The second result differs from val.images. You would measure the network on images that it will "
-            "not meet in use, and "
-            "the accuracy would change with every epoch's draws.",
+            "The second result differs from val.images. You would measure the network on images unlike those "
+            "that it will be used on, and the accuracy would change with every epoch's draws.",
         ),
         "swapped": Wrong(
             "the policy on the wrong split",
             "def answer(train, val, policy):\n    return train.images, policy(val.images, val.index)",
-            "The policy is applied to the wrong one of the two.",
+            "The policy is applied to the wrong split.",
         ),
         "none": Wrong(
             "no augmentation at all",
@@ -173,6 +172,11 @@ def shift_and_flip(answer) -> str | tuple[str, dict]:
             "one result instead of two",
             "def answer(train, val, policy):\n    return policy(train.images, train.index)",
             "The function must return two batches: training images, then validation images.",
+        ),
+        "images": Wrong(
+            "training on validation images",
+            "def answer(train, val, policy):\n    return policy(val.images, val.index), val.images",
+            "With a policy that changes nothing, the first result is not the training images.",
         ),
     },
     meaning="Only training images are augmented. Compare the results with val.images to find this bug in any program.",
@@ -187,7 +191,10 @@ def prepared_images(answer) -> str:
     if not isinstance(found, (tuple, list)) or len(found) != 2:
         return "result"
     first, second = (not torch.allclose(to_float(x), y.images / 255, atol=0.01) for x, y in zip(found, (train, val)))
-    return {(True, True): "both", (False, True): "swapped", (False, False): "none", (True, False): RIGHT}[first, second]
+    if not first or second:
+        return {(True, True): "both", (False, True): "swapped", (False, False): "none"}[first, second]
+    unchanged, _ = answer(train, val, Policy())
+    return RIGHT if torch.allclose(to_float(unchanged), train.images / 255, atol=0.01) else "images"
 
 
 KINDS = {
@@ -219,27 +226,27 @@ TOO_MUCH = "The trained network predicts {before:.0%} of plain images and {after
         "rotation": Wrong(
             "a rotation to any side",
             "answer = Policy(flip_p=0.5, degrees=180)",
-            TOO_MUCH + "Rotation does most of that: when have you seen a ship upside down?",
+            TOO_MUCH + "Rotation causes most of the loss: when have you seen a ship upside down?",
         ),
         "shift": Wrong(
             "shifts out of the image",
             "answer = Policy(flip_p=0.5, translate=(0.9, 0.9))",
-            TOO_MUCH + "Shifts do most of that: much of the object is outside.",
+            TOO_MUCH + "Shifts cause most of the loss: much of the object is outside.",
         ),
         "zoom": Wrong(
             "objects of a few pixels",
             "answer = Policy(scale=(0.15, 0.5))",
-            TOO_MUCH + "The zoom does most of that: how many pixels are left of the object?",
+            TOO_MUCH + "The zoom causes most of the loss: how many pixels are left of the object?",
         ),
         "perspective": Wrong(
             "the largest perspective",
             "answer = Policy(distortion_scale=1, perspective_p=1)",
-            TOO_MUCH + "Perspective does most of that: look at the corners.",
+            TOO_MUCH + "Perspective causes most of the loss: look at the corners.",
         ),
         "color": Wrong(
             "black or white images",
             "answer = Policy(brightness=2, contrast=2, saturation=2)",
-            TOO_MUCH + "Colors do most of that: look for images that are nearly black or white.",
+            TOO_MUCH + "Colors cause most of the loss: look for images that are nearly black or white.",
         ),
         "together": Wrong(
             "a little too much of everything",
@@ -247,7 +254,8 @@ TOO_MUCH = "The trained network predicts {before:.0%} of plain images and {after
             TOO_MUCH + "No single transform is too strong, but together they are: try my_policy.scaled(0.5).",
         ),
     },
-    meaning="Under it the trained network keeps at least 85 % of its accuracy, so most labels survive.",
+    meaning="Under this policy, the trained network keeps at least 85 % of its accuracy: most images still show their "
+    "class.",
     sound=('answer = PRESETS["full"]', 'answer = PRESETS["flip_and_shift"]', "answer = Policy(flip_p=0.5, degrees=15)"),
     then=lambda policy: _save(policy),
 )

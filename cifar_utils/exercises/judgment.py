@@ -157,19 +157,21 @@ FAIR = {
             "take part in training, in a measurement or in a choice?",
         ),
         "extra": Wrong(
-            "a fair set-up suspected", 'answer = {"a", "b", "c", "d"}', "At least one of yours is in order. {which}"
+            "a fair set-up suspected",
+            'answer = {"a", "b", "c", "d"}',
+            "At least one of the letters you gave has no leak. {which}",
         ),
         "both": Wrong(
             "a leak overlooked and a fair set-up suspected",
             'answer = {"b", "c"}',
-            "At least one of yours is in order, and at least one leak is missing. {which}",
+            "At least one of the letters you gave has no leak, and at least one leak is missing. {which}",
         ),
         "all": Wrong(
             "all suspected",
             'answer = set("abcde")',
             "Not all of them: in some, no choice and no measurement depends on the images of the report.",
         ),
-        "letters": Wrong("something else than letters", "answer = [1, 3]", 'Hand in letters, as in {{"a", "b"}}.'),
+        "letters": Wrong("something other than letters", "answer = [1, 3]", 'Hand in letters, as in {{"a", "b"}}.'),
     },
     meaning="In each of the three, images of the report took part in training (a), in a choice (c) or in a "
     "measurement (d).",
@@ -231,7 +233,7 @@ CLAIMS = ("the first is better", "the second is better", "cannot tell")
             "Both tables hold the same predictions. Compare two runs.",
         ),
     },
-    meaning="Your claim follows from the paired comparison. Say the interval of the difference with it.",
+    meaning="Your claim follows from the paired comparison. Report the interval of the difference with it.",
     sound=(
         'answer = (first, second, "the second is better")',
         'answer = (second, first, "the first is better")',
@@ -292,7 +294,7 @@ def verdict(result: Comparison) -> str:
         "agree": Wrong(
             "the images on which both agree",
             "def answer(a, b):\n    return (a & b).sum(), (~a & ~b).sum()",
-            "On these images both are right, or both are wrong: they say nothing about which is better.",
+            "On these images both are right, or both are wrong: they cannot show which network is better.",
         ),
         "other": Wrong(
             "the difference of the sums",
@@ -309,7 +311,7 @@ def verdict(result: Comparison) -> str:
 )
 def paired_counts(answer) -> str:
     a, b = (np.array([c == "1" for c in text]) for text in ("1111100010", "1110000001"))
-    replies = {(3, 1): RIGHT, (1, 3): "swapped", (6, 4): "totals", (3, 3): "agree"}
+    replies: dict[tuple, str] = {(3, 1): RIGHT, (1, 3): "swapped", (6, 4): "totals", (3, 3): "agree"}
     return replies.get(tuple(int(x) for x in answer(a, b)), "other")
 
 
@@ -348,7 +350,8 @@ CURVE = "curve = np.array([[-30, 0.55], [-15, 0.72], [0, 0.8], [15, 0.75], [30, 
             "At {angle} degrees it has fallen by {points:.1f} points.",
         ),
     },
-    meaning="Below that angle, the accuracy stays within 10 points of that on upright images: say so in your report.",
+    meaning="At every smaller angle that was measured, the accuracy stays within 10 points of that on upright images: "
+    "say so in your report.",
     sound=(
         CURVE + "answer = (curve, 30)",
         CURVE + "answer = (curve[:4], None)",

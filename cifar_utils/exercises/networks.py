@@ -19,7 +19,7 @@ BUDGET = 250_000  # parameters of exercise 2.4: SmallCNN has more, so a copy of 
     "Predict",
     "The parameters of a layer",
     hints=(
-        "How many filters has the layer, and how many numbers has one filter?",
+        "How many filters does the layer have, and how many weights does one filter have?",
         "A filter looks at all 16 input channels, through a window of 3 x 3.",
         "Multiply: filters, input channels, rows and columns of the window. bias=False adds nothing.",
     ),
@@ -44,7 +44,7 @@ BUDGET = 250_000  # parameters of exercise 2.4: SmallCNN has more, so a copy of 
             "A filter is the same for all pixels, so the image's size does not matter.",
         ),
         "other": Wrong(
-            "a slip in the product", "answer = 4600", "How many filters are there, and how many weights has each?"
+            "a slip in the product", "answer = 4600", "How many filters are there, and how many weights does each have?"
         ),
     },
     meaning="The number does not depend on the image's size. So the same layer takes images of any size.",
@@ -84,7 +84,7 @@ FORWARD = "\n    def forward(self, images):\n        return self.head(self.block
             "layers removed to silence the error",
             "class answer(nn.Module):\n    def __init__(self, classes=10):\n"
             "        super().__init__()\n    def forward(self, images):\n        return torch.zeros(len(images), 10)",
-            "The repair keeps all layers, the convolution included.",
+            "The repaired network must keep all layers: the convolution and the head.",
         ),
     },
     meaning="The check that finds this mistake: make the network once, and read the error's last line.",
@@ -101,10 +101,18 @@ def can_be_made(answer) -> str | tuple[str, dict]:
     except Exception as error:
         return "made", {"error": _first(error)}
     try:
-        model(torch.zeros(2, 3, 32, 32))
+        outputs = model(torch.zeros(2, 3, 32, 32))
     except Exception as error:
         return "late", {"error": _first(error)}
-    return RIGHT if any(isinstance(layer, nn.Conv2d) for layer in model.modules()) else "layers"
+    return RIGHT if _has_layers(model, outputs, [nn.Conv2d, nn.Linear]) else "layers"
+
+
+def _has_layers(model: nn.Module, outputs, kinds: list[type]) -> bool:
+    """Whether the model has at least so many layers of each kind, and returns ten numbers per image."""
+    for kind in kinds:
+        if sum(isinstance(layer, kind) for layer in model.modules()) < kinds.count(kind):
+            return False
+    return list(outputs.shape[1:]) == [10]
 
 
 SUPER = HEAD + "        super().__init__()\n"
@@ -167,7 +175,7 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
             "convolutions removed",
             SUPER + "        self.head = nn.Linear(3, classes)\n"
             "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
-            "Every layer of it is trained, but the repair keeps all layers, both convolutions included.",
+            "Every remaining layer is trained, but the repaired network must keep both convolutions and the head.",
         ),
     },
     meaning="The check that finds this mistake: count the parameters. fit refuses such a network, and names the list.",
@@ -184,7 +192,8 @@ def all_layers_are_registered(answer) -> str | tuple[str, dict]:
     except Exception as error:
         return "made", {"error": _first(error)}
     try:
-        model(torch.rand(4, 3, 32, 32)).sum().backward()
+        outputs = model(torch.rand(4, 3, 32, 32))
+        outputs.sum().backward()
     except Exception as error:
         return "fails", {"error": _first(error)}
     if untracked(model, torch.rand(4, 3, 32, 32)):
@@ -194,7 +203,7 @@ def all_layers_are_registered(answer) -> str | tuple[str, dict]:
         return "list" if is_head_only else "tuple", {"count": count_parameters(model)}
     if unused := [name for name, p in model.named_parameters() if p.grad is None]:
         return "unused", {"name": unused[0]}
-    return RIGHT if sum(isinstance(layer, nn.Conv2d) for layer in model.modules()) > 1 else "layers"
+    return RIGHT if _has_layers(model, outputs, [nn.Conv2d, nn.Conv2d, nn.Linear]) else "layers"
 
 
 def untracked(model: nn.Module, images: torch.Tensor) -> list[nn.Module]:
@@ -293,7 +302,7 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
         ),
     },
     meaning="A module with the right shapes for any batch, every parameter trained, logits as outputs, a first loss "
-    "near log 10, 64 images learned by heart, within the budget.",
+    "near log 10, 64 images memorized, within the budget.",
     sound=(
         NETWORK.format(SIMPLE) + MEAN,
         SUPER
@@ -425,7 +434,7 @@ def returns_logits(answer) -> str:
     model, x = answer(), 5 * torch.randn(50, 3, 32, 32)
     with torch.no_grad():
         outputs = model(x)
-        *_, head = (layer for layer in model.modules() if list(layer.parameters(recurse=False)))
+        *_, head = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
         for p in head.parameters():
             p.mul_(100)
         grown = model(x)
@@ -446,7 +455,7 @@ def returns_logits(answer) -> str:
     "A filter that blurs",
     hints=(
         "Blurring replaces each pixel by the mean of its neighborhood.",
-        "An image of one color must stay as it is. What do the filter's nine numbers sum to, then?",
+        "An image of one color must stay as it is. What must the filter's nine weights sum to?",
     ),
     wrong={
         "shape": Wrong(
@@ -465,7 +474,7 @@ def returns_logits(answer) -> str:
         "sharp": Wrong(
             "the filter that changes nothing",
             "answer = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])",
-            "Noise has {ratio:.1f} times its strength after the filter. A blur weakens it.",
+            "After the filter, noise is {ratio:.2f} times as strong. A blur makes it weaker than 0.9.",
         ),
     },
     meaning="A gray image stays as it is, and noise gets weaker.",

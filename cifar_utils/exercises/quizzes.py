@@ -93,7 +93,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("there are many images and few epochs.", False, "Then each image is seen a few times only, and hardly memorized."),
             ("the network is small.", False, "A small network memorizes less, so it gains less."),
         ]),
-        ("A network is trained with rotations up to 10 degrees. How does it predict images turned by 60?", [
+        ("A network is trained with rotations up to 10 degrees. How well does it predict images rotated by 60?", [
             ("As well as others: it has learned what rotation is.", False, "It has learned to tolerate what it has seen."),
             ("Much worse: that is far outside its policy.", True, "Robustness reaches a little beyond what was trained, not far."),
             ("Never correctly: 60 degrees are not in its policy.", False, "It is still right more often than guessing, but far less often than on upright images."),

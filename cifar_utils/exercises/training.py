@@ -42,7 +42,9 @@ from cifar_utils.models import Normalize, SmallCNN
             "Every epoch has a smaller last batch of its own, not only the last one.",
         ),
         "other": Wrong(
-            "a slip in the arithmetic", "answer = 4000", "How many batches has one epoch? Then think of all epochs."
+            "a slip in the arithmetic",
+            "answer = 4000",
+            "How many batches does one epoch have? Then multiply by the epochs.",
         ),
     },
     meaning="Each of these steps changes the weights once. The learning rate schedule is planned for exactly so many.",
@@ -216,13 +218,13 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
     hints=(
         "Notebook 3 trains with your policy and your network by itself, once exercises 1.4 and 2.4 are right.",
         "fit and the dashboard print the folder: “Training in runs/...”. The same call resumes a run that was stopped.",
-        "Hand in a folder's name, as text: copy it from the last column of the table above.",
+        "Hand in the folder's name as a string: copy it from the last column of the table above.",
     ),
     wrong={
         "name": Wrong(
             "the row's number",
             "answer = 0",
-            "Hand in the folder's name, the last column, as a text in quotes.",
+            "Hand in the folder's name, from the last column, as a string in quotes.",
         ),
         "missing": Wrong(
             "a name that does not exist",
@@ -243,7 +245,7 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
             "This run was not validated on the workshop's validation images, so it cannot be compared with others.",
         ),
     },
-    meaning="A finished run, with augmentation, on the workshop's split. The table shows its policy and its network.",
+    meaning="A finished run, with augmentation, on the workshop's split.",
     sound=('answer = tiny_run("mine")', 'answer = str(tiny_run("mine").name)'),
 )
 def your_run(answer) -> str | tuple[str, dict]:

@@ -30,7 +30,7 @@ from cifar_utils import checkpoint, runs, train
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.inference import fingerprint
 
-SECONDS = 60  # after which a process that waits for another one gives up
+SECONDS = 300  # after which a process that waits for another one gives up: more than saving a checkpoint takes
 
 
 class Sharded(nn.Module):
@@ -116,7 +116,7 @@ def steps(
 
     Args:
         model, images, val, run, options: see `train.steps`; the initial weights must be the same in every process.
-        shards: see `Sharded`.
+        shards: number of parts of each batch, see `Sharded`.
 
     Yields:
         See `train.steps`; in the other processes, nothing.
@@ -155,7 +155,7 @@ def _in_step(sharded: Sharded, states: Iterator["train.TrainerState"]) -> Iterat
             state.stop = _any(state.stop or bool(requested))
     finally:
         for number, handler in usual.items():
-            if signal.getsignal(number) is request:  # at its end, training has put back what was there before it
+            if signal.getsignal(number) is request:  # back to training, which passes signals on once it has ended
                 signal.signal(number, handler)
 
 
@@ -176,11 +176,10 @@ def process_group() -> Iterator[None]:
     waits = timedelta(seconds=SECONDS)
     is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(*address, is_master=number == "0" and not is_agents, timeout=waits)
+    everyones = dist.TCPStore(*address, is_master=number == "0" and not is_agents, timeout=waits)
     # torchrun's store outlives its processes: those that it starts anew must not find the addresses of the dead ones.
-    store = dist.PrefixStore(f"start {name}", store)
-    parts = {"store": store, "rank": int(number), "world_size": int(count), "timeout": waits}
-    dist.init_process_group("nccl" if on_gpu else "gloo", **parts)
+    store, backend = dist.PrefixStore(f"start {name}", everyones), "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=int(number), world_size=int(count), timeout=waits)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere) if rank() else nullcontext():
             yield

@@ -54,16 +54,18 @@ class Training:
     Attributes:
         options: option of `python -m cifar_utils train` without its dashes -> value.
         folder: of its run.
+        profile: of the process in which the sweep was started, for trainings that name none.
     """
 
     options: dict
     folder: Path
+    profile: str
 
     @property
     def arguments(self) -> list[str]:
         """For the command line."""
-        found = ["train", "--folder", str(self.folder.resolve())]
-        for name, value in self.options.items():
+        found = ["train", "--folder", str(self.folder)]
+        for name, value in ({"profile": self.profile} | self.options).items():
             found += [f"--{name}"] * (value is not False) + [str(value)] * (not isinstance(value, bool))
         return found
 
@@ -77,22 +79,25 @@ def read(file: Path, folder: Path) -> list[Training]:
         folder: of all their runs.
 
     Raises:
-        ValueError: the file cannot be read, or it asks for something that `train` does not take.
+        ValueError: the file cannot be read, or it asks for something that `train` does not take; or CIFAR_PROFILE names
+            no profile.
     """
     blocks = _content(file)
     blocks = [blocks] if isinstance(blocks, dict) else blocks
     if not isinstance(blocks, list) or not blocks or not all(isinstance(block, dict) and block for block in blocks):
         raise ValueError(f"{file}: a mapping from options to values is needed, or a list of such mappings")
-    found = {}
+    profile = settings.profile().name
+    found: dict[str, Training] = {}
     for block in blocks:
         if unknown := [name for name in block if name not in OPTIONS]:
             raise ValueError(f"{file}: there is no option {unknown[0]!r}; one of {', '.join(OPTIONS)} is needed")
         values = [value if isinstance(value, list) else [value] for value in block.values()]
         for combination in itertools.product(*values):
-            options = {name: value for name, value in zip(block, combination) if value is not None}
-            training = Training(options, folder / _name(options))
+            given = {name: value for name, value in zip(block, combination) if value is not None}
+            options = {name: given[name] for name in OPTIONS if name in given}  # the order in the file does not matter
+            training = Training(options, folder / _name(options, profile), profile)
             _check(file, training)
-            found[training.folder] = training
+            found.setdefault(_name({"seed": 0} | options, profile), training)
     if not found:
         raise ValueError(f"{file}: a list of values is empty, so there is no combination to train")
     return list(found.values())
@@ -113,7 +118,8 @@ def run(
         folder: of the runs, and of results.csv and summary.csv; by default one in `settings.runs_directory()`, named
             like the file.
         jobs: trainings at once on this machine; by default as many as cores and free memory allow.
-        threads: of one training; by default the cores, divided by the jobs. The last bits of a result depend on it.
+        threads: number of threads of a training; by default the cores, divided by the jobs. The last bits of a result
+            depend on it.
         dask: address of a Dask scheduler, whose workers train instead. Each needs this package, and the same folders.
         dry_run: print the trainings and an estimate of the hours, and train nothing.
 
@@ -123,7 +129,7 @@ def run(
     Raises:
         ValueError: see `read`; or the Dask cluster cannot be used.
     """
-    folder = Path(folder or settings.runs_directory() / file.stem)
+    folder = Path(folder or settings.runs_directory() / file.stem).resolve()  # for workers that started elsewhere
     trainings = read(file, folder)
     done = {name for name, run in _runs(folder).items() if run.is_complete}
     todo = [training for training in trainings if training.folder.name not in done]
@@ -143,7 +149,10 @@ def run(
             if problem:
                 problems[training.folder.name] = problem
             print(f"{training.folder.name}: {problem or 'finished'}", flush=True)
-            _write(folder, results(trainings, problems))
+            try:
+                _write(folder, results(trainings, problems))
+            except CheckpointError as error:  # as on Windows, where Excel has the table open; it is written again
+                print(error, flush=True)
             progress.update()
     rows = results(trainings, problems)
     _write(folder, rows)
@@ -160,7 +169,7 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
 
     Args:
         training: see `Training`.
-        threads: of torch.
+        threads: number of threads with which torch computes.
         needs_full_set: refuse to train on the sample, as a worker without the data would.
 
     Returns:
@@ -206,13 +215,14 @@ def results(trainings: list[Training], problems: dict[str, str]) -> list[dict]:
         row |= dict(zip(("validation_accuracy", "low", "high"), accuracy or ("", "", "")))
         row |= {"epochs_done": found.epoch if found else 0, "minutes": found.minutes if found else 0.0}
         is_finished = found is not None and found.is_complete
+        row["trained_on"] = found.words["images"] if found else ""
         row["status"] = "finished" if is_finished else problems.get(training.folder.name, "not finished")
         rows.append(row | {"folder": training.folder.name})
     return rows
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    """Means over the seeds: one row per combination of the other options, of finished trainings only.
+    """Means over the seeds: one row per combination of the other options and of images, of finished trainings only.
 
     `low` and `high` are Student's 95 % interval of the mean (empty for a single seed), the variation between seeds; it
     does not contain that between samples of validation images.
@@ -220,7 +230,7 @@ def summary(rows: list[dict]) -> list[dict]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         if row["status"] == "finished":
-            key = tuple((name, row[name]) for name in OPTIONS if name in row and name != "seed")
+            key = tuple((name, row[name]) for name in (*OPTIONS, "trained_on") if name in row and name != "seed")
             groups.setdefault(key, []).append(row)
     found = []
     for key, members in groups.items():
@@ -246,13 +256,13 @@ def _content(file: Path):
         raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _name(options: dict) -> str:
-    """A folder's name: the same options get the same one, others another."""
+def _name(options: dict, profile: str) -> str:
+    """A folder's name: the same options get the same one, others, and those of another profile, another."""
     numbers = ("seed", "shards", "epochs", "size")
     words = [f"{name}-{value}" if name in numbers else str(value) for name, value in options.items()]
     words = [word.rpartition(".py:")[2] for word in words if word not in ("True", "False")]  # of FILE.py:NAME, the name
     words = [re.sub(r"[^\w.=]+", "-", word)[:30].strip("-.") for word in words]
-    text = json.dumps(options, sort_keys=True, default=str)
+    text = json.dumps({"profile": profile} | options, sort_keys=True, default=str)
     return "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
 
 
@@ -278,8 +288,8 @@ def _runs(folder: Path) -> dict[str, overview.Run]:
 
 def _has_full_set(training: Training) -> bool:
     """Whether a training here would use the full data set, so that a worker must not fall back to the sample."""
-    options = training.options
-    if options.get("sample") or options.get("images") or settings.profile(options.get("profile")).sample:
+    options = {"profile": training.profile} | training.options
+    if options.get("sample") or options.get("images") or settings.profile(options["profile"]).sample:
         return False
     return _full_set_is_in(options.get("data") or str(settings.data_directory()))
 
@@ -389,6 +399,7 @@ def as_text(means: list[dict]) -> str:
     if not means:
         return "No training is finished yet."
     names = [name for name in OPTIONS if name in means[0]]
+    names += ["trained_on"] * (len({row.get("trained_on") for row in means}) > 1)  # the data arrived in between
     lines = [[*names, "seeds", "validation accuracy", "minutes"]]
     for row in means:
         interval = f" ({row['low']:.1%} to {row['high']:.1%})" if row["low"] != "" else ""

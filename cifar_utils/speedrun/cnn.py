@@ -97,8 +97,9 @@ def network(train: Dataset, seed: int = 0, widths: tuple[int, int, int] = WIDTHS
 
     Args:
         train: the training split: its images are measured (5,000 of them, evenly spaced), its classes counted.
-        seed: of the weights. The caller's random generator is left as found.
-        widths, mirror: see `CNN`.
+        seed: of the weights, 0 to 2**64 - 1. The caller's random generator is left as found.
+        widths: number of channels of the three blocks, see `CNN`.
+        mirror: see `CNN`.
 
     Raises:
         ValueError: the images' size is not a multiple of 8, or the widths are odd.

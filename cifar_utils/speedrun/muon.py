@@ -87,9 +87,11 @@ def muon(
 
     Args:
         model: its frozen parameters are in no group. Groups without a parameter are left out.
-        lr: learning rate at the peak of the schedule.
+        lr: learning rate at the peak of the schedule, at least 0.
         size: side in pixels of the images that the model takes; needed to find out which scales a norm layer undoes.
-        head_lr_scale, bias_lr_scale, momentum, weight_decay: as said; the norm makes decay of filters meaningless.
+        head_lr_scale, bias_lr_scale: factors of lr, at least 0.
+        momentum: 0 to below 1.
+        weight_decay: from 0, per step and times the learning rate; the norm makes decay of filters meaningless.
 
     Raises:
         ValueError: nothing is trainable, the model fails on images of that size, or a number is out of range.
@@ -116,7 +118,12 @@ def sgd(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
 ) -> torch.optim.SGD:
-    """Plain SGD with Nesterov momentum in the same groups, to measure what Muon gains; its defaults suit `cnn.CNN`."""
+    """Plain SGD with Nesterov momentum in the same groups, to measure what Muon gains; its defaults suit `cnn.CNN`.
+
+    Args:
+        model: its frozen parameters are in no group.
+        lr, head_lr_scale, bias_lr_scale, momentum, weight_decay: see `muon`.
+    """
     _check(momentum, lr=lr, head_lr_scale=head_lr_scale, bias_lr_scale=bias_lr_scale, weight_decay=weight_decay)
     kinds = _kinds(model, set())
     groups = [
@@ -145,7 +152,7 @@ def scale_invariant(model: nn.Module, size: int = 32) -> set[str]:
     copy = deepcopy(uncompiled(model)).train()
     for module in copy.modules():
         if isinstance(getattr(module, "eps", None), float):
-            module.eps = 1e-30  # a norm's eps would be a scale of its own
+            vars(module)["eps"] = 1e-30  # a norm's eps would be a scale of its own
     parameters = dict(copy.named_parameters())
     device = next(iter(parameters.values())).device
     images = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)

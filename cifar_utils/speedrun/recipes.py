@@ -95,7 +95,7 @@ def recipe(
         train: the training images.
         name: one of RECIPES, or a recipe of your own; by default "class", "own" for another network than `CNN`, or
             "sample" for fewer than 10,000 images.
-        epochs: by default the recipe's.
+        epochs: number of epochs; by default the recipe's.
         seed: of the order of images and of their augmentation.
         device: where you will train; by default `best_device`.
 

@@ -18,7 +18,8 @@ def whitening(images: Tensor | None = None, mirror: bool = False, eps: float = 5
 
     Args:
         images: see `whitening_filters`; None leaves random filters, to be loaded from a checkpoint, for example.
-        mirror, eps: see `whitening_filters`.
+        mirror: see `whitening_filters`.
+        eps: variance that is added, see `whitening_filters`.
     """
     layer = nn.Conv2d(3, FILTERS, kernel_size=2, bias=False)
     layer.weight.requires_grad_(False)
@@ -40,7 +41,7 @@ def whitening_filters(images: Tensor, mirror: bool = False, eps: float = 5e-4) -
     Args:
         images: [N, 3, H, W] float32, normalized; a few thousand training images are enough.
         mirror: whether filters 12 to 23 are the mirror images of filters 0 to 11.
-        eps: added to the eigenvalues, so that directions that hardly ever occur are not amplified.
+        eps: above 0, added to the eigenvalues (variances), so that directions that hardly ever occur are not amplified.
     """
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 2, 2)
     if not mirror:

@@ -50,7 +50,7 @@ def accelerate(model: nn.Module, enabled: bool = True) -> nn.Module:
         if vars(layer).get("_conv_forward") is _conv_forward:
             del layer._conv_forward
         if enabled and isinstance(layer, nn.Conv2d) and _can_be_faster(layer):
-            layer._conv_forward = _conv_forward  # an attribute of the instance hides the method of its class
+            vars(layer)["_conv_forward"] = _conv_forward  # an attribute of the instance hides the method of its class
     return model
 
 

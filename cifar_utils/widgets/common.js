@@ -37,7 +37,11 @@ function connect(model, whenIdle = () => {}) {
     if (!waiting) return whenIdle();
     flush();
   });
-  const sendLatest = (...call) => { if (handled()) send(...call); else waiting = call; };
+  const control = (call) => call.slice(0, -1).join(); // all but the value
+  const sendLatest = (...call) => {
+    if (waiting && control(waiting) !== control(call)) flush(); // another control's value is not lost
+    if (handled()) send(...call); else waiting = call;
+  };
   return { send, sendLatest, idle: () => handled() && !waiting };
 }
 

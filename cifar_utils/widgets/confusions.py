@@ -48,8 +48,9 @@ class ConfusionExplorer(Widget):
         self._runs = {str(name): p.select(np.argsort(p.index)) for name, p in runs.items()}
         self._matrices = {name: metrics.confusion_matrix(p) for name, p in self._runs.items()}
         positions = {index: position for position, index in enumerate(dataset.index.tolist())}
-        self._images = dataset.images[[positions[i] for i in sorted(first.index.tolist())]]
-        self._classes, self._size, self._title = dataset.classes, dataset.size, str(dataset)
+        predicted = dataset.select([positions[i] for i in sorted(first.index.tolist())])
+        self._images, self._title = predicted.images, str(predicted)
+        self._classes, self._size = dataset.classes, dataset.size
         self._run, self._other, self._order, self._start = str(first_name), "", gallery.ORDERS[0], 0
         matrix = self._matrices[self._run]
         largest = np.where(np.eye(len(matrix), dtype=bool), -1, matrix).argmax()
@@ -150,13 +151,14 @@ class ConfusionExplorer(Widget):
     def _table(self) -> dict:
         matrix = self._matrices[self._run]
         fractions = np.nan_to_num(metrics.normalized(matrix)).round(4)
+        shades = [plots.confusion_shade(i / 100) for i in range(101)]
         return {
             "classes": list(self._classes),
             "matrix": matrix.tolist(),
             "fractions": fractions.tolist(),
             "changes": (self._matrices[self._other] - matrix).tolist() if self._other else None,
-            # Background and text of each hundredth, as in plots.confusion_matrix.
-            "colors": [[to_hex(colormaps["cividis"](i / 100)), plots.ink(i / 100)] for i in range(101)],
+            # Background and text of each hundredth.
+            "colors": [[to_hex(colormaps["cividis"](shade)), plots.ink(shade)] for shade in shades],
         }
 
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import traitlets
 from IPython.display import display
 from packaging.version import Version
@@ -71,7 +72,7 @@ class Dashboard(Widget):
         self.history: list[dict] = []
         self._picture = None  # the handle of the saved picture below the widget
         self._trace: list[list[float]] = []  # epochs, seconds, loss, accuracy of the epoch so far, at each update
-        self._sheet = None  # [H, W, 3] uint8: the last batch that was shown
+        self._sheet: np.ndarray | None = None  # [H, W, 3] uint8: the last batch that was shown
         self._show()
 
     @property
@@ -122,6 +123,8 @@ class Dashboard(Widget):
                         await asyncio.sleep(0)
         except BaseException as error:
             self.error = str(error) or type(error).__name__
+            if self._state and isinstance(error, Exception):
+                self._state.stop = False  # what Stop asked for was not done: nothing is said to be saved
             raise
         finally:
             self._running = False

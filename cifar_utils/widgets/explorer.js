@@ -26,7 +26,7 @@ export default {
     }
     const [presetLabel, preset] = choice(
       "Preset", "preset", [["", "(custom)"], ...view().presets.map((p) => [p, p])],
-      (value) => { if (value) send("preset", value); settled(); });
+      (value) => { if (value) send("preset", value); else preset.value = view().preset; settled(); });
     const [interpolationLabel, interpolation] = choice(
       "Interpolation", "interpolation", [["bilinear", "bilinear"], ["nearest", "nearest"]],
       (value) => { send("set", "interpolation", value); settled(); });

@@ -2,6 +2,7 @@
 
 import textwrap
 from dataclasses import replace
+from typing import Any
 
 import traitlets
 from torch import nn
@@ -101,11 +102,12 @@ class Explorer(Widget):
         if field not in FIELDS and field != "interpolation":
             raise ValueError(f"a policy has no field {field!r}; its fields are {', '.join(FIELDS)} and interpolation")
         name, _, part = field.partition(".")
+        changed: dict[str, Any] = {name: value}
         if part:
             pair = list(getattr(self.policy, name))
             pair[int(part)] = value
-            value = tuple(pair)
-        policy = replace(self.policy, **{name: value})
+            changed[name] = tuple(pair)
+        policy = replace(self.policy, **changed)
         never = field == "distortion_scale" and value and not policy.perspective_p
         note = "The probability of the perspective is 0: raise it as well, or images stay as they are." if never else ""
         self._change(note, policy=policy, base=policy, strength=1.0)
@@ -202,7 +204,15 @@ class Explorer(Widget):
         images = self.images()
         names = [images.classes[label] for label in images.labels]
         title = "\n".join(textwrap.wrap(f"{self.policy} ({self._train})", 110))
-        return [plots.augmentation_preview(images.images, self.shown(), names, title)]
+        content = self._content(images) if self._state["swept"] else ""
+        return [plots.augmentation_preview(images.images, self.shown(), names, title, content)]
+
+    def _content(self, images: Dataset) -> str:
+        """What the columns beside the originals show, in words."""
+        if not (swept := self._state["swept"]):
+            return f"{self._columns} random draws"
+        values = preview.sweep_values(images, self.policy, swept, self._columns)
+        return f"{swept} from end to end ({', '.join(values)})"
 
     def _change(self, note: str = "", **changes) -> None:
         state = self._state | changes
@@ -222,7 +232,7 @@ class Explorer(Widget):
         state, swept = self._state, self._state["swept"]
         lines = textwrap.wrap(repr(self.policy), 88, subsequent_indent="    ", break_on_hyphens=False)
         values = preview.sweep_values(images, self.policy, swept, self._columns) if swept else []
-        content = f"{swept} from end to end ({', '.join(values)})" if swept else f"{self._columns} random draws"
+        content = self._content(images)
         with self.hold_sync():  # one message: the image and its description belong together
             self.pixels = rgba(sheet)
             self.view = {

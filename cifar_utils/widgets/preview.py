@@ -57,8 +57,9 @@ def draws(dataset: Dataset, policy: Policy, seed: int, count: int) -> np.ndarray
 def sweep(dataset: Dataset, policy: Policy, field: str, count: int) -> np.ndarray:
     """[N, count, S, S, 3] uint8: one of SWEEPS alone, from one end of the policy's range to the other."""
     columns = _columns(dataset, policy, field, count)
-    options = {"interpolation": policy.interpolation, "fill": policy.fill}
-    return np.stack([plots.to_pixels(warp.apply(dataset.images, p, **options)) for p in columns], 1)
+    style, fill = policy.interpolation, policy.fill
+    images = (warp.apply(dataset.images, p, interpolation=style, fill=fill) for p in columns)
+    return np.stack([plots.to_pixels(x) for x in images], 1)
 
 
 def sweep_values(dataset: Dataset, policy: Policy, field: str, count: int) -> list[str]:

@@ -1,1 +1,1 @@
-"""What a room needs around the notebooks: doctor (will this laptop do?), catch_up, reset, copies, room (no Wi-Fi)."""
+"""Tools for running a workshop: doctor and speed (is a laptop ready?), catch_up, reset, copies, room and install."""

@@ -1,4 +1,4 @@
-"""Catching up with the group: what a notebook takes from those before it, put there where it is missing."""
+"""Catching up with the group: saves what a notebook needs from earlier notebooks, if it is missing."""
 
 import shutil
 
@@ -37,5 +37,5 @@ def catch_up(notebook: int) -> list[str]:
         shutil.copytree(runs.SHIPPED, new)
         runs.write_json(new / "history.json", runs.about(new)["history"])  # by which notebook 4 finds it
         new.replace(run)  # as a whole, or not at all
-        done.append(f"Notebook 3: copied the run of the network that ships to {run}.")
+        done.append(f"Notebook 3: copied the shipped run to {run}.")
     return done or ["Nothing is missing."]

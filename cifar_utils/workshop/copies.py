@@ -1,7 +1,7 @@
 """Participants' copies of the notebooks: without outputs and solutions, in a folder that works like the project's.
 
 The folder holds the package and the files that the notebooks read or link to as well, so it can be installed, and the
-README's commands run there, but for those that need tools/ or tests/ (make run, web and test).
+README's commands run there; those that need tools/ or tests/ (make run, web and test) are left out of it.
 `.pristine/` holds each notebook once more: `reset` restores it from there.
 """
 
@@ -17,13 +17,14 @@ import nbformat
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS, PRISTINE = "notebooks", ".pristine"
 COPIED = (
-    "README.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", "Makefile", "environment.yml", "cifar_utils", "docs",
-    "benchmarks", "deploy",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "Makefile", "environment.yml",
+    "cifar_utils", "docs", "benchmarks", "deploy",
 )  # fmt: skip
 FOR_TEACHERS = ("solutions", "exercises.md", "teaching.md")  # notebooks/exercises/solutions, and two pages of docs/
 # Notebooks are copied apart, without outputs.
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "node_modules", ".*", "*.ipynb", *FOR_TEACHERS)
 TEACHERS_TEXT = re.compile(r"<!-- for teachers -->.*?<!-- end -->\n+", re.DOTALL)  # in the README
+NOT_IN_COPIES = re.compile(r"^make (?:run|web|test) .*\n", re.MULTILINE)  # the README's commands that need more
 LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)|\b(?:src|href)=["']([^"']+)""")  # [text](target), <img src="target">
 
 
@@ -52,7 +53,8 @@ def write(folder: Path) -> list[str]:
         elif (PROJECT / name).exists():
             shutil.copy2(PROJECT / name, folder / name)
     if (readme := folder / "README.md").exists():
-        readme.write_text(TEACHERS_TEXT.sub("", readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+        text = NOT_IN_COPIES.sub("", TEACHERS_TEXT.sub("", readme.read_text(encoding="utf-8")))
+        readme.write_text(text, encoding="utf-8", newline="\n")
     sources = [path.relative_to(PROJECT) for path in sorted((PROJECT / NOTEBOOKS).rglob("*.ipynb"))]
     sources = [path for path in sources if not {".ipynb_checkpoints", *FOR_TEACHERS} & set(path.parts)]
     for source in sources:

@@ -1,4 +1,4 @@
-"""Will this machine do for the workshop? One line per check, then the minutes that each notebook computes here.
+"""Is this machine ready for the workshop? One line per check, then the minutes of computation per notebook.
 
 `report` is `python -m cifar_utils doctor`; `quick` is for a notebook's first cell. Packages are imported in the checks:
 a missing one becomes a line, no traceback.
@@ -49,8 +49,8 @@ def report() -> bool:
 
 def quick() -> None:
     """Prints one line, "Ready: ...", or the FIX lines of the checks that take well under a second."""
-    told = (python_version, packages, data_present)
-    others = (kernel, widgets, folders, run_in_use)
+    told: tuple[Callable[[], Line], ...] = (python_version, packages, data_present)
+    others: tuple[Callable[[], Line], ...] = (kernel, widgets, folders, run_in_use)
     if "google.colab" in sys.modules:  # there, nothing is installed: what is there serves, see docs/installing.md
         told, others = (lambda: Line("OK", f"Colab, Python {platform.python_version()}"), data_present), (folders,)
     lines = {check: _line(check) for check in (*told, *others)}
@@ -145,7 +145,7 @@ def memory() -> Line:
     import psutil
 
     free, total = settings.free_memory() / 1e9, psutil.virtual_memory().total / 1e9
-    text = f"{free:.1f} of {total:.1f} GB of memory are free, and a notebook needs 1 to {KERNEL_GB} GB"
+    text = f"{free:.1f} of {total:.1f} GB of memory is free, and a notebook needs 1 to {KERNEL_GB} GB"
     if free < KERNEL_GB:
         return Line("FIX", f"{text}: close other programs and notebooks")
     if free < 2 * KERNEL_GB:
@@ -196,7 +196,7 @@ def gpu() -> Line:
     if device != "cpu":
         return Line("OK", f"a GPU: {torch.cuda.get_device_name() if device == 'cuda' else 'Apple (MPS)'}")
     if torch.version.cuda:
-        return Line("NOTE", f"{text}; this torch brings CUDA {torch.version.cuda} along, which only costs disk space")
+        return Line("NOTE", f"{text}; this torch includes CUDA {torch.version.cuda}, which only takes up disk space")
     return Line("OK", text)
 
 
@@ -204,7 +204,7 @@ def data_present() -> Line:
     """The files of the full data set are there; what is in them is not read."""
     from cifar_utils import download
 
-    folder, get = download.folder(settings.data_directory()), "python -m cifar_utils download"
+    folder, get = download.folder(settings.data_directory()), f"{PYTHON} -m cifar_utils download"
     if not os.path.exists(folder):
         return Line("NOTE", f"the sample that ships will be used; to fetch the full data set (170 MB), run {get}")
     if missing := [name for name in download.MD5 if not (folder / name).is_file()]:
@@ -224,7 +224,7 @@ def data_checked() -> Line:
         return Line("OK", f"{line.text}, whole and checked")
     except download.DataError as error:
         what, folder = str(error).partition(". Delete")[0], download.folder(directory)
-        return Line("FIX", f"{what}: delete the folder {folder}, then run python -m cifar_utils download")
+        return Line("FIX", f"{what}: delete the folder {folder}, then run {PYTHON} -m cifar_utils download")
 
 
 def folders() -> Line:
@@ -234,7 +234,7 @@ def folders() -> Line:
         del needed["CIFAR10_DIR"]
     free = []
     for variable, folder in needed.items():
-        place = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+        place = next((path for path in (folder, *folder.absolute().parents) if os.path.exists(path)), folder)
         try:
             tempfile.TemporaryFile(dir=place).close()
             free.append(shutil.disk_usage(place).free / 1e9)
@@ -243,7 +243,7 @@ def folders() -> Line:
         except OSError as error:
             what = f"nothing can be saved in {folder} ({error.strerror or error})"
             return Line("FIX", f"{what}: make room there, or set {variable} to a folder that you can write to")
-    return Line("OK", f"{free[0]:.0f} GB of disk space are free, and runs can be saved in {settings.runs_directory()}")
+    return Line("OK", f"{free[0]:.0f} GB of disk space is free, and runs can be saved in {settings.runs_directory()}")
 
 
 def speed() -> Line:

@@ -37,8 +37,8 @@ def main(arguments=None):
     """Installs, checks and prints how to begin; returns the exit code."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show stops nothing
-    style = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, **style)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__, formatter_class=layout)
     parser.add_argument("folder", nargs="?", type=Path, default=Path.home() / "cifar10-workshop")
     parser.add_argument("--from", dest="source", default=str(Path(__file__).resolve().parent))
     options = parser.parse_args(arguments)
@@ -103,7 +103,7 @@ def read_manifest(source):
             manifest = json.loads(stream.read().decode())
         return {"targets": manifest["targets"], "files": manifest["files"]}
     except (ValueError, KeyError, TypeError):
-        problem = "holds something else than a workshop's list of files"
+        problem = "is not a workshop's list of files"
     except FileNotFoundError:
         problem = "does not exist: name the room's folder, or its server as in --from http://ADDRESS:8000"
     raise InstallError(f"{source}/{MANIFEST} {problem}")
@@ -153,7 +153,9 @@ def check_space(folder, wanted, unpacked):
     """Raises InstallError: the disk has no room for the files that are missing and the unpacked packages, in bytes."""
     missing = sum(size for path, _, size in wanted.values() if not path.exists() or path.stat().st_size != size)
     needed = (missing + unpacked) * 1.05
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if there is None:
+        raise InstallError(f"{folder}: there is no such drive")
     free = shutil.disk_usage(str(there)).free
     if free < needed:
         message = f"{folder} needs {needed / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB free"
@@ -190,7 +192,7 @@ def bring(source, wanted):
         os.replace(part, path)
     progress.close()
     if kept:
-        print(f"Kept, since they differ from the room's: {', '.join(kept)}")
+        print(f"Kept your changed files: {', '.join(kept)}")
 
 
 def chunks(stream, name):
@@ -237,7 +239,7 @@ class Progress:
             print(self, flush=True)
 
     def __str__(self):
-        return f"{self.done / 1e6:10,.1f} of {self.total / 1e6:,.1f} MB are here"
+        return f"{self.done / 1e6:10,.1f} of {self.total / 1e6:,.1f} MB received"
 
 
 def install(folder, python, wheels):
@@ -269,9 +271,9 @@ def command(folder, *words):
     """Runs a program in the folder; raises InstallError where it fails."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     settings.update(PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_ROOT_USER_ACTION="ignore")
-    words = [str(word) for word in words]
-    if subprocess.run(words, cwd=str(folder), env=settings).returncode:
-        raise InstallError(f"this command failed, for the reason above: {subprocess.list2cmdline(words)}")
+    texts = [str(word) for word in words]
+    if subprocess.run(texts, cwd=str(folder), env=settings).returncode:
+        raise InstallError(f"this command failed, for the reason above: {subprocess.list2cmdline(texts)}")
 
 
 if __name__ == "__main__":

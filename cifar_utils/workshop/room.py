@@ -19,6 +19,7 @@ import sys
 import tomllib
 import urllib.request
 import zipfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +42,8 @@ The CIFAR-10 workshop, without the internet
 ===========================================
 
 You need one of: {targets}.
-Install Python before you come: python.org has it. (On Windows, type py instead of python below.)
+Install Python before you come: python.org has it. (Instead of python below,
+type py on Windows, and python3 on macOS and Linux.)
 
 From a stick or a shared drive: open a terminal and type
 
@@ -70,7 +72,7 @@ def requirements() -> list[str]:
 
 
 def prepare(
-    folder: Path, packages: list[str], platforms: list[str] = (), pythons: list[str] = (), cpu: bool = False
+    folder: Path, packages: list[str], platforms: Sequence[str] = (), pythons: Sequence[str] = (), cpu: bool = False
 ) -> list[str]:
     """Fills the folder. pip shows its progress, and keeps what it downloads in its cache for the next time.
 

@@ -26,8 +26,8 @@ def step_milliseconds() -> float:
     images, val = data.split(data.cifar10(sample=True))
     model, ends = nn.Sequential(Normalize.from_dataset(images), SmallCNN(len(images.classes))), []
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):  # no progress bar
-        options = {"transform": PRESETS["full"], "epochs": 1, "batch_size": 128, "run": Path(folder) / "run"}
-        with closing(train.steps(model, images, val, **options)) as states:
+        run, full = Path(folder) / "run", PRESETS["full"]
+        with closing(train.steps(model, images, val, transform=full, epochs=1, batch_size=128, run=run)) as states:
             for state in islice(states, 1 + WARM_UP + TIMED):  # the first state is the start
                 _ = state.loss  # to read it is to wait for a GPU
                 ends.append(time.perf_counter())
@@ -49,4 +49,4 @@ def table(milliseconds: float) -> str:
             step = recorded.get("step_milliseconds")
             minutes = recorded["seconds"] / 60 * (milliseconds / step if step else 1)
             rows.append(f"  {path.stem:<28} {minutes:5.1f}" + "  (on the machine that recorded it)" * (not step))
-    return "\n".join(["; minutes that each notebook computes here, with the full data set:", *rows] if rows else [])
+    return "\n".join(["; minutes of computation per notebook here, with the full data set:", *rows] if rows else [])

@@ -31,8 +31,7 @@ def lab(chromium, tmp_path_factory):
     """A server, and a folder of runs, for the tests of one file."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     yield lab
-    lab.process.terminate()
-    lab.process.wait(20)
+    lab.close()
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ class Lab:
     """
 
     def __init__(self, folder: Path, packages: Path | None = None, application: str = "jupyterlab") -> None:
-        self.application = application
+        self.application, self.windows = application, {}
         self.notebooks, self.runs = folder / "project" / "notebooks", folder / "runs"
         shutil.copytree(ROOT / "notebooks", self.notebooks)
         shutil.copytree(ROOT / "benchmarks" / "results", folder / "project" / "benchmarks" / "results")
@@ -92,6 +92,19 @@ class Lab:
                 time.sleep(0.2)
         raise AssertionError(self.log.read_text()[-2000:])
 
+    def open_page(self, chromium, zoom: float):
+        """A new page of a window at this zoom; the pages of a window share the browser's cache, as a person's do."""
+        if zoom not in self.windows:
+            screen = {"width": int(1280 / zoom), "height": int(720 / zoom)}
+            self.windows[zoom] = chromium.new_context(viewport=screen, device_scale_factor=zoom)
+        return self.windows[zoom].new_page()
+
+    def close(self) -> None:
+        for window in self.windows.values():
+            window.close()
+        self.process.terminate()
+        self.process.wait(20)
+
     def write(self, name: str, *cells: str) -> str:
         """Writes a notebook for a test."""
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
@@ -115,8 +128,7 @@ class Notebook:
 
     def __init__(self, chromium, lab: Lab, name: str, zoom: float = 1, dark: bool = False) -> None:
         self.lab, self.name, self.problems = lab, name, []
-        screen = {"width": int(1280 / zoom), "height": int(720 / zoom)}
-        self.page = chromium.new_page(viewport=screen, device_scale_factor=zoom)
+        self.page = lab.open_page(chromium, zoom)
         self.page.on("console", lambda m: m.type == "error" and self.problems.append(f"console: {m.text}"))
         self.page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
         self.page.on("request", self._check_host)

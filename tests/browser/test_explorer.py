@@ -138,8 +138,7 @@ def out_of_sight(explorer, sliders: list[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("zoom", [1, 1.5])
+@pytest.mark.parametrize("zoom,dark", [(1, False), (1.5, True)], ids=["light", "150 percent and dark"])
 def test_the_images_stay_in_sight_while_any_slider_moves(chromium, lab, zoom, dark):
     notebook = Notebook(chromium, lab, lab.write("in_sight", CELL), zoom, dark)
     notebook.run_all()

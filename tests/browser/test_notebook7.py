@@ -1,4 +1,4 @@
-"""Notebook 7, the one-document view that some hosts open: notebook 3 runs, and the widgets work."""
+"""Notebook 7, the one-document view that some hosts open: notebook 1 runs, and the widgets work."""
 
 import pytest
 from lab import Lab
@@ -22,12 +22,11 @@ def check(notebook) -> None:
 def lab(chromium, tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp("lab"), application="notebook")
     yield lab
-    lab.process.terminate()
-    lab.process.wait(20)
+    lab.close()
 
 
-def test_notebook_3_runs_through(open_notebook):
-    notebook = open_notebook("03_training")
+def test_notebook_1_runs_through(open_notebook):
+    notebook = open_notebook("01_data_and_augmentation")
     notebook.run_all()
     assert notebook.ran_in_order()
     check(notebook)

@@ -22,8 +22,7 @@ def lab(chromium, tmp_path_factory):
         pytest.skip(f"ipykernel {oldest} cannot be installed: {found.stderr[-200:]}")
     lab = Lab(tmp_path_factory.mktemp("lab"), packages)
     yield lab
-    lab.process.terminate()
-    lab.process.wait(20)
+    lab.close()
 
 
 def test_the_dashboard_trains_and_says_which_controls_wait(lab, open_notebook):

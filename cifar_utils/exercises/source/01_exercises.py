@@ -34,7 +34,8 @@ check("1.1", cats)
 # ## 1.2 Code: shift and flip, and nothing else
 #
 # Write a transform that shifts 32-pixel images by up to 4 pixels horizontally (left or right) and vertically (up or
-# down), and mirrors half of them. Nothing else may happen to an image. A `Policy` is the shortest way.
+# down), and mirrors half of them. Nothing else may happen to an image, and pixels from outside it are black. A `Policy`
+# is the shortest way.
 
 # %% exercise="1.2" part="stub"
 shift_and_flip = ...

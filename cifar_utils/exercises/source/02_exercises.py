@@ -101,8 +101,8 @@ check("2.3", ListNetwork)
 # ## 2.4 Code: your network
 #
 # This is the second part of your project: a network of your own, with at most 250,000 parameters, that takes images
-# [N, 3, 32, 32] and returns logits [N, 10]. Use `block` of notebook 2 (here below), or anything else. When the checks
-# pass, the network is saved for notebooks 3 and 4.
+# [N, 3, 32, 32] and returns logits [N, 10]. Use `block` from notebook 2, repeated below, or anything else. When the
+# checks pass, the network is saved for notebooks 3 and 4.
 
 
 # %%

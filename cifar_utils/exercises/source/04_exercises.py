@@ -98,6 +98,10 @@ print(compare(first, second))
 # other = network_file.trained(another, speedrun.CNN)
 # first, second = predict(model, val), predict(other, val)
 
+# Were both trained on the full set? Then compare on all 5,000 validation images: before
+# the line with `first, second`, add
+# train, val = data.split(data.cifar10())
+
 # %% exercise="4.4" part="stub"
 claim = ...
 check("4.4", (first, second, claim))
