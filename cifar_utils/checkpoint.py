@@ -158,7 +158,7 @@ def pack(value, tensors: dict[str, Tensor], name: str = "state"):
 
 
 def unpack(value, tensors: dict[str, Tensor]):
-    """What `pack` packed."""
+    """What `pack` packed; arrays come back as tensors."""
     if isinstance(value, list):
         return [unpack(v, tensors) for v in value]
     if not isinstance(value, dict):

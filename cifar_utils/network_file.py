@@ -142,21 +142,21 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
     Raises:
         CheckpointError: there is no usable checkpoint, or none of these networks is the one.
     """
-    about, problem = runs.about(run)["settings"], None
+    about, problem = runs.about(run)["settings"], ""
     for network in chain((*others, SmallCNN), load_all()):
         try:
             model = make(network, len(about["data"]["classes"]))
         except ValueError as error:  # it cannot have so many classes
-            problem = problem or error
+            problem = problem or str(error)
             continue
         for candidate in (with_normalize(model, Normalize()), model):  # it may have been trained without
             try:
                 return runs.load(run, candidate)
             except (CheckpointError, ValueError) as error:  # it is another one
-                problem = problem or error
+                problem = problem or str(error)
     modules = [getattr(getattr(other, "func", other), "__module__", None) or "" for other in others]
     if any(not module.startswith("cifar_utils") for module in modules):
-        raise CheckpointError(f"{problem}")
+        raise CheckpointError(problem)
     raise CheckpointError(
         f"{run} holds a {about['model']} of your own, and its code is not among the networks that you saved. Save it "
         "(network_file.save in notebook 2), or name it with --model FILE.py:NAME."

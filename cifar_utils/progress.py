@@ -22,7 +22,7 @@ class _Lines:
 
 
 def bar(total: int, title: str, unit: str, **options) -> tqdm:
-    """A tqdm bar for a `total` number of `unit`s, on standard output (JupyterLab paints standard error red).
+    """A tqdm bar for a number of units, `total`, on standard output (JupyterLab paints standard error red).
 
     In a terminal and in a notebook the bar is redrawn in place; a log file gets one line every 30 seconds.
     It is text, not a widget, so that saved notebooks and their web pages show where it ended.

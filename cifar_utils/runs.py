@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -57,7 +58,7 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def __enter__(self) -> "StopSignal":
-        self._handlers = {}
+        self._handlers: dict[int, Any] = {}  # what was there before
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self.request)
