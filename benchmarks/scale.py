@@ -32,6 +32,7 @@ from tqdm import tqdm
 from cifar_utils import data, plots, settings
 
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = dict(os.environ)  # a Dask cluster changes this process's: one thread, and freed memory handed back
 WAYS = {  # name -> processes, threads of each, shards (0: the usual training)
     "1 process, 1 thread": (1, 1, 0),
     "1 process, 2 threads": (1, 2, 0),
@@ -64,7 +65,7 @@ def images_per_second(processes: int, threads: int, shards: int, epochs: int, ex
         command = [sys.executable, *(launcher if processes > 1 else []), "-m", "cifar_utils", "train", "--sample"]
         command += ["--epochs", str(epochs), "--folder", f"{folder}/run", *extra]
         command += ["--shards", str(shards)] if shards else []
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        environment = ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}
         subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
         return rate_of(Path(folder, "run"), epochs)
 
@@ -77,7 +78,7 @@ def images_per_second_of_all(participants: int, epochs: int, extra: list[str]) -
         command = [sys.executable, "-m", "cifar_utils", "train", "--sample", "--epochs", str(epochs), *extra]
         started = [
             subprocess.Popen(
-                [*command, "--seed", run.name, "--folder", run], env=os.environ | {"OMP_NUM_THREADS": threads},
+                [*command, "--seed", run.name, "--folder", run], env=ENVIRONMENT | {"OMP_NUM_THREADS": threads},
                 cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )
             for run in runs
@@ -107,7 +108,7 @@ def trainings_per_hour(jobs: int, threads: int, on_dask: bool, epochs: int, extr
         command += ["--threads", str(threads)]
         command += ["--dask", stack.enter_context(dask_cluster(jobs))] if on_dask else ["--jobs", str(jobs)]
         start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
         return 3600 * 4 / (time.perf_counter() - start)
 
 
