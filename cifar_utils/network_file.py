@@ -149,7 +149,7 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
         except ValueError as error:  # it cannot have so many classes
             problem = problem or str(error)
             continue
-        for candidate in (with_normalize(model, Normalize()), model):  # it may have been trained without
+        for candidate in dict.fromkeys((with_normalize(model, Normalize()), model)):  # it may be trained without
             try:
                 return runs.load(run, candidate)
             except (CheckpointError, ValueError) as error:  # it is another one

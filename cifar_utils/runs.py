@@ -246,10 +246,10 @@ def _read(path: Path) -> dict:
     except (KeyError, TypeError, AttributeError):
         message = f"{path} is whole, but not a checkpoint of a training run. Delete it and train again."
         raise CheckpointError(message) from None
-    folders = _read_json(path.parent / "run.json").get("id")
-    if not folders:
+    expected = _read_json(path.parent / "run.json").get("id")
+    if not expected:
         raise CheckpointError(f"{path.parent}/run.json is missing or damaged. Copy the whole folder of the run.")
-    if identifier != folders:
+    if identifier != expected:
         raise CheckpointError(f"{path} belongs to another run than its folder. Put it back where it came from.")
     return saved
 

@@ -292,7 +292,8 @@ def test_a_pipe_in_the_folder_is_refused_at_once(run, name):
 @pytest.mark.parametrize("text", ["", "no JSON", "[1]", '{"id": 3}', "[" * 100_000, "\0"], ids=range(6))
 def test_a_damaged_run_json_is_refused_in_words(run, text):
     (run / "run.json").write_text(text)
-    refused(run, "belongs to another run than its folder|run.json is missing or damaged|run.json, which ties")
+    loaded = "belongs to another run than its folder|run.json is missing or damaged. Copy the whole folder of the run"
+    refused(run, f"{loaded}|run.json, which ties the checkpoints to this folder")
     assert (run / "run.json").read_text() == text  # so that nothing stands in the way of a copy
 
 

@@ -101,8 +101,7 @@ def predict(
     Args:
         model: see `outputs`. It is handed float32 images in 0 to 1.
         dataset: what to predict.
-        batch_size: images at a time; by default 500, or as many as have the pixels of 500 images of 32 x 32. The
-            predictions do not depend on it but for rounding.
+        batch_size: images at a time, see `checked_batch_size`. The predictions do not depend on it but for rounding.
         tta: test-time augmentation: average the logits over the image (half of the weight) and the image shifted by one
             pixel to the upper left and to the lower right, each together with its mirror image (as in K. Jordan's
             airbench, 2024). A network that is built to predict the same for mirror images is spared these. A fraction
@@ -115,8 +114,7 @@ def predict(
     """
     model = checked_model(model)
     check_dataset(dataset)
-    batch_size = max(1, min(500, 500 * 32**2 // dataset.size**2)) if batch_size is None else batch_size
-    check_batch_size(batch_size)
+    batch_size = checked_batch_size(batch_size, dataset)
     if not isinstance(tta, (bool, int, float)) or not 0 <= tta <= 1:
         raise ValueError(f"tta is {tta!r}; it must be True, False, or a fraction of the images from 0 to 1")
     home = device_of(model)
@@ -169,10 +167,17 @@ def checked_model(model: nn.Module) -> nn.Module:
     return uncompiled(model)
 
 
-def check_batch_size(batch_size) -> None:
-    """Raises ValueError: it is not a whole number from 1."""
+def checked_batch_size(batch_size: int | None, dataset: Dataset) -> int:
+    """The `batch_size`; for None 500 images, or as many as have the pixels of 500 images of 32 x 32.
+
+    Raises:
+        ValueError: it is not a whole number from 1.
+    """
+    if batch_size is None:
+        return max(1, min(500, 500 * 32**2 // dataset.size**2))
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; it must be a whole number from 1")
+    return batch_size
 
 
 def _channels_last(model: nn.Module, batch: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cifar_utils import warp
 from cifar_utils.augment import Policy, draw
 from cifar_utils.data import Dataset
-from cifar_utils.evaluation.inference import check_batch_size, checked_model, device_of, fingerprint, outputs
+from cifar_utils.evaluation.inference import checked_batch_size, checked_model, device_of, fingerprint, outputs
 from cifar_utils.evaluation.metrics import proportion
 from cifar_utils.evaluation.predictions import Predictions, check_dataset
 
@@ -90,20 +90,20 @@ def corrupt(dataset: Dataset, name: str, severity: float, device: torch.device |
 
 
 def predict_corrupted(
-    model: nn.Module, dataset: Dataset, name: str, severity: float, *, batch_size: int = 500
+    model: nn.Module, dataset: Dataset, name: str, severity: float, *, batch_size: int | None = None
 ) -> Predictions:
     """What a network predicts for the images with one corruption; see `corrupt` and `inference.predict`.
 
     Args:
         model, dataset: see `inference.predict`.
         name, severity: see `corrupt`.
-        batch_size: images that are computed at a time.
+        batch_size: images at a time, see `inference.checked_batch_size`.
 
     Raises:
         ValueError, FloatingPointError: see `corrupt` and `inference.outputs`.
     """
     check_dataset(dataset)
-    check_batch_size(batch_size)
+    batch_size = checked_batch_size(batch_size, dataset)
     model = checked_model(model)
     parts = (dataset.select(rows) for rows in torch.arange(len(dataset)).split(min(batch_size, len(dataset))))
     batches = (corrupt(part, name, severity, device_of(model)) for part in parts)
@@ -114,7 +114,7 @@ def predict_corrupted(
     )
 
 
-def robustness_curve(model: nn.Module, dataset: Dataset, name: str, *, batch_size: int = 500) -> np.ndarray:
+def robustness_curve(model: nn.Module, dataset: Dataset, name: str, *, batch_size: int | None = None) -> np.ndarray:
     """Accuracy at each of a corruption's severities: [A, 4] float64 of severity, accuracy and its 95 % interval.
 
     Accuracies are fractions, 0 to 1. model, dataset, name, batch_size: see `predict_corrupted`.

@@ -88,7 +88,7 @@ def cats_in_validation(answer) -> str:
         "shape": Wrong(
             "a rotation, zoom or perspective left in",
             "answer = Policy(flip_p=0.5, degrees=10, translate=(0.125, 0.125))",
-            "Images are also rotated, zoomed or distorted, or what comes from outside is not black.",
+            "Images are also rotated, zoomed or distorted, or the pixels from outside are not black.",
         ),
         "color": Wrong(
             "the full policy's colors",

@@ -104,15 +104,14 @@ def can_be_made(answer) -> str | tuple[str, dict]:
         outputs = model(torch.zeros(2, 3, 32, 32))
     except Exception as error:
         return "late", {"error": _first(error)}
-    return RIGHT if _has_layers(model, outputs, [nn.Conv2d, nn.Linear]) else "layers"
+    return RIGHT if _is_whole(model, outputs, convolutions=1) else "layers"
 
 
-def _has_layers(model: nn.Module, outputs, kinds: list[type]) -> bool:
-    """Whether the model has at least so many layers of each kind, and returns ten numbers per image."""
-    for kind in kinds:
-        if sum(isinstance(layer, kind) for layer in model.modules()) < kinds.count(kind):
-            return False
-    return list(outputs.shape[1:]) == [10]
+def _is_whole(model: nn.Module, outputs, convolutions: int) -> bool:
+    """Whether the model has at least so many convolutions and a head, and returns ten numbers per image."""
+    found = sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
+    has_head = any(isinstance(layer, nn.Linear) for layer in model.modules())
+    return found >= convolutions and has_head and list(outputs.shape[1:]) == [10]
 
 
 SUPER = HEAD + "        super().__init__()\n"
@@ -203,7 +202,7 @@ def all_layers_are_registered(answer) -> str | tuple[str, dict]:
         return "list" if is_head_only else "tuple", {"count": count_parameters(model)}
     if unused := [name for name, p in model.named_parameters() if p.grad is None]:
         return "unused", {"name": unused[0]}
-    return RIGHT if _has_layers(model, outputs, [nn.Conv2d, nn.Conv2d, nn.Linear]) else "layers"
+    return RIGHT if _is_whole(model, outputs, convolutions=2) else "layers"
 
 
 def untracked(model: nn.Module, images: torch.Tensor) -> list[nn.Module]:
@@ -474,7 +473,7 @@ def returns_logits(answer) -> str:
         "sharp": Wrong(
             "the filter that changes nothing",
             "answer = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])",
-            "After the filter, noise is {ratio:.2f} times as strong. A blur makes it weaker than 0.9.",
+            "After the filter, noise is {ratio:.2f} times as strong. Blur more: it must fall below 0.9 times.",
         ),
     },
     meaning="A gray image stays as it is, and noise gets weaker.",

@@ -62,10 +62,15 @@ class Training:
     profile: str
 
     @property
+    def all_options(self) -> dict:
+        """The options with the profile, whether the file names one or not."""
+        return {"profile": self.profile} | self.options
+
+    @property
     def arguments(self) -> list[str]:
         """For the command line."""
         found = ["train", "--folder", str(self.folder)]
-        for name, value in ({"profile": self.profile} | self.options).items():
+        for name, value in self.all_options.items():
             found += [f"--{name}"] * (value is not False) + [str(value)] * (not isinstance(value, bool))
         return found
 
@@ -288,7 +293,7 @@ def _runs(folder: Path) -> dict[str, overview.Run]:
 
 def _has_full_set(training: Training) -> bool:
     """Whether a training here would use the full data set, so that a worker must not fall back to the sample."""
-    options = {"profile": training.profile} | training.options
+    options = training.all_options
     if options.get("sample") or options.get("images") or settings.profile(options["profile"]).sample:
         return False
     return _full_set_is_in(options.get("data") or str(settings.data_directory()))

@@ -204,15 +204,18 @@ class Explorer(Widget):
         images = self.images()
         names = [images.classes[label] for label in images.labels]
         title = "\n".join(textwrap.wrap(f"{self.policy} ({self._train})", 110))
-        content = self._content(images) if self._state["swept"] else ""
+        content = self._content(self._values(images)) if self._state["swept"] else ""
         return [plots.augmentation_preview(images.images, self.shown(), names, title, content)]
 
-    def _content(self, images: Dataset) -> str:
+    def _values(self, images: Dataset) -> list[str]:
+        """The value of each column, with its unit; none of random draws."""
+        swept = self._state["swept"]
+        return preview.sweep_values(images, self.policy, swept, self._columns) if swept else []
+
+    def _content(self, values: list[str]) -> str:
         """What the columns beside the originals show, in words."""
-        if not (swept := self._state["swept"]):
-            return f"{self._columns} random draws"
-        values = preview.sweep_values(images, self.policy, swept, self._columns)
-        return f"{swept} from end to end ({', '.join(values)})"
+        swept = self._state["swept"]
+        return f"{swept} from end to end ({', '.join(values)})" if swept else f"{self._columns} random draws"
 
     def _change(self, note: str = "", **changes) -> None:
         state = self._state | changes
@@ -231,8 +234,8 @@ class Explorer(Widget):
         names = [images.classes[label] for label in images.labels]
         state, swept = self._state, self._state["swept"]
         lines = textwrap.wrap(repr(self.policy), 88, subsequent_indent="    ", break_on_hyphens=False)
-        values = preview.sweep_values(images, self.policy, swept, self._columns) if swept else []
-        content = self._content(images)
+        values = self._values(images)
+        content = self._content(values)
         with self.hold_sync():  # one message: the image and its description belong together
             self.pixels = rgba(sheet)
             self.view = {
