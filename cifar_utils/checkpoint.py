@@ -11,10 +11,10 @@ CheckpointError for every file that is not exactly what `save` wrote; `load_newe
 import hashlib
 import json
 import os
+import secrets
 import stat
-import tempfile
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,17 +47,14 @@ def write(path: Path, content: bytes, backup: bool = False) -> None:
     Raises:
         CheckpointError: the disk is full, the folder read-only, or the disk returns other bytes than were written.
     """
-    new = None
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        new = Path(name)
-        with open(descriptor, "wb") as f:
+        with open(new, "xb") as f:  # x: it must not exist, not even as a link
             f.write(content)
             f.flush()
             _to_disk(f.fileno())
         if new.read_bytes() != content:
             raise OSError("the disk does not return what was written")
-        os.chmod(new, 0o666 & ~_umask())  # mkstemp's own mode would hide a run from the teacher
         if backup:
             _replace(path, previous(path))
         _replace(new, path)
@@ -68,9 +65,8 @@ def write(path: Path, content: bytes, backup: bool = False) -> None:
             "you can write to; what was saved before is still there."
         ) from None
     finally:
-        if new:
-            with suppress(OSError):
-                new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
 
 
 def save(path: Path, state: dict) -> None:
@@ -94,8 +90,10 @@ def load(path: Path) -> dict:
             what = "larger than any checkpoint" if stat.S_ISREG(about.st_mode) else "no ordinary file"
             raise CheckpointError(f"{path} is {what} of this workshop. Choose another file.")
         with path.open("rb") as f:
-            content = f.read(9)  # the header's length and its first byte: other large files are not read as a whole
-            state = _decode(content + f.read()) if content.endswith(b"{") else None
+            state = None
+            if f.read(9).endswith(b"{"):  # the header's length and first byte: other large files are not read at all
+                f.seek(0)
+                state = _decode(f.read())
     except FileNotFoundError:
         message = f"There is no checkpoint {path}. Train first: notebook 03, or 'python -m cifar_utils train'."
         raise CheckpointError(message) from None
@@ -148,7 +146,7 @@ def pack(value, tensors: dict[str, Tensor], name: str = "state"):
             name += "'"
         tensors[name] = torch.as_tensor(value).detach().cpu().contiguous().clone()
         return {"tensor": name}
-    if isinstance(value, (dict, OrderedDict, Counter)):
+    if isinstance(value, dict):
         kind = "Counter" if isinstance(value, Counter) else "dict"
         return {kind: [[pack(k, tensors, name), pack(v, tensors, f"{name}.{k}")] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -224,12 +222,6 @@ def _replace(old: Path, new: Path, tries: int = 10 if os.name == "nt" else 1) ->
             return os.replace(old, new)
         time.sleep(0.1)
     os.replace(old, new)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _to_disk(descriptor: int) -> None:

@@ -124,31 +124,31 @@ def move(model: nn.Module, device: torch.device | str) -> torch.device:
         raise ValueError(f"device {device!r} cannot be used: {_first(error)}") from None
 
 
-def smallest_batch(sampler, train: Dataset) -> int:
+def _smallest_batch(sampler, train: Dataset) -> int:
     """Its number of images, in the first epoch. Raises ValueError: a batch is not of positions [b], int64."""
-    batches, last = sampler.epoch(0), len(train) - 1
+    batches, last = list(sampler.epoch(0)), len(train) - 1
     legal = [isinstance(b, torch.Tensor) and b.dtype == torch.int64 and b.ndim == 1 and len(b) > 0 for b in batches]
     if not legal or not all(legal) or not all(0 <= b.min() <= b.max() <= last for b in batches):
         raise ValueError(f"the sampler must have batches, int64 tensors [b] of positions from 0 to {last}")
     return min(map(len, batches))
 
 
-def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch.device, smallest: int):
+def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch.device, autocast, sampler):
     """Tries a copy of the model on up to three images, as in training and alone; the model itself is left as it is.
 
     Args:
-        model, train, transform, loss, device: see `train.steps`.
-        smallest: images in the smallest batch of an epoch, from 1.
+        model, train, transform, loss, device, autocast, sampler: see `train.steps`.
 
     Returns:
         The loss, on the device, and the layout in memory in which the model is given its images: channels last, which
         convolutions compute fastest, unless it fails on that (as `view` may, where `reshape` or `flatten` does not).
 
     Raises:
-        ValueError: the model, the transform or the loss fails, or the outputs are not finite [N, classes] logits.
+        ValueError: the model, the transform, the loss or the sampler fails, or the outputs are not finite [N, classes]
+            logits.
     """
     # Not as many images as classes: labels [N] would broadcast with logits [N, N], and a wrong loss pass unnoticed.
-    model, count = uncompiled(model), min(2 if len(train.classes) == 3 else 3, smallest)
+    model, count = uncompiled(model), min(2 if len(train.classes) == 3 else 3, _smallest_batch(sampler, train))
     loss = loss.to(device) if isinstance(loss, nn.Module) else loss
     if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
         raise ValueError(f"the loss {type(loss).__name__} has trainable parameters, and only the model's are trained")
@@ -156,8 +156,8 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
         model = copy.deepcopy(model)
     except Exception as error:
         raise ValueError(f"the model cannot be copied ({error}); fit tries a copy before the first step") from None
-    images, labels = train.images[:count].to(device), train.labels[:count].to(device)
-    index = train.index[:count].to(device)
+    # Copies: a transform may change its batch in place.
+    images, labels, index = (x[:count].to(device, copy=True) for x in (train.images, train.labels, train.index))
     plain, _ = apply_transform(None, images, labels, Step(0, 0, index, 0.0))
     augmented, targets = apply_transform(transform, images, labels, Step(0, 0, index, 0.0))
     low, high = (x.item() for x in augmented.aminmax())
@@ -166,6 +166,8 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             f"the transform returns images from {low:.3g} to {high:.3g} instead of 0 to 1; to normalize, put a "
             "Normalize layer in front of the model"
         )
+    if not (targets.is_floating_point() if targets.ndim == 2 else targets.dtype == torch.int64):
+        raise ValueError(f"the transform returns labels of {targets.dtype}, not int64 [N] or float [N, classes]")
     if targets.ndim == 2 and targets.shape[1] != len(train.classes):
         raise ValueError(f"the transform mixes {targets.shape[1]} classes (num_classes?), not {len(train.classes)}")
     model.eval()
@@ -179,7 +181,9 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             flush=True,
         )
     model.train()
-    logits = _logits(model, augmented, train)
+    precision = torch.autocast(device.type, autocast, enabled=autocast is not None)
+    with precision:
+        logits = _logits(model, augmented, train)
     if not logits.requires_grad:
         raise ValueError("no gradient leads from the model's outputs to its parameters: does it use no_grad or detach?")
     try:
@@ -194,7 +198,9 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     if unused:
         print(f"WARNING: {unused[0]} gets no gradient: the model never uses it ({len(unused)} such parameters).")
     try:
-        model(augmented.contiguous(memory_format=torch.channels_last)).sum().backward()
+        with precision:
+            outputs = model(augmented.contiguous(memory_format=torch.channels_last))
+        outputs.sum().backward()
         return loss, torch.channels_last
     except Exception:  # each model has its own
         return loss, torch.contiguous_format

@@ -511,7 +511,8 @@ def _calibration(run: Path) -> tuple[Temperature, str]:
         return temperature, "not calibrated: run evaluate first"
     if facts.get("tta"):
         return temperature, "not calibrated: run evaluate without --tta first"
-    return temperature, "not calibrated: without test images, evaluate fits no temperature"
+    why = "without test images, or where all validation images are predicted correctly, evaluate fits no temperature"
+    return temperature, f"not calibrated: {why}"
 
 
 def _download(options: argparse.Namespace) -> None:

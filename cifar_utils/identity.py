@@ -3,6 +3,7 @@
 Two runs with the same words share a folder, and the second finds or resumes the first; see `folder_for`.
 """
 
+import ast
 import dis
 import functools
 import hashlib
@@ -11,8 +12,10 @@ import json
 import re
 import sys
 import sysconfig
+import textwrap
 import types
 import weakref
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -25,18 +28,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from cifar_utils import settings
 from cifar_utils.augment import PRESETS, Policy, describe, flatten
 from cifar_utils.data import Dataset
-from cifar_utils.models import uncompiled
+from cifar_utils.models import Normalize, uncompiled
 
 # What training and loading change.
-_IN_GROUPS = ("params", "lr", "momentum", "betas")
+_IN_GROUPS = ("lr", "momentum", "betas")
 _IN_SCHEDULERS = ("optimizer", "last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i")
 _IN_MODELS = ("training", "image_size")
 _HIDDEN = ("_schedulers", "_milestones", "_schedule_phases", "_anneal_func_type", "_scale_fn_custom")  # in schedulers
 _LIBRARIES = ("cifar_utils", "torch", "torchvision")  # their functions are told apart by name
 _EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
 _COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)
+_CALLED = ("__call__", "forward", "transform", "at_step", "epoch", "record", "step")  # of a part, at each step
 _CHANGE = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "remove", "discard", "clear"}
-_first_rates: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # optimizer -> learning rates before training
+_at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # optimizer -> its groups' rates before training
 _HASHED = {  # settings whose values tell a person nothing
     "tensors": "the model's tensors have other names or shapes",
     "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
@@ -48,12 +52,17 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     """What two runs must have in common to be the same run, as JSON-like data; the same in every process."""
     model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
     shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
-    rates = _first_rates.setdefault(optimizer, [])
-    rates += [float(group["lr"]) for group in optimizer.param_groups[len(rates) :]]
+    name_of = {p: name for name, p in model.named_parameters()}
+    rates = _at_first.setdefault(optimizer, [])
+    rates += [{k: _plain(group[k]) for k in _IN_GROUPS if k in group} for group in optimizer.param_groups[len(rates) :]]
     groups = [  # schedulers note the first rate themselves, all but ReduceLROnPlateau
-        {"initial_lr": rate} | {k: _plain(v) for k, v in group.items() if k not in _IN_GROUPS and v}
+        {"initial_lr": rate["lr"]}
+        | {k: v for k, v in rate.items() if k != "lr"}
+        | {k: _plain(v) for k, v in group.items() if k not in (*_IN_GROUPS, "params") and v}
+        | {"parameters": _short_hash(" ".join(name_of[p] for p in group["params"]))}
         for rate, group in zip(rates, optimizer.param_groups)
     ]
+    methods = [method for kind in type(optimizer).__mro__ if _is_edited(kind) for method in _methods(vars(kind))]
     names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     return {
@@ -66,7 +75,10 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
         "augmentation": label(transform),
         "transform": words_of(transforms[0] if len(transforms) == 1 else transforms),
         "loss": words_of(loss),
-        "optimizer": {"name": type(optimizer).__name__, "defaults": _plain(optimizer.defaults), "groups": groups},
+        "optimizer": {
+            "name": type(optimizer).__name__, "defaults": _plain(optimizer.defaults), "groups": groups,
+            **({"code": _short_hash(words_of(methods))} if methods else {}),
+        },
         "scheduler": words_of(parts["scheduler"]),
         "sampler": words_of(parts["sampler"]),
         **numbers,
@@ -197,12 +209,14 @@ def _describes_itself(part) -> bool:
         return False
     if isinstance(part, type) or not hasattr(part, "__dict__"):
         return True
-    has_functions = any(map(inspect.isroutine, vars(part).values()))
-    return not (" at 0x" in repr(part) or has_functions or _is_edited(type(part)))
+    inner = [x for value in vars(part).values() for x in (value if isinstance(value, (list, tuple)) else [value])]
+    has_parts = any(callable(x) or hasattr(x, "at_step") for x in inner)
+    return not (" at 0x" in repr(part) or has_parts or _is_edited(type(part)))
 
 
 def _values(part, arrays: bool) -> dict:
-    """Name -> what an object was made with. What training changes is left out: parameters, buffers, a sampler's arrays.
+    """Name -> what an object was made with. What training changes is left out: parameters, a sampler's arrays, and what
+    the methods of a notebook's class assign when they are called.
 
     Args:
         arrays: False for a model, which may keep what it computed last.
@@ -212,20 +226,35 @@ def _values(part, arrays: bool) -> dict:
     members = {name: member for kind in reversed(own) for name, member in vars(kind).items()}
     attributes = {name: member for name, member in members.items() if _is_value(member)}  # those of the class
     attributes |= vars(part) if hasattr(part, "__dict__") else {}
-    found = {k: v for k, v in attributes.items() if k in _HIDDEN or k[0] != "_"}
-    found = {k: v for k, v in found.items() if k not in changing}
+    methods = _methods(members)
+    made = set().union(*(_written(method) or () for method in methods if method.__name__ == "__init__"))
+    changes = {*changing, *set().union(*(_written(method) or () for method in methods if method.__name__ in _CALLED))}
+    found = {k: v for k, v in attributes.items() if k[0] != "_" or k in _HIDDEN or k in made}
     if isinstance(part, nn.Module):
-        found |= dict(part.named_children())
-        # The weights of the classes, in a loss; other buffers may change with every batch.
-        found |= {name: part._buffers[name] for name in ("weight", "pos_weight") if name in part._buffers}
+        found |= {k: v for k, v in part._modules.items() if v is not None}
+        # The weights of the classes, in a loss; a library's other buffers may change with every batch.
+        buffers = part._buffers if own and arrays else {k: part._buffers.get(k) for k in ("weight", "pos_weight")}
+        found |= {k: v for k, v in buffers.items() if v is not None}
+    if isinstance(part, Normalize):
+        found["constants"] = part.extra_repr()
     passing: tuple = ()
     if not arrays:
         passing = (torch.Tensor, np.ndarray, list, dict, type(None))  # as None until the first batch, then a tensor
     elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
         passing = (torch.Tensor, np.ndarray)
-    found = {k: v for k, v in found.items() if not isinstance(v, passing)}
-    methods = [_function(member) for member in members.values() if inspect.isfunction(_function(member))]
+    found = {k: v for k, v in found.items() if k not in changes and (_are_numbers(v) or not isinstance(v, passing))}
     return found | ({"methods": methods} if methods else {})
+
+
+def _are_numbers(x) -> bool:
+    """Whether it is a list or dict of numbers or texts."""
+    values = list(x.values()) if isinstance(x, dict) else x if isinstance(x, list) else []
+    return bool(values) and all(isinstance(v, (int, float, str)) for v in values)
+
+
+def _methods(members: Mapping) -> list:
+    """The functions among a class's members."""
+    return [_function(member) for member in members.values() if inspect.isfunction(_function(member))]
 
 
 def _function(member):
@@ -239,12 +268,16 @@ def _behavior(function) -> tuple[str, list]:
     used = {name: function.__globals__.get(name) for name in sorted(global_names(function.__code__))}
     used |= {name: cell.cell_contents for name, cell in zip(names, function.__closure__ or ())}
     # What it changes itself, such as a count or a list of losses, is no setting.
-    stored, collects = _stored(function.__code__), _changes(function.__code__)
-    outside = [x for name, x in used.items() if name not in stored]
-    plain = [x for x in outside if _is_value(x) and not (collects and isinstance(x, _COLLECTIONS))]
+    written = _written(function)
+    outside = [x for name, x in used.items() if name not in (written or ())]
+    plain = [x for x in outside if _is_value(x) and not (written is None and isinstance(x, _COLLECTIONS))]
     own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
     # A library's code changes with its version, and Python's instructions with Python's.
-    code = "" if (function.__module__ or "").partition(".")[0] in _LIBRARIES else _code(function.__code__)
+    code = (
+        ""
+        if (function.__module__ or "").partition(".")[0] in _LIBRARIES
+        else _code(function.__code__, function.__doc__)
+    )
     return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, plain, own]
 
 
@@ -260,19 +293,32 @@ def _is_value(x) -> bool:
     return isinstance(x, (int, float, str, tuple, *_COLLECTIONS)) or hasattr(x, "at_step") or is_own_transform
 
 
-def _stored(code: types.CodeType) -> set[str]:
-    """The names from outside to which a function gives another value."""
-    inner = [_stored(x) for x in code.co_consts if isinstance(x, types.CodeType)]
-    found = {x.argval for x in dis.get_instructions(code) if x.opname in ("STORE_GLOBAL", "STORE_DEREF")}
-    return (found - set(code.co_cellvars)).union(*inner)
+def _written(function) -> set[str] | None:
+    """The names of globals, outer variables and attributes of `self` that a function assigns or changes in place.
 
-
-def _changes(code: types.CodeType) -> bool:
-    """Whether a function seems to change what it has from outside in place, such as a list that it appends to."""
-    names, operations = set(code.co_names), {x.opname for x in dis.get_instructions(code)}
-    in_place = any(name.endswith("_") and not name.startswith("_") for name in names)  # add_, copy_, ...
-    inner = any(_changes(x) for x in code.co_consts if isinstance(x, types.CodeType))
-    return bool(names & _CHANGE) or in_place or "STORE_SUBSCR" in operations or inner
+    As by `global count`, `losses.append(x)`, `sums[k] += 1`, `self.seen = x`. None: its source is not at hand.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):  # code made by exec; a lambda in the middle of a call
+        return None
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
+            found.update(node.names)
+        is_written = isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            changes = node.func.attr in _CHANGE or node.func.attr.endswith("_")
+            is_written, node = changes, node.func.value if changes else node
+        elif isinstance(node, ast.Name):  # a variable of its own, unless it is declared global
+            continue
+        while is_written and isinstance(node, ast.Subscript):
+            node = node.value
+        if is_written and isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
+            found.add(node.attr)
+        elif is_written and isinstance(node, ast.Name):
+            found.add(node.id)
+    return found
 
 
 def _is_edited(kind: type) -> bool:
@@ -290,9 +336,10 @@ def _is_installed(file: str) -> bool:
     return bool(installed) or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
 
 
-def _code(code: types.CodeType) -> str:
-    """Instructions, names and constants, those of functions within included; without addresses."""
-    constants = [_code(x) if isinstance(x, types.CodeType) else _constant(x) for x in code.co_consts]
+def _code(code: types.CodeType, docstring: str | None = None) -> str:
+    """Instructions, names and constants, those of functions within included; without addresses and its docstring."""
+    kept = [x for x in code.co_consts if docstring is None or x is not docstring]
+    constants = [_code(x) if isinstance(x, types.CodeType) else _constant(x) for x in kept]
     return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 

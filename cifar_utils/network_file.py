@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import inspect
 import linecache
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ def save(network: Callable[..., nn.Module]) -> Path:
     code = [line for line in lines.values() if line not in imports]
     file = settings.network_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    trial = file.with_name(".network_trial.py")
+    trial = file.with_name(f".network_trial_{os.getpid()}.py")  # of this kernel: another may be saving as well
     try:
         checkpoint.write(trial, ("\n".join(imports) + "\n\n\n" + "\n\n\n".join(code) + "\n").encode())
         make(load(trial))
@@ -90,7 +91,7 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
         if name and not hasattr(module, name):
             raise ValueError(f"it defines no {name}")
         return getattr(module, name or [*known, *own][-1])
-    except Exception as error:  # a participant's code can fail in any way
+    except (Exception, SystemExit) as error:  # a participant's code can fail in any way
         raise ValueError(f"{file}: {name or 'the network'} cannot be loaded ({error})") from error
 
 
@@ -196,8 +197,10 @@ def _definition(thing) -> tuple[str, dict]:
     for function in functions:
         source = "".join(linecache.getlines(function.__code__.co_filename))
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == thing.__name__:
-                first = min([decorator.lineno for decorator in node.decorator_list] + [node.lineno])
+            if not (isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == thing.__name__):
+                continue
+            first = min([decorator.lineno for decorator in node.decorator_list] + [node.lineno])
+            if first <= function.__code__.co_firstlineno <= node.end_lineno:  # a cell may define a name twice
                 lines = source.splitlines()[first - 1 : node.end_lineno]
                 return textwrap.dedent("\n".join(lines)), function.__globals__
     raise ValueError(f"the code of {thing.__name__} is not in this notebook: define it in a cell, with a method")

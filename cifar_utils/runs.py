@@ -138,6 +138,7 @@ def resume(run: Path, parts: dict, about: dict) -> bool:
     if not checkpoint.exists(path):
         if checkpoint.exists(run / BEST):
             raise CheckpointError(f"{run} holds {BEST} of a run whose {LAST} is missing. Name another folder.")
+        (run / "history.json").unlink(missing_ok=True)  # of a run here whose checkpoints were deleted
         return False
     saved = _read(path)
     if saved["states"]["trainer"]["epoch"] and not checkpoint.exists(run / BEST):

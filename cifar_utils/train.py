@@ -103,7 +103,7 @@ def steps(
     scheduler = warm_up_and_decay(optimizer, count) if scheduler is None else scheduler
     checks.check_parts(model, optimizer, scheduler, scheduler_per, epochs, total_steps)
     with seeded(seed, "check"):
-        loss, layout = checks.check_model(model, train, transform, loss, device, checks.smallest_batch(sampler, train))
+        loss, layout = checks.check_model(model, train, transform, loss, device, autocast, sampler)
     state = TrainerState(epochs)
     parts = {"model": model, "trainer": state, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
     numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "scheduler_per": scheduler_per}
@@ -125,7 +125,7 @@ def steps(
         with log.tensorboard(run, state) as board, log.EpochBar(state) as progress:
             while state.epoch < epochs and not state.stop:
                 model.train()
-                batches = sampler.epoch(state.epoch)
+                batches = list(sampler.epoch(state.epoch))
                 state.steps_per_epoch = len(batches)
                 for batch in [b.to(device) for b in batches[state.step :]]:  # all now: each copy to a GPU waits for it
                     start = time.perf_counter()
@@ -366,7 +366,10 @@ def best_device() -> torch.device:
 
 @contextmanager
 def seeded(*key) -> Iterator[None]:
-    """Seeds the global generators of torch, NumPy and Python from a key; afterwards the caller's are back."""
+    """Seeds the global generators of torch, NumPy and Python from a key; afterwards the caller's are back.
+
+    Of GPUs, only that of the current CUDA device is brought back.
+    """
     number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     numpy_state, python_state = np.random.get_state(), random.getstate()

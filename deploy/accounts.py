@@ -71,7 +71,7 @@ def main() -> None:
                 print(f"{name} exists; its password stays", file=sys.stderr)
     except ValueError as error:
         sys.exit(str(error))
-    except (subprocess.CalledProcessError, PermissionError):
+    except (subprocess.CalledProcessError, OSError):  # such as FileNotFoundError: only root's PATH has groupadd
         sys.exit(
             "The accounts could not all be made. Run this with sudo; the same command makes those that are missing."
         )

@@ -10,9 +10,9 @@ CIFAR10_DIR             the data directory (default: data/ in the project's fold
 WORKSHOP_COPIES         participants' copies of the notebooks (default: copies/ in the project's folder)
 """
 
+import asyncio
 import grp
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -88,11 +88,19 @@ c.JupyterHub.services = [
 ]
 
 
-def copy_notebooks(spawner) -> None:
+async def copy_notebooks(spawner) -> None:
     """Gives the participant what is new among the copies; a file that is there already is theirs and stays."""
-    home = Path(f"~{spawner.user.name}").expanduser()
-    as_participant = ["runuser", "-u", spawner.user.name, "--"]
-    subprocess.run([*as_participant, "cp", "-rn", "--", f"{COPIES}/.", str(home / FOLDER)], check=True, timeout=60)
+    folder = Path(f"~{spawner.user.name}").expanduser() / FOLDER
+    command = ["runuser", "-u", spawner.user.name, "--", "cp", "-rn", "--", f"{COPIES}/.", str(folder)]
+    process = await asyncio.create_subprocess_exec(*command)  # awaited: the hub serves the others meanwhile
+    try:
+        code = await asyncio.wait_for(process.wait(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    # Some versions of cp count a file that they left alone as an error, and a participant may have replaced a folder.
+    if code and not (folder / "notebooks").is_dir():
+        raise RuntimeError(f"the notebooks cannot be copied into {folder}")
 
 
 c.Spawner.pre_spawn_hook = copy_notebooks

@@ -114,8 +114,13 @@ def test_the_temperature_of_another_network_is_refused():
     with_temperature(random_predictions(1, model="b"), fit_temperature(random_predictions(0, split="validation")))
 
 
-def test_all_right_and_certain_ends_near_the_bounds_without_an_error():
-    assert 0.05 <= fit_temperature(certain([1, 2], [1, 2], 0.9, "validation")) < 0.1
+def test_where_all_are_right_no_temperature_is_best():
+    """The loss falls as far as the temperature goes, so any number would only be where the search ended."""
+    with pytest.raises(ValueError, match="no temperature fits best, since all predictions are right: 2 validation"):
+        fit_temperature(certain([1, 2], [1, 2], 0.9, "validation"))
+
+
+def test_where_all_are_wrong_the_search_ends_near_its_bound():
     assert 19 < fit_temperature(certain([1, 2], [3, 4], 0.9, "validation")) <= 20 + 1e-9
 
 

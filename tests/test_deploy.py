@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="a server of this kind runs Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a server of this kind runs Linux")
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 

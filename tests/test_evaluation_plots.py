@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from figures import check_texts
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -72,23 +73,49 @@ FIGURES = {  # how to draw it, and what its text alternative must contain
     "confusion matrix of 50": (lambda: confusion_matrix(50), ["the 10 best and the 10 worst of 50 classes: class "]),
     "confusion matrix of 100": (lambda: confusion_matrix(100), ["of 100 classes", "is predicted as"]),
     "confusion matrix of 300": (lambda: confusion_matrix(300), ["of 300 classes", "is predicted as"]),
-    "class accuracy": (class_accuracy, ["best first: truck 100.0%, ship 90.1%", "airplane 0.0%", "frog n/a."]),
-    "class accuracy of 2": (lambda: class_accuracy(np.eye(2, dtype=int), ("cat", "dog")), ["cat 100.0%, dog 100.0%."]),
+    "class accuracy": (
+        class_accuracy,
+        ["first: truck 100.0% (", "); ship 90.1% (", "airplane 0.0% (", "frog n/a."],
+    ),
+    "class accuracy of 2": (
+        lambda: class_accuracy(np.eye(2, dtype=int), ("cat", "dog")),
+        ["cat 100.0% (20.7% to 100.0%); dog 100.0% (20.7% to 100.0%)."],
+    ),
     "class accuracy of 100": (
         lambda: class_accuracy(MANY, names(100)),
         ["1,000 test images - the 10 best and the 10 worst of 100 classes."],
     ),
     "reliability": (
         calibration_curves,
-        ["5 equally wide bins", "as trained: calibration error", "of one: calibration error 30.0%", "70% and 100%"],
+        [
+            "5 equally wide bins",
+            "as trained: calibration",
+            "of one: calibration error 30.0%",
+            "70% and 100% (1 images)",
+        ],
     ),
     "models": (
         lambda: evaluation_plots.model_accuracies(ACCURACIES, "Models"),
         ["mine 85.7% (85.0% to 86.4%)", "yours 10.0%"],
     ),
-    "robustness": (lambda: robustness(7), ["rotation, full: 10% at -1, 90% at best, 20% at 1", "contrast, none"]),
+    "robustness": (
+        lambda: robustness(7),
+        ["rotation, full: 10% at -1, 90% at best, 20% at 1 (intervals up to", "contrast, none"],
+    ),
     "robustness of one": (lambda: robustness(1), ["rotation, full"]),
     "activation maps": (activation_maps, ["airplane: most at the top left", "automobile: most at the bottom right"]),
+    "activation maps against": (
+        lambda: evaluation_plots.class_activation_maps(random_images(1).images, -np.ones((1, 8, 8)), ["cat"], "T"),
+        ["cat: no place supports it"],
+    ),
+    "a photo": (
+        lambda: evaluation_plots.photo_and_square(torch.zeros(3, 40, 90, dtype=torch.uint8), 48, FORMULA),
+        [f"{FORMULA}. Left: the photo", "the square, 48 x 48 pixels."],
+    ),
+    "probabilities": (
+        lambda: evaluation_plots.probabilities({FORMULA: 0.75, "dog": 0.25}, "A photo"),
+        [f"A photo. Bars, the most probable class first: {FORMULA} 75.0%, dog 25.0%."],
+    ),
     "activation maps of 64 pixels": (lambda: activation_maps(size=64), ["airplane: most at the top left"]),
     "perfect": (lambda: class_accuracy(np.diag([1000] * 10), title="All"), ["airplane 100.0%"]),
     "formulas": (lambda: confusion_matrix(10, FORMULA), [FORMULA]),

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from dataclasses import replace
 
 import jupytext
 import nbformat
@@ -44,7 +45,7 @@ def part(key: str, name: str) -> str:
 def tiny_run(name: str, stop: bool = False, transform=PRESETS["full"], seed: int = 0):
     """A finished run of one epoch, or a stopped one, in the folder of all runs."""
     train, val = data.split(data.cifar10(sample=True), seed=seed)
-    train, val = train.select(torch.arange(60)), val.select(torch.arange(20))
+    train = train.select(torch.arange(60))
     model = nn.Sequential(Normalize.from_dataset(train), SmallCNN(widths=(4, 4, 4)))
     options = {"transform": transform, "epochs": 1, "batch_size": 30, "run": settings.runs_directory() / name}
     if not stop:
@@ -67,7 +68,10 @@ def table_of(correct: int) -> Predictions:
 def run(code: str) -> dict:
     """Runs code as a cell of a notebook with the imports and tables that answers use."""
     names = {"torch": torch, "nn": nn, "F": F, "v2": v2, "np": np, "PRESETS": PRESETS, "Policy": Policy}
-    names |= {"tiny_run": tiny_run, "first": table_of(50), "second": table_of(80), "first_changed": table_of(52)}
+    tables = {"first": table_of(50), "second": table_of(80), "first_changed": table_of(52)}
+    tables |= {"memorized": replace(tables["first"], split="training")}
+    tables |= {"memorized_changed": replace(tables["second"], split="training")}
+    names |= {"tiny_run": tiny_run} | tables
     return run_cell(code, **names)
 
 
@@ -131,6 +135,7 @@ def test_each_wrong_answer_gets_its_own_reply(key, name):
 
 
 FULL_SHIFT = 'import dataclasses\nanswer = dataclasses.replace(PRESETS["full"], degrees=0, scale=(1, 1), {})'
+SHIFT_AND_FLIP = "answer = [v2.RandomAffine(0, translate=(0.125, 0.125)), v2.RandomHorizontalFlip(), {}]"
 TUPLE = """class answer(nn.Module):
     def __init__(self, classes=10):
         super().__init__()
@@ -143,6 +148,9 @@ TUPLE = """class answer(nn.Module):
         return self.head(images.flatten(1))"""
 
 
+CHOOSE_BY = "def answer(history):\n    return min(history, key=lambda row: "
+
+
 @pytest.mark.parametrize(
     ("key", "code", "name"),
     [
@@ -150,6 +158,8 @@ TUPLE = """class answer(nn.Module):
         ("1.2", "answer = Policy(flip_p=0.5, translate=(0.4, 0.4))", "far"),
         ("1.2", "answer = Policy(flip_p=0.5, translate=(4 / 32, 2 / 32))", "little"),
         ("1.2", "answer = Policy(flip_p=0.5, translate=(0.1, 0.1))", "little"),
+        ("1.2", SHIFT_AND_FLIP.format("v2.GaussianBlur(3)"), "shape"),
+        ("1.2", SHIFT_AND_FLIP.format("v2.RandomErasing(0.5)"), "shape"),
         ("2.3", TUPLE, "list"),
         ("2.4", TUPLE, "hidden"),
         ("2.4", TUPLE.replace("(nn.Conv2d", "nn.Sequential(nn.Conv2d"), core.RIGHT),
@@ -157,6 +167,8 @@ TUPLE = """class answer(nn.Module):
                 "    def forward(self, x):\n        return super().forward(50 * x.mean((2, 3))).relu()", "limited"),
         ("3.2", "def answer(model, optimizer, images, labels):\n    return 2.0", "step"),
         ("4.2", 'def answer(history):\n    return history[2]["epoch"]', "other"),
+        ("4.2", 'def answer(history):\n    return history[-3]["epoch"]', "other"),
+        ("4.2", CHOOSE_BY + 'row["validation_loss"] - row["test_accuracy"])["epoch"]', "test"),
     ],
 )  # fmt: skip
 def test_answers_that_were_misjudged_once(key, code, name):

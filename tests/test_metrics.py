@@ -75,10 +75,10 @@ def test_confusions_in_words():
     matrix[5, 3] = 2  # dog -> cat 50 %
     matrix[0, 8], matrix[0, 2] = 1, 1  # airplane -> ship and bird 10 % each: the lower class first
     expected = [
-        "dog is predicted as cat 50.0% of the time",
-        "cat is predicted as dog 40.0% of the time",
-        "airplane is predicted as bird 10.0% of the time",
-        "airplane is predicted as ship 10.0% of the time",
+        "dog is predicted as cat 50.0% of the time (2 of 4)",
+        "cat is predicted as dog 40.0% of the time (4 of 10)",
+        "airplane is predicted as bird 10.0% of the time (1 of 10)",
+        "airplane is predicted as ship 10.0% of the time (1 of 10)",
     ]
     assert metrics.top_confusions(matrix, CIFAR10_CLASSES) == "; ".join(expected) + "."
     assert metrics.top_confusions(matrix, CIFAR10_CLASSES, most=1) == expected[0] + "."
@@ -220,7 +220,10 @@ def test_every_class_has_its_row_and_column(classes):
     assert matrix.shape == (classes, classes) and matrix.sum() == 2 and matrix.dtype == np.int64
     assert metrics.per_class(matrix)["recall"].shape == (classes, 3)
     first, second = names(classes)[:2]
-    assert metrics.top_confusions(matrix, names(classes)) == f"{second} is predicted as {first} 100.0% of the time."
+    assert (
+        metrics.top_confusions(matrix, names(classes))
+        == f"{second} is predicted as {first} 100.0% of the time (1 of 1)."
+    )
 
 
 def test_the_best_and_the_worst():

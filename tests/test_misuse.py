@@ -394,6 +394,24 @@ def test_a_scheduler_that_does_not_fit_is_refused(tmp_path, options, words):
     refused(tmp_path / "run", words, MODEL, **options)
 
 
+def test_soft_labels_of_a_wrong_type_are_refused(tmp_path):
+    """A loss of one's own might take them; the figures that training keeps do not."""
+    options = {"transform": lambda x, y: (x, F.one_hot(y, 10)), "loss": lambda z, y: F.cross_entropy(z, y.float())}
+    refused(tmp_path / "run", "labels of torch.int64, not int64 [N] or float [N, classes]", **options)
+
+
+def test_a_network_that_fails_with_16_bit_products_only_is_refused(tmp_path):
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3072, 10)
+
+        def forward(self, x):
+            return torch.zeros(len(x), 10).index_add_(1, torch.arange(10), self.head(x.flatten(1)))
+
+    refused(tmp_path / "run", "the model fails on images", Fails(), autocast=torch.bfloat16)
+
+
 # Losses
 
 

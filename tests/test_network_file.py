@@ -141,6 +141,7 @@ def test_what_does_not_work_is_refused_and_the_file_that_was_there_stays(code, m
         ("x = 1", None, "the network cannot be loaded"),
         ("def a(): pass", "b", "b cannot be loaded"),
         ("import missing_package", None, "No module named 'missing_package'"),
+        ("class A: pass\nimport sys\nsys.exit(0)", None, "the network cannot be loaded"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(folder, text, name, message):
@@ -150,6 +151,12 @@ def test_a_file_that_cannot_be_used_is_named(folder, text, name, message):
     with pytest.raises(ValueError, match=message) as error:
         network_file.load(file, name)
     assert str(file) in str(error.value)
+
+
+def test_of_two_definitions_of_one_name_the_last_is_saved(folder):
+    twice = "def answer():\n    return nn.Linear(2, 3)\n\ndef answer():\n    return nn.Linear(2, 5)"
+    network_file.save(cell(twice)["answer"])
+    assert network_file.load()().out_features == 5
 
 
 @pytest.mark.slow

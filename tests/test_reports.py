@@ -37,7 +37,7 @@ def test_the_report():
     )
     assert lines[8].split() == ["bird", "n/a", "n/a", "n/a"] and lines[14].split()[:2] == ["ship", "n/a"]
     assert lines[14].split()[2] == "0.0%"
-    assert lines[-1] == "airplane is predicted as ship 25.0% of the time."
+    assert lines[-1] == "airplane is predicted as ship 25.0% of the time (1 of 4)."
     assert "loss 0.0000" in report(certain([3], [3]))
 
 
@@ -54,6 +54,14 @@ def test_the_report_with_validation_and_of_classes_alone():
     assert f"at the temperature {temperature:.2f}, fitted on validation" in report(p, "t", validation)
     bare = report(replace(p, probabilities=None))
     assert "loss" not in bare and "top-3" not in bare and "calibration" not in bare and "accuracy" in bare
+
+
+def test_where_all_validation_images_are_right_no_temperature_is_claimed(tmp_path):
+    p, validation = random_predictions(0), certain([1, 2], [1, 2], 0.9, "validation")
+    words = "no temperature fits best, since all 2 validation images are predicted correctly"
+    assert words in report(p, "t", validation)
+    write(tmp_path, p, validation=validation)
+    assert "temperature" not in json.loads((tmp_path / "report.json").read_text())
 
 
 def test_validation_predictions_that_do_not_belong_are_refused(tmp_path):
@@ -75,7 +83,7 @@ def test_validation_predictions_that_do_not_belong_are_refused(tmp_path):
 def test_the_report_names_the_label_errors_that_are_there():
     p = certain([1, 2, 3], [1, 2, 4], source="CIFAR-10")
     doubted = replace(p, index=[7, 8, 2405])
-    assert "accuracy without the 1 known label errors: 100.00%" in report(doubted)
+    assert "accuracy without the 1 known label errors 100.00% (" in report(doubted)
     for other in (p, replace(doubted, source="birds"), replace(doubted, split="validation"), doubted.select([2])):
         assert "label errors" not in report(other)
 

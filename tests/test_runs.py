@@ -1,12 +1,14 @@
 """A run's folder: what it remembers, what fits it and what is refused, in words and before anything is changed."""
 
 import json
+import linecache
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,10 @@ from cifar_utils import checkpoint, identity, runs
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.inference import predict
+from cifar_utils.models import Normalize
+from cifar_utils.speedrun.resizing import ProgressiveResizing
 from cifar_utils.speedrun.selection import DropEasiest
-from cifar_utils.train import sgd, steps
+from cifar_utils.train import fit, sgd, steps
 
 
 @pytest.fixture(scope="module")
@@ -567,10 +571,79 @@ class Cutout:
 
 
 def in_a_notebook(code: str, **names):
-    """What a cell defines last."""
-    cell = {"__name__": "__main__"} | names
-    exec(code, cell)
+    """What a cell defines last; as in a notebook, the cell's source is at hand."""
+    cell, file = {"__name__": "__main__"} | names, f"<cell {hash(code)}>"
+    linecache.cache[file] = len(code), None, code.splitlines(keepends=True), file
+    exec(compile(code, file, "exec"), cell)
     return list(cell.values())[-1]
+
+
+class Private:
+    """A transform that keeps its setting in a private attribute, and counts its calls."""
+
+    def __init__(self, size):
+        self._size, self.calls = size, 0
+
+    def __call__(self, images):
+        self.calls += 1
+        return images.roll(self._size, 3)
+
+
+class Focal(nn.Module):
+    """A loss with a buffer that is a setting, and one that changes with every batch."""
+
+    def __init__(self, alpha):
+        super().__init__()
+        self.register_buffer("alpha", torch.tensor(alpha))
+        self.register_buffer("mean", torch.tensor(0.0))
+
+    def forward(self, logits, labels):
+        loss = F.cross_entropy(logits, labels)
+        self.mean = 0.9 * self.mean + 0.1 * loss.detach()
+        return self.alpha * loss
+
+
+class Rates(nn.Module):
+    """A network with a list of numbers that is a setting, one that it fills, and a count."""
+
+    def __init__(self, *rates):
+        super().__init__()
+        self.body, self.rates, self.seen, self.calls = narrow(), list(rates), [0.0], 0
+
+    def forward(self, images):
+        self.calls += 1
+        self.seen.append(1.0)
+        return F.dropout(self.body(images), self.rates[0], self.training)
+
+
+BOX = """
+BOX = [{}, 24]
+def transform(images):
+    images = images.clone()
+    images[:, :, BOX[0] : BOX[1]] = 0
+    return images
+"""
+SIGN = """
+import torch
+class Sign(torch.optim.SGD):
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.data.add_({} * p.grad.sign())
+"""
+
+
+def in_two_groups(first_count: int, momentum: float = 0.9):
+    """SGD without weight decay for one group; where the border is does not show in the groups' own numbers."""
+
+    def options(model):
+        of_size = sorted(model.parameters(), key=torch.numel)
+        first, second = of_size[:first_count], of_size[first_count:]
+        groups = [{"params": first, "weight_decay": 0.0}, {"params": second, "momentum": momentum}]
+        return {"optimizer": torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=5e-4)}
+
+    return options
 
 
 CLASS = """
@@ -786,6 +859,23 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
     "OneCycleLR along lines": one_cycle(anneal_strategy="linear"),
     "a slow part": with_a_slow_part(0.01),
     "a slower part": with_a_slow_part(0.001),
+    "a private attribute": lambda model: {"transform": Private(4)},
+    "another private attribute": lambda model: {"transform": Private(8)},
+    "a list beside a local change": lambda model: {"transform": in_a_notebook(BOX.format(8))},
+    "another list beside it": lambda model: {"transform": in_a_notebook(BOX.format(12))},
+    "an object inside a transform": lambda model: {"transform": ProgressiveResizing(Private(4))},
+    "another object inside it": lambda model: {"transform": ProgressiveResizing(Private(8))},
+    "a buffer of a loss": lambda model: {"loss": Focal(0.5)},
+    "another buffer of the loss": lambda model: {"loss": Focal(0.25)},
+    "two groups": in_two_groups(1),
+    "two groups with another border": in_two_groups(2),
+    "another momentum of a group": in_two_groups(1, momentum=0.5),
+    "an optimizer in a notebook": lambda model: {
+        "optimizer": in_a_notebook(SIGN.format(-0.01))(model.parameters(), 0.1)
+    },
+    "the optimizer with another step": lambda model: {
+        "optimizer": in_a_notebook(SIGN.format(-0.02))(model.parameters(), 0.1)
+    },
 }
 NETWORKS = {  # of the same tensors
     "plain": narrow,
@@ -801,7 +891,19 @@ NETWORKS = {  # of the same tensors
     "with another forward": lambda: in_a_notebook(NETWORK.format(p=0.2, function="tanh")),
     "with a frozen layer": lambda: frozen(narrow(), 1),
     "with more frozen layers": lambda: frozen(narrow(), 2),
+    "with rates in a list": lambda: Rates(0.1, 0.3),
+    "with other rates": lambda: Rates(0.1, 0.5),
+    "with constants": lambda: nn.Sequential(Normalize((0.5,) * 3, (0.5,) * 3), narrow()[1]),
+    "with other constants": lambda: nn.Sequential(Normalize((0.4,) * 3, (0.5,) * 3), narrow()[1]),
+    "with a layer": lambda: twice(1),
+    "with the layer twice": lambda: twice(2),
 }
+
+
+def twice(count: int) -> nn.Module:
+    """A dropout layer so many times: the same object."""
+    dropout = nn.Dropout(0.3)
+    return nn.Sequential(*narrow(), *[dropout] * count)
 
 
 def frozen(model: nn.Module, count: int) -> nn.Module:
@@ -850,6 +952,36 @@ def test_the_code_of_a_class_in_a_file_beside_the_notebook_counts(home, tmp_path
     monkeypatch.syspath_prepend(tmp_path)
     found = [identity.words_of(__import__(f"shift{number}").Shift()) for number in range(2)]
     assert found[0] != found[1]
+
+
+def test_another_docstring_is_no_other_training():
+    code = 'def transform(images):\n    """{}"""\n    return images.flip(3)\n'
+    found = [identity.words_of(in_a_notebook(code.format(text))) for text in ("To the left.", "Mirrored.")]
+    assert found[0] == found[1]
+
+
+def test_trying_a_transform_leaves_the_images_alone(home):
+    """One that writes into its batch, as a first version of cutout does."""
+    train, val = tiny(), tiny(32, "validation")
+    before = train.images.clone(), train.labels.clone()
+
+    def cutout(images, labels):
+        images[:] = 0
+        labels[:] = 0
+        return images, labels
+
+    fit(narrow(), train, val, transform=cutout, epochs=1, batch_size=16)
+    assert torch.equal(train.images, before[0]) and torch.equal(train.labels, before[1])
+
+
+def test_a_new_run_in_the_folder_of_another_has_a_history_of_its_own(tmp_path):
+    """Stopped in its first epoch, it must not seem to be as long as the one whose checkpoints were deleted."""
+    train_tiny(tmp_path, narrow())
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    train_tiny(tmp_path, narrow(), seed=1, stop_after=1)
+    assert not (tmp_path / "history.json").exists()
+    assert train_tiny(tmp_path, narrow(), seed=1)[0]
 
 
 def test_a_transform_with_a_word_called_transform_is_none_the_less_one():
@@ -912,7 +1044,7 @@ class Remembering(nn.Module):
         return self.last
 
 
-@pytest.mark.parametrize("make", [narrow, Remembering])
+@pytest.mark.parametrize("make", [narrow, Remembering, partial(Rates, 0.1)])
 def test_a_network_that_was_trained_is_still_the_same_run(home, make):
     """The same cell again, without making the parts anew: weights, statistics, mode and losses are not settings."""
     model = make()
@@ -942,7 +1074,14 @@ def test_what_a_transform_collects_is_no_setting(home):
         rows = [*rows, count]
         return images
 
-    for number, part in enumerate((transform, summing, counting), start=1):
+    counts = {}
+
+    def by_class(images, labels):
+        for label in labels.tolist():
+            counts[label] = counts.get(label, 0) + 1
+        return images, labels
+
+    for number, part in enumerate((transform, summing, counting, by_class, Private(1)), start=1):
         first, again = (train_tiny(None, narrow(), transform=part)[0] for _ in range(2))
         assert first == again and folders(home) == number
 

@@ -95,6 +95,19 @@ def test_a_recipe_of_your_own():
         speedrun.recipe(make("SmallCNN"), tiny(), "mine")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"policy": "strnog"}, "Recipe.policy is 'strnog'; it must be one of none, "),
+        ({"batch_size": 0}, "Recipe.batch_size is 0; it must be a whole number of at least 1"),
+        ({"network": {"width": 8}}, "Recipe.network has width; it may have widths and mirror"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        replace(recipes.RECIPES["fast"], **changes)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_fast_network_has_finite_gradients_with_16_bit_products():

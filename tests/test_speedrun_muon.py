@@ -277,5 +277,7 @@ def test_numbers_out_of_range(make_optimizer, options, words):
 def test_what_cannot_be_trained_or_tried():
     with pytest.raises(ValueError, match="no trainable parameters"):
         muon(plain().requires_grad_(False))
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        muon(nn.Flatten())
     with pytest.raises(ValueError, match="fails on 8 images of 24 x 24 pixels"):
         muon(make("linear"), size=24)

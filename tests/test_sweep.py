@@ -89,7 +89,7 @@ def test_the_summary_has_students_interval_over_the_seeds(swept):
     assert row["seeds"] == "2" and "seed" not in row
     found = [float(row[name]) for name in ("validation_accuracy", "low", "high")]
     if np.std(values):
-        assert np.allclose(found, [np.mean(values), low, high])
+        assert np.allclose(found, [np.mean(values), max(0, low), min(1, high)])
     else:
         assert np.allclose(found, np.mean(values))
 
@@ -100,6 +100,8 @@ def test_the_interval_by_hand():
     (row,) = sweep.summary([*made, made[0] | {"status": "stopped", "validation_accuracy": 0.0}])
     assert row["seeds"] == 3 and abs(row["validation_accuracy"] - 0.6) < 1e-12
     assert abs(row["high"] - 0.6 - 4.302653 * 0.1 / 3**0.5) < 1e-6  # t of 2 degrees of freedom
+    (wide,) = sweep.summary([made[0], made[1] | {"validation_accuracy": 0.9}])
+    assert (wide["low"], wide["high"]) == (0, 1)  # an accuracy lies nowhere else
     assert sweep.summary([]) == [] and sweep.as_text([]) == "No training is finished yet."
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -811,6 +812,21 @@ def test_a_message_from_the_page_is_handled(explorer, monkeypatch):
     explorer._on_message(explorer, {"do": "explode", "arguments": [], "number": number + 1}, [])
     assert explorer.handled == number + 1
     assert explorer.policy.degrees == 5 and "explode" in explorer.error
+
+
+def test_a_click_that_arrives_in_another_thread_is_handled_where_training_runs(tmp_path, monkeypatch):
+    """JupyterLab may send it to a subshell's: there, Continue would train beside cells, out of reach of signals."""
+    board, threads = dashboard(tmp_path / "run"), []
+    monkeypatch.setattr(board, "do", lambda *_: threads.append(threading.current_thread()))
+
+    async def clicked() -> None:
+        board._loop = asyncio.get_running_loop()
+        board._on_message(board, {"do": "resume"}, [])
+        await asyncio.to_thread(board._on_message, board, {"do": "resume"}, [])
+        await asyncio.sleep(0)
+
+    asyncio.run(clicked())
+    assert threads == [threading.main_thread()] * 2
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def fetch_reveal(folder: Path) -> None:
         (archive,) = Path(scratch).glob("*.tgz")
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
-        for part in ("dist", "plugin/notes", "LICENSE"):
+        for part in ("LICENSE", "plugin/notes", "dist"):  # dist last: it tells that all is there
             source, target = Path(scratch) / "package" / part, folder / part
             target.parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copy)(source, target)

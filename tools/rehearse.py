@@ -50,7 +50,7 @@ WORK = {
 
 def plan() -> list[tuple[str, int, str]]:
     """Start, minutes, and what, of each row of the guide's half day."""
-    guide = (ROOT / "docs" / "teaching.md").read_text()
+    guide = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d:\d\d) \| (\d+) \| (.*?) \|", guide.split("## Half a day")[1].split("\n## ")[0], re.M)
     assert set(WORK) <= {start for start, _, _ in rows}, "the plan has other times than this script"
     return [(start, int(minutes), what) for start, minutes, what in rows]

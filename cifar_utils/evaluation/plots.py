@@ -8,14 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from cifar_utils.data import square
 from cifar_utils.evaluation.calibration import Reliability
 from cifar_utils.evaluation.metrics import best_and_worst, which_listed
 from cifar_utils.plots import BLUE, GREEN, ORANGE, confusion_matrix, ink, literal, new_figure, percent, to_pixels
 
 __all__ = [
-    "class_accuracy", "class_activation_maps", "confusion_matrix", "ink", "model_accuracies", "reliability_diagram",
-    "robustness_curves",
+    "class_accuracy", "class_activation_maps", "confusion_matrix", "ink", "model_accuracies", "photo_and_square",
+    "probabilities", "reliability_diagram", "robustness_curves",
 ]  # fmt: skip
 SERIES = [  # color, marker, line style: told apart in black and white as well
     (BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), ("#CC79A7", "D", ":"), ("#56B4E9", "v", "-"),
@@ -37,6 +39,10 @@ def _dots(axis, rows: list[tuple[float, float, float]], names: list[str], margin
     axis.grid(alpha=0.3, axis="x")
 
 
+def _in_words(value: float, low: float, high: float) -> str:
+    return "n/a" if np.isnan(value) else f"{value:.1%} ({low:.1%} to {high:.1%})"
+
+
 def class_accuracy(recall: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """Dots with intervals: the accuracy of each class, best first; of more than 20 the ten best and the ten worst.
 
@@ -52,7 +58,7 @@ def class_accuracy(recall: np.ndarray, classes: Sequence[str], title: str) -> Fi
     names = [f"{classes[i]} (n/a)" if np.isnan(recall[i, 0]) else classes[i] for i in order]
     _dots(axis, [tuple(recall[i]) for i in order], names, margin=0.12)
     axis.set_title(literal(title))
-    values = ", ".join(f"{classes[i]} {'n/a' if np.isnan(recall[i, 0]) else f'{recall[i, 0]:.1%}'}" for i in order)
+    values = "; ".join(f"{classes[i]} {_in_words(*recall[i])}" for i in order)
     figure.alt_text = f"{' - '.join(title.splitlines())}. Accuracy of each class, best first: {values}."
     return figure
 
@@ -72,7 +78,7 @@ def reliability_diagram(curves: dict[str, Reliability], title: str) -> Figure:
         label, x, y = f"{name}: calibration error {error:.1%}", bins.confidence[filled], bins.accuracy[filled]
         axis.plot(x, y, line, color=color, marker=marker, label=literal(label))
         counts.stairs(bins.count, bins.edges, color=color, linestyle=line, linewidth=1.5)
-        points = ", ".join(f"{c:.0%} and {a:.0%}" for c, a in zip(x, y))
+        points = ", ".join(f"{c:.0%} and {a:.0%} ({n:,} images)" for c, a, n in zip(x, y, bins.count[filled]))
         words.append(f"{label}; confidence and accuracy of the bins {points}")
     axis.set(title=literal(title), ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     counts.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
@@ -89,7 +95,7 @@ def model_accuracies(accuracies: dict[str, tuple[float, float, float]], title: s
     figure, axis = new_figure(figsize=(8, 1.4 + 0.45 * len(accuracies)))
     _dots(axis, list(accuracies.values()), list(accuracies), margin=0.15)
     axis.set_title(literal(title))
-    values = "; ".join(f"{name} {v:.1%} ({low:.1%} to {high:.1%})" for name, (v, low, high) in accuracies.items())
+    values = "; ".join(f"{name} {_in_words(*accuracy)}" for name, accuracy in accuracies.items())
     figure.alt_text = f"{title}. Accuracy with 95 % intervals: {values}."
     return figure
 
@@ -114,7 +120,7 @@ def robustness_curves(panels: dict[str, dict[str, np.ndarray]], units: dict[str,
             axis.fill_between(severity, low, high, color=color, alpha=0.15, linewidth=0)
             axis.plot(severity, value, line, color=color, marker=marker, markersize=4, label=literal(name))
             ends = f"{value[0]:.0%} at {severity[0]:g}, {value.max():.0%} at best, {value[-1]:.0%} at {severity[-1]:g}"
-            words.append(f"{corruption}, {name}: {ends}")
+            words.append(f"{corruption}, {name}: {ends} (intervals up to {100 * (high - low).max():.0f} points wide)")
         axis.set(title=corruption, xlabel=units[corruption])
         axis.yaxis.set_major_formatter(percent)
         axis.grid(alpha=0.3)
@@ -152,9 +158,52 @@ def class_activation_maps(images, maps: np.ndarray, captions: list[str], title: 
     rows, columns = ("top", "middle", "bottom"), ("left", "center", "right")
 
     def strongest(places: np.ndarray) -> str:
+        if places.max() <= 0:
+            return "no place supports it"
         row, column = np.unravel_index(places.argmax(), places.shape)
-        return f"{rows[3 * row // places.shape[0]]} {columns[3 * column // places.shape[1]]}"
+        return f"most at the {rows[3 * row // places.shape[0]]} {columns[3 * column // places.shape[1]]}"
 
-    words = "; ".join(f"{' '.join(c.split())}: most at the {strongest(m)}" for c, m in zip(captions, maps))
+    words = "; ".join(f"{' '.join(c.split())}: {strongest(m)}" for c, m in zip(captions, maps))
     figure.alt_text = f"{title}. Heat maps of the places that support a class, over each image. {words}."
+    return figure
+
+
+def photo_and_square(photo, size: int, title: str) -> Figure:
+    """A photo with its central square in a frame, and beside it that square as a network gets it.
+
+    Args:
+        photo: [3, H, W] uint8, see `files.read_image`.
+        size: side in pixels of the images that the network takes.
+        title: of the figure.
+    """
+    (height, width), seen = photo.shape[1:], square(photo, size)
+    side = min(height, width)
+    ratio = width / side
+    figure, (left, right) = new_figure(1, 2, figsize=(min(12, 3.4 * (ratio + 1)), 4.1), width_ratios=(ratio, 1))
+    left.imshow(photo.permute(1, 2, 0).numpy())
+    corner = (width - side) / 2, (height - side) / 2
+    left.add_patch(Rectangle(corner, side - 1, side - 1, fill=False, color=ORANGE, linewidth=3))
+    left.set_title(f"the photo,\n{width} x {height}")
+    right.imshow(seen.permute(1, 2, 0).numpy(), interpolation="nearest")
+    right.set_title(f"what the network sees,\n{size} x {size}")
+    for axis in (left, right):
+        axis.set_axis_off()
+    figure.suptitle(literal(title))
+    figure.alt_text = (
+        f"{title}. Left: the photo, its central square in a frame. Right: the square, {size} x {size} pixels."
+    )
+    return figure
+
+
+def probabilities(of_class: dict[str, float], title: str) -> Figure:
+    """One bar per class. of_class: name -> probability, 0 to 1, the most probable first, see `classify`."""
+    figure, axis = new_figure(figsize=(7, 0.8 + 0.32 * len(of_class)))
+    texts = [f"{value:.1%}" for value in of_class.values()]
+    bars = axis.barh([literal(name) for name in of_class], list(of_class.values()), color=BLUE)
+    axis.bar_label(bars, texts, padding=3)
+    axis.invert_yaxis()
+    axis.set(title=literal(title), xlim=(0, 1.12), xlabel="probability")
+    axis.xaxis.set_major_formatter(percent)
+    words = ", ".join(f"{name} {text}" for name, text in zip(of_class, texts))
+    figure.alt_text = f"{title}. Bars, the most probable class first: {words}."
     return figure

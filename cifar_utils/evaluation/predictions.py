@@ -109,7 +109,10 @@ class Predictions:
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy in nats (negative log-likelihood): that of guessing among C classes is ln C."""
+        """Mean cross-entropy in nats (negative log-likelihood), at most 27.6 for an image (a probability of 1e-12).
+
+        That of guessing among C classes is ln C.
+        """
         true = self.known_probabilities()[np.arange(len(self)), self.labels].astype(np.float64)
         return float(0.0 - np.log(np.maximum(true, 1e-12)).mean())  # not -mean: a loss of -0.0 reads odd
 

@@ -36,14 +36,12 @@ def report(predictions: Predictions, title: str = "", validation: Predictions | 
         error = reliability(predictions).expected_calibration_error
         lines.append(f"expected calibration error {error:.2%} (15 equally wide bins)")
         if validation is not None:
-            temperature = _temperature(predictions, validation)
-            after = reliability(with_temperature(predictions, temperature)).expected_calibration_error
-            lines[-1] += f"; {after:.2%} at the temperature {temperature:.2f}, fitted on validation"
+            lines[-1] += f"; {_at_the_temperature(predictions, validation)}"
     if predictions.split == "test" and predictions.source in ("CIFAR-10", "SAMPLE"):
         wrong = np.isin(predictions.index, list(metrics.label_errors()))
         if 0 < wrong.sum() < len(wrong):
-            accuracy = metrics.without_label_errors(predictions).accuracy
-            lines.append(f"accuracy without the {wrong.sum()} known label errors: {accuracy:.2%}")
+            interval = _percent(metrics.proportion(metrics.without_label_errors(predictions).correct))
+            lines.append(f"accuracy without the {wrong.sum()} known label errors {interval}")
     lines += ["", per_class_table(matrix, predictions.classes), "", metrics.top_confusions(matrix, predictions.classes)]
     return "\n".join(lines)
 
@@ -126,6 +124,7 @@ def write(
         "accuracy_interval": metrics.proportion(predictions.correct)[1:],
         "classes": classes,
         "class_accuracy": dict(zip(classes, found["recall"][:, 0])),
+        "class_accuracy_intervals": dict(zip(classes, found["recall"][:, 1:])),
         "confusion_matrix": matrix,
         "confusion_matrix_normalized": metrics.normalized(matrix),
     }
@@ -140,11 +139,11 @@ def write(
             value, *interval = metrics.proportion(metrics.top_k(predictions, k))
             facts |= {f"top{k}_accuracy": value, f"top{k}_interval": interval}
         curves = {"as trained": bins}
-        if validation is not None:
-            facts["temperature"] = _temperature(predictions, validation)
-            after = reliability(with_temperature(predictions, facts["temperature"]))
+        if validation is not None and (temperature := _temperature(predictions, validation)):
+            facts["temperature"] = temperature
+            after = reliability(with_temperature(predictions, temperature))
             facts["expected_calibration_error_at_that_temperature"] = after.expected_calibration_error
-            curves[f"at temperature {facts['temperature']:.2f}"] = after
+            curves[f"at temperature {temperature:.2f}"] = after
         figures["reliability.png"] = evaluation_plots.reliability_diagram(curves, title)
     folder = make_folder(folder)  # only now: where something does not fit, nothing is half written
     for name, figure in figures.items():
@@ -192,12 +191,21 @@ def write_comparison(
     return ["comparison.json", "comparison.png"]
 
 
-def _temperature(predictions: Predictions, validation: Predictions) -> Temperature:
+def _at_the_temperature(predictions: Predictions, validation: Predictions) -> str:
+    temperature = _temperature(predictions, validation)
+    if temperature is None:
+        return f"no temperature fits best, since all {len(validation):,} validation images are predicted correctly"
+    after = reliability(with_temperature(predictions, temperature)).expected_calibration_error
+    return f"{after:.2%} at the temperature {temperature:.2f}, fitted on validation"
+
+
+def _temperature(predictions: Predictions, validation: Predictions) -> Temperature | None:
+    """The fitted temperature; None where all validation images are predicted correctly."""
     if predictions.split == "validation":
         raise ValueError("a temperature cannot be judged on the validation images, on which it was fitted")
     if predictions.classes != validation.classes:
         raise ValueError("the classes of the validation predictions are others; the temperature needs the same network")
-    return fit_temperature(validation)
+    return None if validation.correct.all() else fit_temperature(validation)
 
 
 def _k(predictions: Predictions) -> int:

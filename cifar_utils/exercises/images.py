@@ -133,6 +133,8 @@ def shift_and_flip(answer) -> str | tuple[str, dict]:
     shift = ((green + blue) / 2 - 15.5).abs().amax(0)  # the largest along rows and columns, in pixels
     if shift.max() > 4.2:
         return "far", {"pixels": shift.max().item()}
+    if (moved.amax((2, 3)) < 0.9).any():  # a mark is erased or blurred
+        return "shape"
     if shift.min() < 0.5 <= shift.max():
         return "axis"
     if shift.min() < 3.5:

@@ -122,8 +122,10 @@ def best_epoch(answer) -> str:
         return "row"
     if found[1] - found[0] != 10:
         return "other"
-    if found[0] == 3 and answer([dict(row) for row in HISTORY[1:]]) != 3:
-        return "other"  # a place in the history, not a choice
+    lucky = [row | {"test_accuracy": 0.99 if row["epoch"] == 1 else 0.0} for row in HISTORY]
+    for reply, history in (("test", lucky), ("other", HISTORY[1:]), ("other", HISTORY[:-1])):  # other: a fixed place
+        if found[0] == 3 and answer([dict(row) for row in history]) != 3:
+            return reply
     return {3: RIGHT, 4: "test", 5: _last_or_training(answer), 1: "direction"}.get(found[0], "other")
 
 
@@ -227,6 +229,11 @@ CLAIMS = ("the first is better", "the second is better", "cannot tell")
             'answer = (first, second, "cannot tell")',
             "p is {p:.2g}: if both were equally good, a count this uneven would be rare.",
         ),
+        "training": Wrong(
+            "compared on training images",
+            'answer = (memorized, memorized_changed, "the second is better")',
+            "These are training images: a network may know them by heart. Compare on validation images.",
+        ),
         "same": Wrong(
             "the same run twice",
             'answer = (first, first, "cannot tell")',
@@ -250,6 +257,8 @@ def defended(answer) -> str | tuple[str, dict]:
     first, second, claim = answer
     if claim not in CLAIMS:
         return "claim", {"claims": "; ".join(CLAIMS)}
+    if "training" in (first.split, second.split):
+        return "training"
     result = compare(first, second)
     if result.identical:
         return "same"
@@ -310,8 +319,8 @@ def verdict(result: Comparison) -> str:
     core=False,
 )
 def paired_counts(answer) -> str:
-    a, b = (np.array([c == "1" for c in text]) for text in ("1111100010", "1110000001"))
-    replies: dict[tuple, str] = {(3, 1): RIGHT, (1, 3): "swapped", (6, 4): "totals", (3, 3): "agree"}
+    a, b = (np.array([c == "1" for c in text]) for text in ("1111110010", "1111000001"))
+    replies: dict[tuple, str] = {(3, 1): RIGHT, (1, 3): "swapped", (7, 5): "totals", (4, 2): "agree"}
     return replies.get(tuple(int(x) for x in answer(a, b)), "other")
 
 

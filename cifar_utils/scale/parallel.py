@@ -125,6 +125,8 @@ def steps(
         ValueError: see `train.steps` and `Sharded`; or the processes do not start from the same weights.
     """
     sharded = Sharded(model, shards)
+    if dist.is_initialized() and dist.get_backend() == "gloo":  # which exchanges tensors of the CPU only
+        options["device"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:
         if rank():
             run = Path(folder) / "run"
@@ -169,7 +171,7 @@ def process_group() -> Iterator[None]:
     if not dist.is_torchelastic_launched():
         yield
         return
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     name, number, count = (os.environ[key] for key in ("TORCHELASTIC_RESTART_COUNT", "RANK", "WORLD_SIZE"))

@@ -25,8 +25,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import chdir, closing, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +60,7 @@ class Training:
     options: dict
     folder: Path
     profile: str
+    start: Path = field(default_factory=Path.cwd)  # relative paths are from here, also for workers elsewhere
 
     @property
     def all_options(self) -> dict:
@@ -140,7 +141,7 @@ def run(
     todo = [training for training in trainings if training.folder.name not in done]
     cores = settings.cores()
     fits = int(settings.free_memory() / 1e9 / TRAINING_GB)
-    jobs = jobs or max(1, min(cores, fits, len(todo)))
+    jobs = jobs or max(1, min(cores, fits, len(trainings)))  # not of `todo`: resumed with as many threads as before
     threads = threads or (1 if dask else max(1, cores // jobs))  # nothing is known of the workers' machines
     print(f"{len(trainings)} trainings, {len(trainings) - len(todo)} of them finished; their runs are in {folder}")
     if dry_run:
@@ -185,14 +186,14 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
         torch.set_num_threads(threads)
         log = io.StringIO()
         try:
-            with redirect_stdout(log), redirect_stderr(log):
+            with chdir(training.start), redirect_stdout(log), redirect_stderr(log):
                 if needs_full_set:
                     data.cifar10(False, False, training.options.get("data"))  # a DataError where there is none
                 code = cli.run(training.arguments)
         except KeyboardInterrupt:
             code = 130
             log.write(STOPPED)
-        except Exception as error:  # such as a network's own: the other trainings must go on
+        except (Exception, SystemExit) as error:  # such as a network's own: the other trainings must go on
             code = 1
             log.write(f"error: {type(error).__name__}: {error}")
         finally:
@@ -242,7 +243,8 @@ def summary(rows: list[dict]) -> list[dict]:
         values = [row["validation_accuracy"] for row in members]
         mean, half = mean_and_interval(values)
         row = dict(key) | {"seeds": len(values), "validation_accuracy": mean}
-        row |= {"low": "", "high": ""} if math.isinf(half) else {"low": mean - half, "high": mean + half}
+        ends = ("", "") if math.isinf(half) else (max(0.0, mean - half), min(1.0, mean + half))
+        row |= dict(zip(("low", "high"), ends))
         found.append(row | {"minutes": statistics.mean(member["minutes"] for member in members)})
     return sorted(found, key=lambda row: -row["validation_accuracy"])
 

@@ -154,7 +154,7 @@ def scale_invariant(model: nn.Module, size: int = 32) -> set[str]:
         if isinstance(getattr(module, "eps", None), float):
             vars(module)["eps"] = 1e-30  # a norm's eps would be a scale of its own
     parameters = dict(copy.named_parameters())
-    device = next(iter(parameters.values())).device
+    device = next(iter(parameters.values()), torch.empty(0)).device
     images = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
     def outputs() -> Tensor:

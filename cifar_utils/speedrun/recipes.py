@@ -40,6 +40,9 @@ class Recipe:
         label_smoothing: fraction of the target that is spread over all classes.
         sizes: of the images, see `resizing`.
         network: options of `speedrun.network` that belong to it.
+
+    Raises:
+        ValueError: there is no such policy, or the batch size or an option of the network is not a legal one.
     """
 
     policy: str = "full"
@@ -50,6 +53,14 @@ class Recipe:
     label_smoothing: float = 0.0
     sizes: tuple[tuple[float, float], ...] = SIZES
     network: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.policy not in PRESETS:
+            raise ValueError(f"Recipe.policy is {self.policy!r}; it must be one of {', '.join(PRESETS)}")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(f"Recipe.batch_size is {self.batch_size!r}; it must be a whole number of at least 1")
+        if unknown := self.network.keys() - {"widths", "mirror"}:
+            raise ValueError(f"Recipe.network has {', '.join(sorted(unknown))}; it may have widths and mirror")
 
 
 RECIPES = {

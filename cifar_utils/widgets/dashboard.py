@@ -4,6 +4,7 @@ import asyncio
 import html
 import inspect
 import math
+import threading
 import time
 from contextlib import closing
 from importlib.metadata import version
@@ -69,6 +70,7 @@ class Dashboard(Widget):
         self._state: TrainerState | None = None
         self._scale: float | None = None  # of the learning rate, if it is set before training starts
         self._running = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the kernel's main thread, in which training runs
         self.history: list[dict] = []
         self._picture = None  # the handle of the saved picture below the widget
         self._trace: list[list[float]] = []  # epochs, seconds, loss, accuracy of the epoch so far, at each update
@@ -88,6 +90,7 @@ class Dashboard(Widget):
         """
         if self._running:
             raise ValueError("This dashboard is training already. Wait for its end, or press Stop and save.")
+        self._loop = asyncio.get_running_loop()
         if not settings.headless():
             display(self.live(), raw=True)
             data, metadata = self._saved()
@@ -123,7 +126,7 @@ class Dashboard(Widget):
                         await asyncio.sleep(0)
         except BaseException as error:
             self.error = str(error) or type(error).__name__
-            if self._state and isinstance(error, Exception):
+            if self._state:
                 self._state.stop = False  # what Stop asked for was not done: nothing is said to be saved
             raise
         finally:
@@ -131,6 +134,13 @@ class Dashboard(Widget):
             self._take_batch()
             self._show()
             self._save_picture()
+
+    def _on_message(self, *arguments) -> None:
+        """JupyterLab may send a click to another thread, a subshell; where training runs, cells and signals do too."""
+        if self._loop and self._loop.is_running() and threading.current_thread() is not threading.main_thread():
+            self._loop.call_soon_threadsafe(super()._on_message, *arguments)
+        else:
+            super()._on_message(*arguments)
 
     # The actions of the page's controls.
 

@@ -105,7 +105,8 @@ def _at(p: warp.Parameters, policy: Policy, field: str, place: float, size: int)
     if field == "shear":
         return replace(p, shear=torch.full((n,), place * policy.shear))
     if field == "distortion_scale":  # the upper corners move towards each other, or the lower ones
-        depth = round(abs(place) * policy.distortion_scale * (size // 2))
+        deepest = int(policy.distortion_scale * (size // 2)) if policy.perspective_p else 0  # as `augment.draw` has it
+        depth = round(abs(place) * deepest)
         inwards = torch.tensor([[1, 0], [1, 0], [0, 0], [0, 0]] if place > 0 else [[0, 0], [0, 0], [1, 0], [1, 0]])
         return replace(p, corners=(depth * inwards).float().expand(n, 4, 2))
     if field in ("brightness", "contrast", "saturation"):

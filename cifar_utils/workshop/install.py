@@ -44,7 +44,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     folder = options.folder.expanduser().resolve()
     try:
-        bring_and_install(options.source.rstrip("/"), folder)
+        source = options.source.rstrip("/")
+        bring_and_install(source if "://" in source else str(Path(source).expanduser().resolve()), folder)
         print("\nChecking this computer:", flush=True)
         doctor = [str(venv_python(folder)), "-m", "cifar_utils", "doctor"]
         code = subprocess.run(doctor, cwd=str(folder)).returncode

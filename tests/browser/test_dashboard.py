@@ -29,6 +29,9 @@ dashboard = Dashboard(model, train, validation, transform=PRESETS["full"], epoch
 history = await dashboard.train()
 """
 AFTER = "print('next cell', len(history), dashboard._running)"
+WHERE = """
+print('in the main loop:', dashboard._task.get_loop() is dashboard._loop) if hasattr(dashboard, '_task') else None
+"""
 
 
 def status(notebook, text: str, timeout: float = 60) -> None:
@@ -66,7 +69,7 @@ def training(lab, open_notebook):
     """Opens a notebook that trains in a run of this name, and starts it."""
 
     def start(name: str, epochs: int = 500, train: str = TRAIN):
-        cells = SET_UP, train.format(name=name, epochs=epochs), AFTER
+        cells = SET_UP, train.format(name=name, epochs=epochs), AFTER + WHERE
         notebook = open_notebook(lab.write(name, *cells))
         notebook.start_all()
         notebook.page.locator(".cifar.dashboard").wait_for(timeout=60_000)
@@ -194,6 +197,8 @@ def test_continue_resumes_in_the_same_dashboard(lab, training):
     before = curves(notebook)
     assert stop.is_disabled() and resume.is_enabled()
     notebook.shoot("dashboard_stopped_dark")
+    board.locator("input[type=range]").press("ArrowLeft")  # whose answer JupyterLab remembers by its subshell
+    board.locator("input[type=range]").press("ArrowRight")
     resume.click()
     status(notebook, "training")
     assert stop.is_enabled() and resume.is_disabled() and board.count() == 1
@@ -205,6 +210,7 @@ def test_continue_resumes_in_the_same_dashboard(lab, training):
     run_last = "content.activeCellIndex = 2; await jupyterapp.commands.execute('notebook:run-cell')"
     notebook.page.evaluate(f"async () => {{ jupyterapp.shell.currentWidget.{run_last}; }}")
     assert "next cell 40 False" in notebook.outputs()  # the cells below find the history of the whole training
+    assert "in the main loop: True" in notebook.outputs()
     notebook.check()
 
 
