@@ -9,7 +9,7 @@
 The variants are functions of ablation_variants.py, and a sweep trains them on the 45,000 training images for as many
 steps. The accuracy is that of the validation images after the last epoch, since this is how tricks are chosen.
 Differences are paired: each run is compared with the run of everything with the same seed on the same machine, and the
-interval is Student's, of 95 %.
+interval is Student's, of 95%.
 
 Times are taken apart from that, on a CPU that nothing else uses: all variants train in turn on a ninth of the images,
 and so for a ninth of the steps at each image size. Each time, in reference seconds (clock.py) without the validation,
@@ -113,7 +113,8 @@ def markdown(results: dict) -> str:
         *(f"- accuracies of {name}: {count} runs" for name, count in results["machines"].items()),
         f"- {results['setting']}; median time of {len(results['rounds'])} rounds, with its quartiles",
         "",
-        "| left out or changed | seeds | validation accuracy, points more than everything | time, of everything's |",
+        "| left out or changed | seeds | validation accuracy minus that of *everything*, points "
+        "| time, relative to *everything* |",
         "|---|--:|--:|--:|",
     ]
     for name, found in results["summary"].items():
@@ -189,7 +190,7 @@ def main() -> None:
             cached_run(
                 args.runs / f"round-{i}.json", about, partial(in_a_new_process, one_round, names, threads, args.quick)
             )
-    text = f"{FAST.epochs} epochs of {FAST.policy}; means and 95 % intervals over the seeds"
+    text = f"{FAST.epochs} epochs of {FAST.policy}; means and 95% intervals over the seeds"
     found = {"machine": machine(threads), "version": version("cifar_utils"), "setting": text}
     found |= collect(args.runs, args.output, finished(args.runs, of, where))
     save(args.output, "ablation", found, markdown(found), plot)

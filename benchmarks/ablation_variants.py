@@ -123,7 +123,7 @@ VARIANTS = {
     "no progressive resizing": Variant(without_resizing),
     "no example dropped, as many steps": Variant(without_selection),
     "no flips and shifts": Variant(without_augmentation),
-    "32-bit products": Variant(with_32_bits),
-    "32-bit products, no Winograd": Variant(with_32_bits_without_winograd, saves_time_only=True),
+    "float32": Variant(with_32_bits),
+    "float32, no Winograd": Variant(with_32_bits_without_winograd, saves_time_only=True),
     "freed memory handed back": Variant(without_kept_memory, saves_time_only=True),
 }

@@ -38,11 +38,11 @@ PATHS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ip
 
 
 class Meter(threading.Thread):
-    """Reads a kernel's memory and processor time until it is stopped.
+    """Reads the memory and processor time of a kernel, and of the processes that it starts, until it is stopped.
 
     Attributes:
         peak, last: bytes of resident memory.
-        cpu_seconds: of all its threads so far.
+        cpu_seconds: of all their threads so far.
     """
 
     def __init__(self, process: psutil.Process, pause: float = 0.1) -> None:
@@ -53,11 +53,13 @@ class Meter(threading.Thread):
 
     def read(self) -> None:
         try:
-            self.last = self.process.memory_info().rss or self.last  # 0 of one that has ended
-            times = self.process.cpu_times()
-            self.cpu_seconds = times.user + times.system
+            found = [self.process, *self.process.children(recursive=True)]
+            self.last = sum(process.memory_info().rss for process in found) or self.last  # 0 of one that has ended
+            # Those that have ended count as the children of the process that started them.
+            times = [process.cpu_times() for process in found]
+            self.cpu_seconds = sum(t.user + t.system + t.children_user + t.children_system for t in times)
             self.peak = max(self.peak, self.last)
-        except psutil.Error:  # it has ended meanwhile
+        except psutil.Error:  # one has ended meanwhile
             pass
 
     def run(self) -> None:

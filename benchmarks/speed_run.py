@@ -34,7 +34,7 @@ def its_folder() -> tempfile.TemporaryDirectory:
 
 
 def airbench_94(seed: int, device: torch.device) -> dict:
-    """Its 94 % network trained once from files on the disk, as `time_to_accuracy.run_recipe` does ours: its figures.
+    """Its 94% network trained once from files on the disk, as `time_to_accuracy.run_recipe` does ours: its figures.
 
     Source: K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, the package of the same author.
     """

@@ -137,7 +137,7 @@ def markdown(results: dict) -> str:
         "- means and their standard errors over the seeds; minutes are reference minutes (benchmarks/clock.py)",
         "",
     ]
-    titles = ["recipe", "policy", "epochs", "seeds", "test accuracy", "minutes", "seconds, plain"]
+    titles = ["recipe", "policy", "epochs", "seeds", "test accuracy", "minutes", "wall-clock seconds"]
     titles += ["with test-time augmentation", "minutes with it", "GFLOP/s", "machine", "version", "target"]
     lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|---|"]
     for name, about in results["schedules"].items():
@@ -161,7 +161,7 @@ def markdown(results: dict) -> str:
     lines += asides(results)
     competitors = list(dict.fromkeys(row["name"] for row in results["rows"] if "looks" in row))
     if competitors:
-        lines += ["", "| competitor | seeds | minutes | test accuracy | seconds, plain | GFLOP/s | machine |"]
+        lines += ["", "| competitor | seeds | minutes | test accuracy | wall-clock seconds | GFLOP/s | machine |"]
         lines += ["|---|--:|--:|--:|--:|--:|---|"]
     for name in competitors:
         rows = rows_for(results, name)

@@ -33,7 +33,7 @@ LAYERS = (
 )  # fmt: skip
 NETWORKS = tuple(
     (widths, size)
-    for widths in (WIDTHS, RECIPES["five"].network["widths"], RECIPES["full"].network["widths"])
+    for widths in (WIDTHS, RECIPES["five"].network["widths"], RECIPES["wide"].network["widths"])
     for size in (32, 24, 16)
 )
 

@@ -116,9 +116,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--jobs",
         metavar="N",
         type=_whole(1, 1024),
-        help="runs at once (default: by cores, at most OMP_NUM_THREADS, and memory)",
+        help="runs at once (default: one per core, as far as memory allows; OMP_NUM_THREADS limits the cores)",
     )
-    found.add_argument("--threads", metavar="N", type=_whole(1, 1024), help="threads per run (default: cores / jobs)")
+    text = "threads per run (default: cores / jobs; with --dask, 1)"
+    found.add_argument("--threads", metavar="N", type=_whole(1, 1024), help=text)
     found.add_argument("--dask", metavar="ADDRESS", help="address of a Dask scheduler, as tcp://host:8786")
     found.add_argument("--dry-run", action="store_true", help="list the runs and estimate the hours")
     found = command("runs", _runs, "all runs as a table, the highest validation accuracy first")
@@ -346,7 +347,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
     names = ("file", "folder", "jobs", "threads", "dask", "dry_run")
     if not sweep.run(**{name: getattr(options, name) for name in names}) and not options.dry_run:
-        raise ValueError("not all trainings are finished")
+        raise ValueError("not all runs are finished")
 
 
 def _runs(options: argparse.Namespace) -> None:

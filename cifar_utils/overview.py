@@ -27,7 +27,7 @@ class Run:
         folder: of the run.
         words: setting -> its value in a few words, see `identity.in_words`.
         epoch, epochs: finished, and planned.
-        accuracy: of the validation images after the epoch with the lowest validation loss: value, low, high (the 95 %
+        accuracy: of the validation images after the epoch with the lowest validation loss: value, low, high (the 95%
             Wilson interval), 0 to 1; None before the first epoch's end.
         minutes: of training.
         details: setting -> its value, where `words` has less than all of it.

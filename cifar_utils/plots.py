@@ -268,7 +268,7 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
 def confusion_shade(fraction):
     """The place on cividis, 0 to 1, of a fraction of a confusion matrix, 0 to 1.
 
-    It is the square root: beside 90 %, the confusions of 5 % would all look alike.
+    It is the square root: beside 90%, the confusions of 5% would all look alike.
     """
     return np.sqrt(fraction)
 

@@ -21,7 +21,7 @@ class Profile:
     """How big everything is.
 
     Attributes:
-        name: smoke, class or full.
+        name: smoke, class or long.
         sample: True uses the shipped sample, None the full data set where it can be had (see data.cifar10).
         epochs: of the plain training on the full set.
         sample_epochs: of the plain training on the sample, which has a twelfth of the images.
@@ -36,7 +36,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile("smoke", sample=True, epochs=1, sample_epochs=1),
     "class": Profile("class", sample=None, epochs=10, sample_epochs=20),
-    "full": Profile("full", sample=None, epochs=60, sample_epochs=120),
+    "long": Profile("long", sample=None, epochs=60, sample_epochs=120),
 }
 
 

@@ -244,9 +244,9 @@ def test_each_variant_leaves_out_what_it_says(monkeypatch):
     assert list(fractions.values()) == [FAST.drop_easiest, 0]
     steps = {DropEasiest(45_000, 500, 0, fractions[n]).total_steps(f["epochs"]) for n, f in selections.items()}
     assert steps == {270}
-    assert made("32-bit products")[1]["autocast"] is None
-    assert "_conv_forward" not in vars(made("32-bit products, no Winograd")[0][1].blocks[1][0])
-    assert "_conv_forward" in vars(made("32-bit products")[0][1].blocks[1][0])
+    assert made("float32")[1]["autocast"] is None
+    assert "_conv_forward" not in vars(made("float32, no Winograd")[0][1].blocks[1][0])
+    assert "_conv_forward" in vars(made("float32")[0][1].blocks[1][0])
     monkeypatch.setattr(recipes, "tune_malloc", lambda: pytest.fail("memory is kept"))
     made("freed memory handed back")
 
@@ -265,9 +265,9 @@ def test_the_ablation_trains_by_a_sweep_and_takes_times(tmp_path, monkeypatch, c
     assert found["summary"]["everything"]["times"] == [1]
     assert not found["summary"]["freed memory handed back"]["points"]
     assert found["summary"]["freed memory handed back"]["times"][0] > 0
-    assert "2 trainings, 0 of them finished" in capsys.readouterr().out
+    assert "2 runs, 0 of them finished" in capsys.readouterr().out
     ablation.main()
-    assert "2 trainings, 2 of them finished" in capsys.readouterr().out
+    assert "2 runs, 2 of them finished" in capsys.readouterr().out
 
 
 def ablation_row(accuracy, seed, machine="one", variant="everything"):

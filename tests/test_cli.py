@@ -196,7 +196,7 @@ def test_a_recipe_trains_the_fast_network(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["five", "full"])
+@pytest.mark.parametrize("recipe", ["five", "wide"])
 def test_a_recipe_brings_its_own_network(tmp_path, recipe):
     """Wider than the usual one, or not mirror-symmetric; evaluate builds it anew."""
     run = tmp_path / recipe
@@ -812,7 +812,7 @@ def test_trouble_is_said_in_a_sentence(tmp_path, capsys, monkeypatch, error):
 def test_a_wrong_profile_in_the_environment(capsys, monkeypatch):
     monkeypatch.setenv("CIFAR_PROFILE", "huge")
     assert main(["train"]) == 1
-    assert "CIFAR_PROFILE must be one of smoke, class, full" in one_sentence(capsys)
+    assert "CIFAR_PROFILE must be one of smoke, class, long" in one_sentence(capsys)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import yaml
 
 from cifar_utils import cli
@@ -65,6 +66,30 @@ def test_every_command_of_the_readme_is_understood():
     for command in commands:
         if "--help" not in command:
             cli.parse(shlex.split(command) if re.match(r" \w", command) else ["run", *shlex.split(command)])
+
+
+PAGES = [ROOT / name for name in ("CONTRIBUTING.md", "deploy/README.md", "cifar_utils/sample/README.md")]
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+
+
+def test_every_command_of_the_pages_is_understood():
+    """Those on lines of their own, and those in a sentence that have options or arguments."""
+    found = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if page.suffix == ".ipynb":
+            cells = nbformat.reads(text, as_version=4).cells
+            text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        lines = re.findall(r"^ *(?:\.venv/bin/)?python -m cifar_utils ([^`\n]*?)(?: +#.*)?$", text, re.M)
+        for command in lines + re.findall(r"`python\s-m\scifar_utils\s([^`]+)`", text):
+            words = shlex.split(command)
+            if len(words) > 1 and "--help" not in words:
+                found += 1
+                try:
+                    cli.parse(words if words[0][0] != "-" else ["run", *words])
+                except SystemExit as error:
+                    raise AssertionError(f"{page.name}: {command}") from error
+    assert found > 10
 
 
 def test_every_package_and_its_files_are_installed():

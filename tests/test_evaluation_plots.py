@@ -21,7 +21,7 @@ FORMULA = "$\\frac$ & $x$"
 
 
 def matrix() -> np.ndarray:
-    """Every shade: recall from 0 to 100 %, counts of up to four digits, and no image of a frog."""
+    """Every shade: recall from 0 to 100%, counts of up to four digits, and no image of a frog."""
     result = np.full((10, 10), 11)
     for label, correct in enumerate([0, 25, 60, 80, 99, 150, 0, 300, 901, 0]):
         result[label, label] = correct
@@ -184,7 +184,7 @@ def luminance(color) -> float:
 def test_every_cell_of_the_confusion_matrix_can_be_read(classes):
     """Enough contrast in every shade (4.5 to 1, WCAG 2 level AA), and the text fits its cell."""
     shades = np.zeros((classes, classes), int)
-    for label in range(classes):  # fractions of 0 to 99 %
+    for label in range(classes):  # fractions of 0 to 99%
         shades[label, 0], shades[label, 1] = 1000 - (high := 450 + 110 * label // classes), high
     for m in (shades, matrix()) if classes == 10 else (shades,):
         picture = plots.confusion_matrix(m, names(classes), "Title")
@@ -250,7 +250,7 @@ def test_ticks_have_labels_of_their_own(name):
 
 
 def test_text_is_drawn_as_it_is():
-    for text in (FORMULA, "$", "$$", "\\$", "100 % $ 5", "a_b^c"):
+    for text in (FORMULA, "$", "$$", "\\$", "100% $ 5", "a_b^c"):
         figure = plt.Figure()
         label = figure.text(0, 0, plots.literal(text))
         figure.draw_without_rendering()

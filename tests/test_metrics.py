@@ -46,7 +46,7 @@ def test_undefined_is_not_zero_and_zero_is_not_undefined():
 
 
 def test_an_imbalanced_split():
-    """Always saying cat: 90 % accurate where 90 % are cats, and useless for every other class."""
+    """Always saying cat: 90% accurate where 90% are cats, and useless for every other class."""
     p = certain([3] * 90 + [5] * 10, [3] * 100)
     assert p.accuracy == pytest.approx(0.9)
     recall = metrics.per_class(metrics.confusion_matrix(p))["recall"][:, 0]
@@ -71,9 +71,9 @@ def test_top_k_by_hand_and_ties_by_class_order():
 
 def test_confusions_in_words():
     matrix = np.diag([8, 0, 50, 6, 0, 2, 100, 100, 100, 0])
-    matrix[3, 5] = 4  # cat -> dog 40 %
-    matrix[5, 3] = 2  # dog -> cat 50 %
-    matrix[0, 8], matrix[0, 2] = 1, 1  # airplane -> ship and bird 10 % each: the lower class first
+    matrix[3, 5] = 4  # cat -> dog 40%
+    matrix[5, 3] = 2  # dog -> cat 50%
+    matrix[0, 8], matrix[0, 2] = 1, 1  # airplane -> ship and bird 10% each: the lower class first
     expected = [
         "dog is predicted as cat 50.0% of the time (2 of 4)",
         "cat is predicted as dog 40.0% of the time (4 of 10)",

@@ -17,6 +17,9 @@ from cifar_utils import data, fit, models, network_file, overview
 from cifar_utils.augment import PRESETS, Policy
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))
+import run_notebooks  # noqa: E402
+
 README = (ROOT / "README.md").read_text()
 PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 NAMES = [path.stem for path in PATHS]
@@ -177,7 +180,11 @@ def test_notebook_4_evaluates_any_run_of_a_network_of_ones_own(tmp_path, monkeyp
     assert ("Run 7 is not in the table" in text) == (chosen == "7, 9")
 
 
-def test_the_plain_network_reaches_83_percent_within_10_minutes():
+def test_the_outputs_are_those_of_the_code(path, notebook):
+    assert notebook.metadata["code"] == run_notebooks.code_hash(notebook), "run tools/run_notebooks.py --in-place"
+
+
+def test_in_the_committed_run_the_plain_network_reaches_83_percent_within_10_minutes():
     """On the full set, with the whole policy, plain SGD: read from the outputs of the run that is committed."""
     training = text_of(nbformat.read(PATHS[2], as_version=4))
     assert "45,000 training images" in training
@@ -190,7 +197,7 @@ def test_the_plain_network_reaches_83_percent_within_10_minutes():
     assert f"{accuracy}%" in README and f"{seconds} seconds" in README
 
 
-def test_augmentation_pays_on_the_sample():
+def test_in_the_committed_run_augmentation_pays_on_the_sample():
     """Notebook 6, as committed: with augmentation at least 5 points more, and p is below 0.001."""
     text = text_of(nbformat.read(PATHS[5], as_version=4))
     ((points, p),) = re.findall(r"second minus first ([-+][\d.]+) points[^=]*p = ([\d.e-]+)", text)

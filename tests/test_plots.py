@@ -53,8 +53,8 @@ def counts(classes=CIFAR10_CLASSES, **splits) -> Figure:
 FIGURES = {  # how to draw it, and what its text alternative must contain
     "grid": (lambda: image_grid(20, "{}"), ["20 images", "airplane, airplane", "truck"]),
     "grid of errors": (
-        lambda: image_grid(13, "{}\nas automobile\n100.0 %"),
-        ["13 images", "truck as automobile 100.0 %."],
+        lambda: image_grid(13, "{}\nas automobile\n100.0%"),
+        ["13 images", "truck as automobile 100.0%."],
     ),
     "preview": (lambda: preview(3, 5), ["3 rows (airplane, automobile, bird)", "5 randomly augmented versions"]),
     "preview of one": (lambda: preview(1, 1), ["1 randomly augmented version of"]),

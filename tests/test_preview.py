@@ -133,7 +133,7 @@ def test_accuracy_under_augmentation():
 
 
 def test_the_warning():
-    assert preview.warning((0.79, 0.7, 0.85), (1.0, 1, 1), 10)[0] is False  # the interval still reaches 80 %
+    assert preview.warning((0.79, 0.7, 0.85), (1.0, 1, 1), 10)[0] is False  # the interval still reaches 80%
     destroys, sentence = preview.warning((0.6, 0.5, 0.79), (1.0, 1, 1), 10)
     assert destroys and "likely to destroy labels" in sentence and "100% on the original images" in sentence
 

@@ -24,8 +24,8 @@ def test_the_report():
     lines = report(p, "Mine").splitlines()
     assert lines[:6] == [
         "Mine: 6 test images",
-        f"accuracy 83.33% (95 % interval 43.65% to 96.99%), loss {-math.log(1e-12) / 6:.4f}",
-        "top-3    100.00% (95 % interval 60.97% to 100.00%)",  # of equals, airplane and automobile come first
+        f"accuracy 83.33% (95% interval 43.65% to 96.99%), loss {-math.log(1e-12) / 6:.4f}",
+        "top-3    100.00% (95% interval 60.97% to 100.00%)",  # of equals, airplane and automobile come first
         "expected calibration error 16.67% (15 equally wide bins)",
         "",
         "              recall (accuracy)         precision                 F1",

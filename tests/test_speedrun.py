@@ -36,7 +36,7 @@ def rates(optimizer) -> list[float]:
     ("sample", "full", 24, 250, 0.18, 0.0, 0.1, ((0.5, 0.15), (0.75, 0.65))),
     ("short", "full", 7, 500, 0.18, 0.5, 0.0, ((0.5, 0.3), (0.75, 0.8))),
     ("five", "flip_and_shift", 12, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
-    ("full", "flip_and_shift", 12, 2000, 0.24, 0.0, 0.2, ()),
+    ("wide", "flip_and_shift", 12, 2000, 0.24, 0.0, 0.2, ()),
     ("own", "full", 30, 500, 0.18, 0.5, 0.1, ((0.5, 0.3), (0.75, 0.8))),
 ])  # fmt: skip
 def test_the_recipes_are_what_was_measured(name, policy, epochs, batch_size, lr, fraction, smoothing, sizes):
@@ -54,7 +54,7 @@ def test_the_recipes_are_what_was_measured(name, policy, epochs, batch_size, lr,
 
 def test_the_recipes_networks():
     assert recipes.RECIPES["five"].network == {"widths": (64, 128, 256)}
-    assert recipes.RECIPES["full"].network == {"widths": (64, 256, 256), "mirror": False}
+    assert recipes.RECIPES["wide"].network == {"widths": (64, 256, 256), "mirror": False}
     assert not any(recipes.RECIPES[name].network for name in ("fast", "class", "sample", "short"))
 
 

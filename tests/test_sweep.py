@@ -123,7 +123,7 @@ def test_what_is_wrong_in_a_python_file_is_told(tmp_path, code, said):
 def test_nothing_is_repeated(swept, images, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in swept.rglob("*.safetensors")}
     assert main(["sweep", str(write(tmp_path, images)), "--folder", str(swept)]) == 0
-    assert "4 trainings, 4 of them finished" in capsys.readouterr().out
+    assert "4 runs, 4 of them finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in swept.rglob("*.safetensors")} == before
 
 
@@ -159,7 +159,7 @@ def test_a_worker_of_another_profile_trains_what_was_asked_for(tmp_path, monkeyp
     monkeypatch.setenv("CIFAR_PROFILE", "smoke")
     (tmp_path / "sweep.yaml").write_text("seed: [0]\nsample: true")
     (training,) = sweep.read(tmp_path / "sweep.yaml", tmp_path)
-    monkeypatch.setenv("CIFAR_PROFILE", "full")
+    monkeypatch.setenv("CIFAR_PROFILE", "long")
     assert sweep.cli.parse(training.arguments).profile == "smoke"
 
 
@@ -208,7 +208,7 @@ def test_a_training_that_fails_stops_no_other(images, tmp_path, capsys):
     arguments = ["sweep", str(file), "--folder", str(tmp_path / "runs"), "--jobs", "1"]
     assert main(arguments) == 1
     told = capsys.readouterr()
-    assert "a network of my own fails" in told.out and "1 trainings are not finished" in told.out
+    assert "a network of my own fails" in told.out and "1 runs are not finished" in told.out
     assert "Traceback" not in told.out + told.err
     status = {bool(row["model"]): row["status"] for row in rows(tmp_path / "runs")}
     assert status[False] == "finished" and "a network of my own fails" in status[True]
@@ -227,7 +227,7 @@ def test_runs_of_an_earlier_file_do_not_count_as_its_own(images, tmp_path, capsy
     (tmp_path / "mine.py").write_text("def Net(classes):\n    raise RuntimeError('it fails')\n")
     file.write_text(f"trainings = [{common | {'model': str(tmp_path / 'mine.py') + ':Net'}!r}]\n")
     assert main(["sweep", str(file), "--folder", str(folder), "--jobs", "1"]) == 1
-    assert "1 trainings are not finished" in capsys.readouterr().out
+    assert "1 runs are not finished" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_one_sentence(images, tmp_path, monkeypatch):
@@ -425,7 +425,7 @@ def test_a_worker_that_cannot_save_is_one_sentence_and_the_same_command_complete
     worker = cluster.start_worker(largest_file=100_000)
     cluster.wait(1)
     told, _ = start_sweep(file, folder, cluster).communicate(timeout=200)
-    assert "Traceback" not in told and "4 trainings are not finished. The same command resumes them." in told
+    assert "Traceback" not in told and "4 runs are not finished. The same command resumes them." in told
     assert all("cannot be saved (File too large)" in row["status"] for row in rows(folder))
     worker.kill()
     worker.wait(20)

@@ -25,11 +25,11 @@ PICTURES = {  # file in docs/ -> notebook, start of the figure's text alternativ
 TRAININGS = {  # name in time_to_accuracy.json -> what a reader should know
     "tutorial": "the usual tutorial's pipeline: DataLoader, torchvision, three convolutions, SGD",
     "plain": "**the plain network** of notebook 2, SGD, full policy",
-    "plain_tricks": "the plain network with the tricks of notebook 5, 16-bit products, test-time augmentation",
-    "class": "**the fast network**, full policy, 16-bit products",
-    "fast": "the fast network, flips and shifts, 16-bit products",
-    "fast_float32": "the fast network, flips and shifts, 32-bit products, as on a CPU without 16-bit ones",
-    "full": "the fast network, wider, 16-bit products, test-time augmentation",
+    "plain_tricks": "the plain network with the tricks of notebook 5, bfloat16, test-time augmentation",
+    "class": "**the fast network**, full policy, bfloat16",
+    "fast": "the fast network, flips and shifts, bfloat16",
+    "fast_float32": "the fast network, flips and shifts, float32, as on a CPU without bfloat16",
+    "wide": "the fast network, wider, bfloat16, test-time augmentation",
 }
 AUGMENTATIONS = ("ours", "kornia", "fastai", "albumentations, 2 workers", "torchvision PIL, 2 workers")
 
@@ -82,7 +82,7 @@ def training() -> str:
     lines = ["| two CPU cores, full CIFAR-10 | test accuracy | reference minutes | seeds |", "|---|--:|--:|--:|"]
     for name, words in TRAININGS.items():
         mine = [row["looks"][-1] if "looks" in row else row for row in rows if row["name"] == name]
-        tta = name in ("full", "plain_tricks")
+        tta = name in ("wide", "plain_tricks")
         accuracy = [row["accuracy_shifted" if tta else "accuracy"] for row in mine]
         seconds = [row["reference_seconds"] + (row["shifted_reference_seconds"] if tta else 0) for row in mine]
         minutes = [s / 60 for s in seconds]
@@ -137,7 +137,7 @@ def pairs(rows: list[dict], first: str = "0.1.0", second: str = "0.2.0") -> list
 
 def shards() -> str:
     """Validation accuracy of the plain network by the number of shards; see benchmarks/shards.yaml."""
-    lines = ["| shards per batch | seeds | validation accuracy | 95 % interval of the mean |", "|--:|--:|--:|--:|"]
+    lines = ["| shards per batch | seeds | validation accuracy | 95% interval of the mean |", "|--:|--:|--:|--:|"]
     with (RESULTS / "shards.csv").open() as file:
         for row in sorted(csv.DictReader(file), key=lambda row: int(row["shards"])):
             mean, low, high = (f"{float(row[name]):.1%}" for name in ("validation_accuracy", "low", "high"))

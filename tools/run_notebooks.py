@@ -4,11 +4,12 @@
     python tools/run_notebooks.py --in-place      all notebooks, outputs written into notebooks/ (to commit them)
     python tools/run_notebooks.py notebooks/02_model.ipynb
 
-CIFAR_PROFILE (smoke, class or full) decides how long that takes. The exit code is 1 if a cell failed.
+CIFAR_PROFILE (smoke, class or long) decides how long that takes. The exit code is 1 if a cell failed.
 """
 
 import argparse
 import copy
+import hashlib
 import html
 import os
 import sys
@@ -82,11 +83,18 @@ def run(path: Path, target: Path, pages: Path, step: float, observe=lambda clien
     bar.close()
     seconds = time.perf_counter() - start
     notebook.metadata["seconds"] = round(seconds)  # a test compares it with the minutes in the text
+    notebook.metadata["code"] = code_hash(notebook)  # a test compares it with the code that is committed
     notebook.metadata["step_milliseconds"] = step  # `python -m cifar_utils doctor` scales the seconds by it
     nbformat.write(notebook, target)
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(with_text_alternatives(notebook))
     (pages / f"{path.stem}.html").write_text(page, encoding="utf-8")
     return {"problem": problem, "seconds": seconds}
+
+
+def code_hash(notebook: nbformat.NotebookNode) -> str:
+    """Of all code cells: tells whether the outputs are those of the code beside them."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
 
 
 def with_text_alternatives(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

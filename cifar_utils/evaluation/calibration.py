@@ -1,4 +1,4 @@
-"""Calibration: of the images predicted with 80 % confidence, are 80 % correct? And how to make it so."""
+"""Calibration: of the images predicted with 80% confidence, are 80% correct? And how to make it so."""
 
 from dataclasses import dataclass, replace
 from numbers import Real

@@ -18,7 +18,7 @@ class Comparison:
         images: how many both have predicted.
         only_first, only_second: positions, in the images' source, of those that only this one predicts correctly.
         difference: accuracy of the second minus that of the first, -1 to 1.
-        interval: its 95 % interval.
+        interval: its 95% interval.
         p_value: of McNemar's exact test: how likely so uneven a count is where both are equally good.
         identical: whether the two tables hold the same predictions, probabilities included.
     """
@@ -38,7 +38,7 @@ class Comparison:
         p = "< 1e-300" if self.p_value < 1e-300 else f"= {self.p_value:.3g}"
         return (
             f"{self.images:,} images: only the first is correct on {len(self.only_first):,}, only the second on "
-            f"{len(self.only_second):,}; second minus first {100 * self.difference:+.2f} points (95 % interval "
+            f"{len(self.only_second):,}; second minus first {100 * self.difference:+.2f} points (95% interval "
             f"{100 * low:+.2f} to {100 * high:+.2f}), McNemar's exact p {p}"
         )
 
@@ -81,7 +81,7 @@ def compare(first: Predictions, second: Predictions) -> Comparison:
 
 
 def difference_interval(only_first: int, only_second: int, images: int) -> tuple[float, float]:
-    """95 % interval of the difference of two paired accuracies, second minus first, -1 to 1; see `compare`.
+    """95% interval of the difference of two paired accuracies, second minus first, -1 to 1; see `compare`.
 
     Args:
         only_first, only_second: number of images that only this one predicts correctly.
@@ -93,7 +93,7 @@ def difference_interval(only_first: int, only_second: int, images: int) -> tuple
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of a figure over several seeds, and half the width of Student's 95 % interval of it.
+    """The mean of a figure over several seeds, and half the width of Student's 95% interval of it.
 
     Both are in the unit of the values. The half width is infinite for a single value.
     """

@@ -14,7 +14,7 @@ MOST_LISTED = 20  # of more classes, texts and dot plots show the ten best and t
 
 
 def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval (95 % by default) of a proportion, 0 to 1; NaN without trials.
+    """Confidence interval (95% by default) of a proportion, 0 to 1; NaN without trials.
 
     Unlike p +- z sqrt(p (1 - p) / n) it stays within 0 and 1 and keeps its promise near them.
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -32,7 +32,7 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
 
 
 def proportion(correct: np.ndarray) -> tuple[float, float, float]:
-    """Fraction of True and its 95 % Wilson interval: (fraction, low, high). correct: [N] bool."""
+    """Fraction of True and its 95% Wilson interval: (fraction, low, high). correct: [N] bool."""
     return (float(np.mean(correct)), *wilson_interval(int(np.sum(correct)), len(correct)))
 
 
@@ -64,7 +64,7 @@ def normalized(matrix: np.ndarray) -> np.ndarray:
 
 
 def per_class(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """Recall, precision and F1 of each class with their 95 % intervals.
+    """Recall, precision and F1 of each class with their 95% intervals.
 
     - recall, a class's accuracy: the fraction of its images that are recognized. Undefined for a class without images.
     - precision: of the images predicted as the class, the fraction that belong to it. Undefined for a class that is

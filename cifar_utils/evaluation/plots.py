@@ -26,13 +26,13 @@ SERIES = [  # color, marker, line style: told apart in black and white as well
 
 
 def _dots(axis, rows: list[tuple[float, float, float]], names: list[str], margin: float) -> None:
-    """Values with their 95 % intervals, one beneath the other: (value, low, high), nothing where that is NaN."""
+    """Values with their 95% intervals, one beneath the other: (value, low, high), nothing where that is NaN."""
     for place, (value, low, high) in enumerate(rows):
         if not np.isnan(value):
             axis.plot([low, high], [place, place], color=BLUE, linewidth=2)
             axis.plot(value, place, "o", color=BLUE)
             axis.annotate(f"{value:.1%}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
-    axis.set(xlabel="accuracy, with 95 % interval", ylim=(len(rows) - 0.5, -0.5))
+    axis.set(xlabel="accuracy, with 95% interval", ylim=(len(rows) - 0.5, -0.5))
     axis.set_yticks(range(len(rows)), [literal(name, 40) for name in names])
     axis.xaxis.set_major_formatter(percent)
     axis.margins(x=margin)
@@ -96,7 +96,7 @@ def model_accuracies(accuracies: dict[str, tuple[float, float, float]], title: s
     _dots(axis, list(accuracies.values()), list(accuracies), margin=0.15)
     axis.set_title(literal(title))
     values = "; ".join(f"{name} {_in_words(*accuracy)}" for name, accuracy in accuracies.items())
-    figure.alt_text = f"{title}. Accuracy with 95 % intervals: {values}."
+    figure.alt_text = f"{title}. Accuracy with 95% intervals: {values}."
     return figure
 
 

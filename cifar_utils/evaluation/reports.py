@@ -209,7 +209,7 @@ def _temperature(predictions: Predictions, validation: Predictions) -> Temperatu
 
 
 def _k(predictions: Predictions) -> int:
-    """Of the top-k accuracy: 3, or 5 of many classes; 0 where it would be 100 % for any network."""
+    """Of the top-k accuracy: 3, or 5 of many classes; 0 where it would be 100% for any network."""
     k = 3 if len(predictions.classes) <= metrics.MOST_LISTED else 5
     return k if k < len(predictions.classes) else 0
 
@@ -225,7 +225,7 @@ def _classes_csv(found: dict[str, np.ndarray], classes: Sequence[str]) -> str:
 
 
 def _percent(values: tuple[float, float, float]) -> str:
-    return f"{values[0]:.2%} (95 % interval {values[1]:.2%} to {values[2]:.2%})"
+    return f"{values[0]:.2%} (95% interval {values[1]:.2%} to {values[2]:.2%})"
 
 
 def _json(facts: dict) -> bytes:

@@ -115,7 +115,7 @@ def predict_corrupted(
 
 
 def robustness_curve(model: nn.Module, dataset: Dataset, name: str, *, batch_size: int | None = None) -> np.ndarray:
-    """Accuracy at each of a corruption's severities: [A, 4] float64 of severity, accuracy and its 95 % interval.
+    """Accuracy at each of a corruption's severities: [A, 4] float64 of severity, accuracy and its 95% interval.
 
     Accuracies are fractions, 0 to 1. model, dataset, name, batch_size: see `predict_corrupted`.
     """

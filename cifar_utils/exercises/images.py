@@ -33,7 +33,7 @@ def shipped() -> nn.Module:
     hints=(
         "Ten classes share the 50,000 images equally. How many of them are cats?",
         "Stratified means that validation gets the same fraction of every class.",
-        "Take 10 % of the cats only.",
+        "Take 10% of the cats only.",
     ),
     wrong={
         "all": Wrong("all validation images", "answer = 5000", "This is the whole validation set. Count one class."),
@@ -46,7 +46,7 @@ def shipped() -> nn.Module:
         ),
         "other": Wrong("a slip in the arithmetic", "answer = 50", "Divide in two steps: by class, then by split."),
     },
-    meaning="A stratified split takes 10 % of every class, so no class is short of validation images by chance.",
+    meaning="A stratified split takes 10% of every class, so no class is short of validation images by chance.",
     sound=("answer = 500", "answer = 500.0", "answer = 50_000 // 10 // 10"),
 )
 def cats_in_validation(answer) -> str:
@@ -256,7 +256,7 @@ TOO_MUCH = "The trained network predicts {before:.0%} of plain images and {after
             TOO_MUCH + "No single transform is too strong, but together they are: try my_policy.scaled(0.5).",
         ),
     },
-    meaning="Under this policy, the trained network keeps at least 85 % of its accuracy: most images still show their "
+    meaning="Under this policy, the trained network keeps at least 85% of its accuracy: most images still show their "
     "class.",
     sound=('answer = PRESETS["full"]', 'answer = PRESETS["flip_and_shift"]', "answer = Policy(flip_p=0.5, degrees=15)"),
     then=lambda policy: _save(policy),

@@ -43,7 +43,7 @@ MATRIX = np.array([[70, 20, 10], [15, 80, 5], [5, 0, 95]])  # cat, dog, frog: tr
             "other cells", "answer = (0.8, 0.5)", "Neither is right. First find the 70 cats that are predicted as cats."
         ),
     },
-    meaning="The network finds 70 % of the cats, and 78 % of its predictions of a cat are right.",
+    meaning="The network finds 70% of the cats, and 78% of its predictions of a cat are right.",
     sound=("answer = (0.7, 0.778)", "answer = [70 / 100, 70 / (70 + 15 + 5)]"),
 )
 def recall_and_precision(answer) -> str:

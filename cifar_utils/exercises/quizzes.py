@@ -54,12 +54,12 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
         ]),
     ],
     4: [
-        ("Network A predicts 84.2 % and network B 84.6 % of the same 10,000 test images correctly. What do you do?", [
+        ("Network A predicts 84.2% and network B 84.6% of the same 10,000 test images correctly. What do you do?", [
             ("Report that B is better.", False, "So small a difference may be chance."),
-            ("Compare the two 95 % intervals.", False, "They overlap, but overlapping intervals do not settle the question."),
+            ("Compare the two 95% intervals.", False, "They overlap, but overlapping intervals do not settle the question."),
             ("Count the images on which exactly one of them is right.", True, "These are the only images that tell the two apart: McNemar's test."),
         ]),
-        ("A network predicts 1,000 images with a probability of 90 % each, and 700 of these predictions are right. What is it?", [
+        ("A network predicts 1,000 images with a probability of 90% each, and 700 of these predictions are right. What is it?", [
             ("Calibrated.", False, "Then about 900 of them would be right."),
             ("Too sure of itself.", True, "A temperature above 1 makes it less sure, and its predicted classes stay the same."),
             ("Not sure enough.", False, "It would have to be right more often than it claims."),
@@ -106,7 +106,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
     ],
     7: [
         ("You show a cup of coffee to a network that knows ten other classes. What do its probabilities do?", [
-            ("All are low, since it knows no cup.", False, "They always sum to 1, so at least one is 10 % or more."),
+            ("All are low, since it knows no cup.", False, "They always sum to 1, so at least one is 10% or more."),
             ("They sum to 1 over the ten classes.", True, "A softmax has no place for “none of them”."),
             ("The network reports an error.", False, "It computes ten numbers for any image."),
         ]),

@@ -3,7 +3,7 @@
     torchrun --standalone --nproc-per-node 2 -m cifar_utils train --shards 4
     OMP_NUM_THREADS=1 python -m cifar_utils train --shards 4     # one process: the same run, to the last bit
 
-Every process draws and augments the whole batch, which costs 1 or 2 % of a step, so all of them see the batch that a
+Every process draws and augments the whole batch, which costs 1 or 2% of a step, so all of them see the batch that a
 single process would see. A shard is a part of the batch with batch norm statistics and random numbers (dropout) of its
 own. Gradients are exchanged shard by shard and added in the shards' order. So neither the number of processes nor which
 of them computes a shard changes anything, on one kind of machine and at one number of threads.

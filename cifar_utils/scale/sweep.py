@@ -143,7 +143,7 @@ def run(
     fits = int(settings.free_memory() / 1e9 / TRAINING_GB)
     jobs = jobs or max(1, min(cores, fits, len(trainings)))  # not of `todo`: resumed with as many threads as before
     threads = threads or (1 if dask else max(1, cores // jobs))  # nothing is known of the workers' machines
-    print(f"{len(trainings)} trainings, {len(trainings) - len(todo)} of them finished; their runs are in {folder}")
+    print(f"{len(trainings)} runs, {len(trainings) - len(todo)} of them finished; they are in {folder}")
     if dry_run:
         _show_plan(trainings, done, jobs, threads)
         return not todo
@@ -166,7 +166,7 @@ def run(
     print(f"Saved in {folder}: results.csv (one row per training), summary.csv (means over the seeds)")
     left = sum(row["status"] != "finished" for row in rows)
     if left:
-        print(f"{left} trainings are not finished. The same command resumes them.")
+        print(f"{left} runs are not finished. The same command resumes them.")
     return not left
 
 
@@ -211,7 +211,7 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
 
 
 def results(trainings: list[Training], problems: dict[str, str]) -> list[dict]:
-    """One row per training: its options, epochs, validation accuracy with its 95 % interval, minutes, and status."""
+    """One row per training: its options, epochs, validation accuracy with its 95% interval, minutes, and status."""
     runs = _runs(trainings[0].folder.parent)
     rows = []
     for training in trainings:
@@ -230,7 +230,7 @@ def results(trainings: list[Training], problems: dict[str, str]) -> list[dict]:
 def summary(rows: list[dict]) -> list[dict]:
     """Means over the seeds: one row per combination of the other options and of images, of finished trainings only.
 
-    `low` and `high` are Student's 95 % interval of the mean (empty for a single seed), the variation between seeds; it
+    `low` and `high` are Student's 95% interval of the mean (empty for a single seed), the variation between seeds; it
     does not contain that between samples of validation images.
     """
     groups: dict[tuple, list[dict]] = {}

@@ -80,7 +80,7 @@ RECIPES = {
     # A long training has the time for every image in every epoch at its full size, and memorizes them unless told not
     # to be too sure; and without mirror symmetry, all filters are the network's own. Muon's published run has these
     # numbers.
-    "full": Recipe(
+    "wide": Recipe(
         "flip_and_shift", epochs=12, batch_size=2000, lr=0.24, drop_easiest=0.0, label_smoothing=0.2, sizes=(),
         network={"widths": (64, 256, 256), "mirror": False},
     ),

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cifar_utils.augment import Policy, Step, apply_transform, describe
 
-SIZES = ((0.5, 0.15), (0.75, 0.65))  # half the size in the first 15 % of all steps, three quarters until 65 %
+SIZES = ((0.5, 0.15), (0.75, 0.65))  # half the size in the first 15% of all steps, three quarters until 65%
 MULTIPLE, SMALLEST = 8, 16  # pixels: sizes that networks halve three times without a rest
 
 

@@ -67,7 +67,7 @@ export default {
         + (changes ? " In parentheses: how many more (+) or fewer (\u2212) images the compared run has there." : "");
       cells.forEach((line, t) => line.forEach((cell, p) => {
         const count = matrix[t][p], change = changes ? changes[t][p] : 0;
-        const fraction = matrix[t].some(Boolean) ? `${(100 * fractions[t][p]).toFixed(1)} %` : "n/a";
+        const fraction = matrix[t].some(Boolean) ? `${(100 * fractions[t][p]).toFixed(1)}%` : "n/a";
         const text = !few && !count ? "" : String(count);
         cell.textContent = change ? `${count}${few ? "\n" : "\u00a0"}(${change > 0 ? "+" : "\u2212"}${Math.abs(change)})` : text;
         [cell.style.background, cell.style.color] = colors[Math.round(100 * fractions[t][p])];

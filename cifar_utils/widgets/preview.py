@@ -132,7 +132,7 @@ def contact_sheet(originals: Tensor, others: np.ndarray) -> np.ndarray:
 def accuracy_under_augmentation(
     network: nn.Module, dataset: Dataset, policy: Policy, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The accuracy of a trained network on augmented images: (fraction, low, high), 95 % interval.
+    """The accuracy of a trained network on augmented images: (fraction, low, high), 95% interval.
 
     A network that was trained with a policy is more robust to it than one that was not: read it as a warning, not as
     a proof.
@@ -149,7 +149,7 @@ def accuracy_under_augmentation(
 def warning(augmented: tuple[float, float, float], plain: tuple[float, float, float], classes: int) -> tuple[bool, str]:
     """Whether a policy is likely to destroy labels, and the same in a sentence.
 
-    It is likely if even the interval's upper end is below 80 % of the accuracy without augmentation. Between this and
+    It is likely if even the interval's upper end is below 80% of the accuracy without augmentation. Between this and
     an accuracy whose interval meets that on the original images, some labels may be lost.
 
     Args:

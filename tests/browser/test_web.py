@@ -82,7 +82,7 @@ def test_readers_find_nothing_serious_to_complain_of(open_page, name, scheme):
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("width", [390, 320])  # a phone; 1280 pixels at 400 %
+@pytest.mark.parametrize("width", [390, 320])  # a phone; 1280 pixels at 400%
 def test_a_narrow_page_does_not_scroll_sideways(open_page, name, width):
     page = open_page(name, viewport={"width": width, "height": 800})
     wide, inside = page.evaluate("() => [document.documentElement.scrollWidth, window.innerWidth]")

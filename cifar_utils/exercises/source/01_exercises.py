@@ -19,7 +19,7 @@ full = PRESETS["full"]
 # ## 1.1 Predict: cats in the validation set
 #
 # The full CIFAR-10 has 50,000 training images, equally many of each of its ten classes. The stratified split of
-# notebook 1 takes 10 % of them for validation. How many cats are in the validation set?
+# notebook 1 takes 10% of them for validation. How many cats are in the validation set?
 
 # %% exercise="1.1" part="stub"
 cats = ...
@@ -72,7 +72,7 @@ check("1.3", prepare)
 #
 # This is the first part of your project: the policy with which you will train in notebook 3. It may change images as
 # much as you like, as long as they keep their labels. As a rough test, the trained network that ships predicts your
-# augmented images: your policy passes if the network keeps 85 % of its accuracy. It is then saved for notebook 3.
+# augmented images: your policy passes if the network keeps 85% of its accuracy. It is then saved for notebook 3.
 
 # %% exercise="1.4" part="stub"
 my_policy = ...
