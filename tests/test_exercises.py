@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cells import run_cell
+from nbclient import NotebookClient
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
@@ -24,6 +25,7 @@ from cifar_utils.models import Normalize, SmallCNN
 from cifar_utils.train import steps
 from tools import make_exercises
 
+SOLUTIONS = make_exercises.ROOT / "notebooks" / "exercises" / "solutions"
 CELLS = [cell for source in sorted(core.SOURCE.glob("*.py")) for cell in jupytext.read(source).cells]
 WRONG = [(key, name) for key, exercise in EXERCISES.items() for name, wrong in exercise.wrong.items() if wrong.code]
 SOUND = [(key, number) for key, exercise in EXERCISES.items() for number in range(len(exercise.sound))]
@@ -115,6 +117,15 @@ def test_the_stub_is_not_yet_right(key, capsys):
 def test_the_solution_is_right(key, capsys):
     run(f"{preparation(key)}\n{part(key, 'solution')}")
     assert f"{key} Right." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("notebook", "keys"), [("03", ["3.4"]), ("04", ["4.4", "4.6"])])
+def test_the_solutions_that_need_their_notebook_are_right(notebook, keys, tmp_path):
+    cells = nbformat.read(SOLUTIONS / f"{notebook}_solutions.ipynb", as_version=4)
+    NotebookClient(cells, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    text = "\n".join(output.get("text", "") for cell in cells.cells for output in cell.get("outputs", []))
+    assert all(f"{key} Right." in text for key in keys) and "Not yet." not in text
 
 
 @pytest.mark.parametrize(("key", "number"), SOUND)

@@ -240,7 +240,8 @@ CLAIMS = ("the first is better", "the second is better", "cannot tell")
             "Both tables hold the same predictions. Compare two runs.",
         ),
     },
-    meaning="Your claim follows from the paired comparison. Report the interval of the difference with it.",
+    meaning="Your claim follows from the paired comparison. Report the interval of the difference with it. It is about "
+    "these two networks: for the policies or optimizers behind them, train several seeds of each.",
     sound=(
         'answer = (first, second, "the second is better")',
         'answer = (second, first, "the first is better")',

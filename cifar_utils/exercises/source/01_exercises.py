@@ -71,7 +71,7 @@ check("1.3", prepare)
 # ## 1.4 Code: your policy
 #
 # This is the first part of your project: the policy with which you will train in notebook 3. It may change images as
-# much as you like, as long as they keep their labels. As a rough test, the trained network that ships predicts your
+# much as you like, as long as they keep their labels. As a rough test, the shipped network predicts your
 # augmented images: your policy passes if the network keeps 85% of its accuracy. It is then saved for notebook 3.
 
 # %% exercise="1.4" part="stub"

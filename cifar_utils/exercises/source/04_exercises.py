@@ -78,7 +78,7 @@ check("4.3", leaks)
 # ## 4.4 Code: defend your result
 #
 # This is the last part of your project: two networks, the same images, and a claim. Compare your run with another
-# one. Until you have two runs, compare one view and six views (test-time augmentation) of the network that ships, as
+# one. Until you have two runs, compare one view and six views (test-time augmentation) of the shipped network, as
 # here. If p is below 0.05, claim a difference; otherwise, claim that you cannot tell. The claim is one of "the first
 # is better", "the second is better" and "cannot tell".
 
