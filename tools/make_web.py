@@ -25,7 +25,7 @@ FOLDERS = ("notebooks", "docs", "benchmarks", "deploy", "cifar_utils")  # the la
 PARTS = {
     "The series": "notebooks/0*.ipynb",
     "Exercises": "notebooks/exercises/0*.ipynb",
-    "More": [f"docs/{name}.md" for name in ("installing", "exercises", "glossary", "more_than_one")],
+    "More": [f"docs/{name}.md" for name in ("installing", "troubleshooting", "exercises", "glossary", "more_than_one")],
     "For teachers": ["docs/teaching.md", "docs/rehearsal.md", "deploy/README.md"],
     "The package": [
         "api/center",
