@@ -144,8 +144,8 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
         convolutions compute fastest, unless it fails on that (as `view` may, where `reshape` or `flatten` does not).
 
     Raises:
-        ValueError: the model, the transform, the loss or the sampler fails, or the outputs are not finite [N, classes]
-            logits.
+        ValueError: the model, the transform or the loss fails, the sampler's batches are none, or the outputs are not
+            finite [N, classes] logits.
     """
     # Not as many images as classes: labels [N] would broadcast with logits [N, N], and a wrong loss pass unnoticed.
     model, count = uncompiled(model), min(2 if len(train.classes) == 3 else 3, _smallest_batch(sampler, train))

@@ -32,7 +32,7 @@ Train a network with data augmentation and evaluate it honestly: the plain netwo
 of your own. Without a command it does both. Data and runs lie in data/ and runs/ of the current folder, or where the
 environment variables CIFAR10_DIR and CIFAR_RUNS point.
 """
-PROFILES = "smoke: seconds; class: minutes on a laptop; full: a GPU, or hours (default: CIFAR_PROFILE, or class)"
+PROFILES = "smoke: seconds; class: minutes on a laptop; long: a GPU, or hours (default: CIFAR_PROFILE, or class)"
 POLICIES = f"augmentation: {', '.join(PRESETS)}, or a JSON file"
 EPILOG = """\
 examples:
@@ -185,7 +185,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: full, or the recipe's)")
     _model_option(parser)
     recipes = (
-        "train by a recipe: class, fast, short, five, sample, few, full (notebook 5's network), own (your network); "
+        "train by a recipe: class, fast, short, five, sample, few, wide (notebook 5's network), own (your network); "
     )
     recipes += "or FILE.py:NAME, a function (model, train, *, seed, epochs) that returns keyword arguments of fit"
     parser.add_argument("--recipe", metavar="NAME", help=recipes)

@@ -12,10 +12,9 @@ import json
 import re
 import sys
 import sysconfig
-import textwrap
+import tokenize
 import types
 import weakref
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -38,13 +37,17 @@ _HIDDEN = ("_schedulers", "_milestones", "_schedule_phases", "_anneal_func_type"
 _LIBRARIES = ("cifar_utils", "torch", "torchvision")  # their functions are told apart by name
 _EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
 _COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)
-_CALLED = ("__call__", "forward", "transform", "at_step", "epoch", "record", "step")  # of a part, at each step
+_CALLED = (  # of a part, at each step or when it resumes
+    "__call__", "forward", "transform", "make_params", "at_step", "epoch", "record", "step", "get_lr",
+    "load_state_dict",
+)  # fmt: skip
 _CHANGE = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "remove", "discard", "clear"}
 _at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # optimizer -> its groups' rates before training
 _HASHED = {  # settings whose values tell a person nothing
     "tensors": "the model's tensors have other names or shapes",
     "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
     "frozen": "other parameters of the model are frozen",
+    "code": "code is another",
 }
 
 
@@ -62,7 +65,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
         | {"parameters": _short_hash(" ".join(name_of[p] for p in group["params"]))}
         for rate, group in zip(rates, optimizer.param_groups)
     ]
-    methods = [method for kind in type(optimizer).__mro__ if _is_edited(kind) for method in _methods(vars(kind))]
+    methods = [method for kind in type(optimizer).__mro__ if _is_edited(kind) for method in _methods(kind)]
     names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     return {
@@ -226,9 +229,9 @@ def _values(part, arrays: bool) -> dict:
     members = {name: member for kind in reversed(own) for name, member in vars(kind).items()}
     attributes = {name: member for name, member in members.items() if _is_value(member)}  # those of the class
     attributes |= vars(part) if hasattr(part, "__dict__") else {}
-    methods = _methods(members)
-    made = set().union(*(_written(method) or () for method in methods if method.__name__ == "__init__"))
-    changes = {*changing, *set().union(*(_written(method) or () for method in methods if method.__name__ in _CALLED))}
+    methods = [method for kind in own for method in _methods(kind)]
+    made = _assigned(methods, {"__init__"})
+    changes = {*changing, *_assigned(methods, _called(methods))}
     found = {k: v for k, v in attributes.items() if k[0] != "_" or k in _HIDDEN or k in made}
     if isinstance(part, nn.Module):
         found |= {k: v for k, v in part._modules.items() if v is not None}
@@ -252,9 +255,24 @@ def _are_numbers(x) -> bool:
     return bool(values) and all(isinstance(v, (int, float, str)) for v in values)
 
 
-def _methods(members: Mapping) -> list:
-    """The functions among a class's members."""
-    return [_function(member) for member in members.values() if inspect.isfunction(_function(member))]
+def _methods(kind: type) -> list:
+    """The functions that a class defines; torch puts one of its own into an optimizer's."""
+    found = [_function(member) for member in vars(kind).values()]
+    return [f for f in found if inspect.isfunction(f) and f.__module__ == kind.__module__]
+
+
+def _called(methods: list) -> set[str]:
+    """The names of the methods that run at each step, those that they call included."""
+    found = {method.__name__ for method in methods} & set(_CALLED)
+    for _ in methods:  # one more level each time
+        found |= {name for m in methods if m.__name__ in found for name in inspect.unwrap(m).__code__.co_names}
+    return found
+
+
+def _assigned(methods: list, names: set[str]) -> set[str]:
+    """The attributes that the methods of these names assign or change in place."""
+    found = (name for m in methods if m.__name__ in names for name in _written(inspect.unwrap(m).__code__))
+    return {name.removeprefix("self.") for name in found if name.startswith("self.")}
 
 
 def _function(member):
@@ -268,9 +286,9 @@ def _behavior(function) -> tuple[str, list]:
     used = {name: function.__globals__.get(name) for name in sorted(global_names(function.__code__))}
     used |= {name: cell.cell_contents for name, cell in zip(names, function.__closure__ or ())}
     # What it changes itself, such as a count or a list of losses, is no setting.
-    written = _written(function)
-    outside = [x for name, x in used.items() if name not in (written or ())]
-    plain = [x for x in outside if _is_value(x) and not (written is None and isinstance(x, _COLLECTIONS))]
+    written = _written(function.__code__)
+    outside = [x for name, x in used.items() if name not in written]
+    plain = [x for x in outside if _is_value(x) and not ("*" in written and isinstance(x, _COLLECTIONS))]
     own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
     # A library's code changes with its version, and Python's instructions with Python's.
     code = (
@@ -293,32 +311,39 @@ def _is_value(x) -> bool:
     return isinstance(x, (int, float, str, tuple, *_COLLECTIONS)) or hasattr(x, "at_step") or is_own_transform
 
 
-def _written(function) -> set[str] | None:
-    """The names of globals, outer variables and attributes of `self` that a function assigns or changes in place.
+@cache
+def _written(code: types.CodeType) -> frozenset[str]:
+    """What a function assigns or changes in place: names from outside, and attributes as `self.NAME`.
 
-    As by `global count`, `losses.append(x)`, `sums[k] += 1`, `self.seen = x`. None: its source is not at hand.
+    As by `global count`, `losses.append(x)`, `sums[k] += 1`, `self.seen = x`. Without its source, "*" stands for
+    collections that it may change in place.
     """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):  # code made by exec; a lambda in the middle of a call
-        return None
     found: set[str] = set()
+    try:
+        source = inspect.getsource(code)
+        tree = ast.parse(f"if True:\n{source}" if source[:1].isspace() else source)
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # of %%time; a lambda at the end of a call
+        forms = {"STORE_GLOBAL": "{}", "STORE_DEREF": "{}", "STORE_ATTR": "self.{}"}
+        found = {forms[x.opname].format(x.argval) for x in dis.get_instructions(code) if x.opname in forms}
+        may_change = code.co_name != "<lambda>" or any(n in _CHANGE or n.endswith("_") for n in code.co_names)
+        return frozenset(found | {"*"} if may_change else found)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Global, ast.Nonlocal)):
             found.update(node.names)
         is_written = isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            changes = node.func.attr in _CHANGE or node.func.attr.endswith("_")
-            is_written, node = changes, node.func.value if changes else node
+            is_written = node.func.attr in _CHANGE or node.func.attr.endswith("_")
+            node = node.func.value
         elif isinstance(node, ast.Name):  # a variable of its own, unless it is declared global
             continue
-        while is_written and isinstance(node, ast.Subscript):
+        parts = (ast.Subscript, ast.Attribute)
+        while isinstance(node, parts) and isinstance(node.value, parts):  # self.mean.data[0]: it is self.mean
             node = node.value
-        if is_written and isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
-            found.add(node.attr)
-        elif is_written and isinstance(node, ast.Name):
-            found.add(node.id)
-    return found
+        if is_written and isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.add(f"self.{node.attr}" if node.value.id == "self" else node.value.id)
+        elif is_written and isinstance(node, (ast.Subscript, ast.Name)):
+            found.add(getattr(getattr(node, "value", node), "id", ""))
+    return frozenset(found)
 
 
 def _is_edited(kind: type) -> bool:
@@ -353,6 +378,8 @@ def _short_hash(text: str) -> str:
 
 def _plain(value):
     """A hyper-parameter as JSON has it."""
+    if isinstance(value, torch.Tensor):
+        return _plain(value.tolist())
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if v}
     if isinstance(value, (list, tuple)):

@@ -194,7 +194,7 @@ def _definition(thing) -> tuple[str, dict]:
     `inspect.getsource` does not find a class of a notebook. Its methods know their cell.
     """
     functions = [thing] if inspect.isfunction(thing) else [f for f in vars(thing).values() if inspect.isfunction(f)]
-    for function in functions:
+    for function in map(inspect.unwrap, functions):  # what a decorator wraps
         source = "".join(linecache.getlines(function.__code__.co_filename))
         for node in ast.walk(ast.parse(source)):
             if not (isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == thing.__name__):

@@ -1,6 +1,6 @@
 """What the environment decides: how big everything is and where things lie.
 
-CIFAR_PROFILE    smoke (seconds, for tests), class (the default: minutes on a laptop) or full (a GPU, or patience)
+CIFAR_PROFILE    smoke (seconds, for tests), class (the default: minutes on a laptop) or long (a GPU, or patience)
 CIFAR10_DIR      the data directory; default: data/ in the project's folder
 CIFAR10_MIRROR   another address of cifar-10-python.tar.gz (read by download.py)
 CIFAR_RUNS       where runs are saved; default: runs/ in the project's folder

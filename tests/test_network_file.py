@@ -153,6 +153,13 @@ def test_a_file_that_cannot_be_used_is_named(folder, text, name, message):
     assert str(file) in str(error.value)
 
 
+def test_a_decorated_function_is_found(folder):
+    decorator = "def named(f):\n    @wraps(f)\n    def inner(*a):\n        return f(*a)\n    return inner\n"
+    decorated = "@named\ndef answer():\n    return nn.Linear(2, 3)\n"
+    network_file.save(cell(f"from functools import wraps\n{decorator}{decorated}")["answer"])
+    assert network_file.load()().out_features == 3
+
+
 def test_of_two_definitions_of_one_name_the_last_is_saved(folder):
     twice = "def answer():\n    return nn.Linear(2, 3)\n\ndef answer():\n    return nn.Linear(2, 5)"
     network_file.save(cell(twice)["answer"])

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import pytest
@@ -616,6 +616,35 @@ class Rates(nn.Module):
         return F.dropout(self.body(images), self.rates[0], self.training)
 
 
+class Noise:
+    """A transform with a variable of its own that has the name of an attribute."""
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def __call__(self, images):
+        noise = torch.zeros(images.shape)
+        noise.add_(self.noise)
+        return images / 255 + noise
+
+
+class Inherited(Private):
+    """Its setting is assigned by the class that it extends."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.name = "inherited"
+
+
+COMMENTED = """
+class Roll:
+    def __init__(self, size):
+# a comment in the first column
+        self._size = size
+    def __call__(self, images):
+        return images.roll(self._size, 3)
+transform = Roll({})
+"""
 BOX = """
 BOX = [{}, 24]
 def transform(images):
@@ -789,6 +818,13 @@ def one_cycle(**options):
     return scheduled(lambda o: OneCycleLR(o, 0.1, total_steps=4, **options))
 
 
+def by_a_lambda(*factors: float):
+    """A transform whose source, seen alone, is no whole statement."""
+    listed = list(factors)
+    return lambda model: dict(
+        transform=lambda images: images * listed[0])  # fmt: skip
+
+
 OPTIONS = {  # of one call each, from the model; no two of them are the same training
     "default": lambda model: {},
     "policy": lambda model: {"transform": PRESETS["light"]},
@@ -861,10 +897,18 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
     "a slower part": with_a_slow_part(0.001),
     "a private attribute": lambda model: {"transform": Private(4)},
     "another private attribute": lambda model: {"transform": Private(8)},
+    "an attribute with a variable's name": lambda model: {"transform": Noise(0.1)},
+    "another attribute with its name": lambda model: {"transform": Noise(0.2)},
+    "an inherited private attribute": lambda model: {"transform": Inherited(4)},
+    "another inherited one": lambda model: {"transform": Inherited(8)},
+    "a private attribute below a comment": lambda model: {"transform": in_a_notebook(COMMENTED.format(4))},
+    "another one below it": lambda model: {"transform": in_a_notebook(COMMENTED.format(8))},
     "a list beside a local change": lambda model: {"transform": in_a_notebook(BOX.format(8))},
     "another list beside it": lambda model: {"transform": in_a_notebook(BOX.format(12))},
     "an object inside a transform": lambda model: {"transform": ProgressiveResizing(Private(4))},
     "another object inside it": lambda model: {"transform": ProgressiveResizing(Private(8))},
+    "a list that a lambda reads": by_a_lambda(0.5),
+    "another list that it reads here": by_a_lambda(0.25),
     "a buffer of a loss": lambda model: {"loss": Focal(0.5)},
     "another buffer of the loss": lambda model: {"loss": Focal(0.25)},
     "two groups": in_two_groups(1),
@@ -952,6 +996,29 @@ def test_the_code_of_a_class_in_a_file_beside_the_notebook_counts(home, tmp_path
     monkeypatch.syspath_prepend(tmp_path)
     found = [identity.words_of(__import__(f"shift{number}").Shift()) for number in range(2)]
     assert found[0] != found[1]
+
+
+def test_an_optimizers_words_do_not_depend_on_what_was_made_before():
+    """torch puts a function of its own into the class whose `step` it finds first."""
+    code = """
+import sys, torch
+from torch import nn
+from tiny import tiny
+from cifar_utils import identity
+class Mine(torch.optim.SGD):
+    pass
+model = nn.Linear(2, 2)
+if sys.argv[1] == "before":
+    torch.optim.SGD(model.parameters(), 0.1)
+parts = {"model": model, "optimizer": Mine(model.parameters(), 0.1), "scheduler": None, "sampler": None}
+print(identity.describe_run(tiny(), tiny(32, "validation"), None, None, parts, {})["optimizer"])
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    found = {
+        subprocess.run([sys.executable, "-c", code, when], env=environment, capture_output=True, check=True).stdout
+        for when in ("before", "not")
+    }
+    assert len(found) == 1 and b"Mine" in found.pop()
 
 
 def test_another_docstring_is_no_other_training():
@@ -1081,7 +1148,32 @@ def test_what_a_transform_collects_is_no_setting(home):
             counts[label] = counts.get(label, 0) + 1
         return images, labels
 
-    for number, part in enumerate((transform, summing, counting, by_class, Private(1)), start=1):
+    def counted(function):
+        calls = 0
+
+        @wraps(function)
+        def inner(images):
+            nonlocal calls
+            calls += 1
+            return function(images)
+
+        return inner
+
+    class Helped:
+        def __init__(self):
+            self.number, self.last = 0, None
+
+        def count(self):
+            self.number += 1
+
+        def __call__(self, images):
+            self.count()
+            return images
+
+    timed = {"count": 0, "__name__": "__main__"}  # as in a cell with %%time, whose source is not at hand
+    exec("def transform(images):\n    global count\n    count += 1\n    return images", timed)
+    parts = transform, summing, counting, by_class, Private(1), counted(lambda x: x), Helped(), timed["transform"]
+    for number, part in enumerate(parts, start=1):
         first, again = (train_tiny(None, narrow(), transform=part)[0] for _ in range(2))
         assert first == again and folders(home) == number
 

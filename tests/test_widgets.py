@@ -266,6 +266,7 @@ def test_the_warning_is_of_the_policy_that_is_shown():
     assert int(accuracy) > 70
     explorer.do("strength", 4)
     explorer.do("set", "degrees", 180)
+    assert explorer.view["warning"].startswith("Measuring") and not explorer.view["destroys"]  # not of the old policy
     explorer.do("judge")
     assert explorer.error == ""
     assert explorer.view["destroys"] and "likely to destroy" in explorer.view["warning"]

@@ -29,8 +29,8 @@ class Reliability:
     def expected_calibration_error(self) -> float:
         """Mean distance of accuracy and confidence, 0 to 1, each bin weighted by its images. It depends on the bins.
 
-        Chance alone makes it larger than 0: that of a calibrated network by less than 0.01 with 10,000 images, and by
-        two or three times as much with 1,000.
+        Chance alone makes it larger than 0: for a calibrated network typically by somewhat less than 0.01 with 10,000
+        images, and by about three times as much with 1,000.
 
         Source: M. Naeini, G. Cooper, M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
         Binning", AAAI 2015.

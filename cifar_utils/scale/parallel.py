@@ -116,6 +116,7 @@ def steps(
 
     Args:
         model, images, val, run, options: see `train.steps`; the initial weights must be the same in every process.
+            Where gloo connects the processes, the device is the CPU.
         shards: number of parts of each batch, see `Sharded`.
 
     Yields:

@@ -359,10 +359,10 @@ def _show_plan(trainings: list[Training], done: set[str], jobs: int, threads: in
             seconds[key] = _estimate(training, threads)
         total += seconds[key]
         print(f"  {training.folder.name}: about {seconds[key] / 60:.1f} minutes")
-    hours = total / 3600
+    hours, jobs = total / 3600, max(1, min(jobs, sum(training.folder.name not in done for training in trainings)))
     print(
         f"About {hours:.1f} hours one after the other, {hours / jobs:.1f} with {jobs} at once on this machine "
-        f"({threads} threads each). Nothing was trained. Trainings share the machine, and images that grow during "
+        f"({threads} threads each). Nothing was trained. Runs share the machine, and images that grow during "
         "training cost less at first, so this is rough."
     )
 

@@ -28,6 +28,7 @@ FIELDS = {  # title, unit and step of each control; the limits are those of augm
     "saturation": ("Saturation, up to", "1 plus or minus", 0.05),
     "fill": ("Fill outside the image", "gray level", 1),
 }
+MEASURING = "Measuring the accuracy of the trained network under this policy ..."
 NO_NETWORK = "No network was given that knows these classes, so accuracy under augmentation is not measured."
 
 
@@ -87,6 +88,7 @@ class Explorer(Widget):
         self._initial = self._state
         self._previous: list[dict] = []
         self._note, self._warning = "", (False, "")
+        self._judged: tuple | None = None  # the policy and seed that the warning is about
         self._show()
         self.do("judge")  # a network that does not fit is an error in the widget: the images can be seen all the same
 
@@ -181,12 +183,16 @@ class Explorer(Widget):
             self._network = _shipped_network(self._train)
         if self._network is None:
             self._warning = False, NO_NETWORK
+            self._show()
         else:
+            self._judged, self._warning = (self.policy, self._state["seed"]), (False, "")  # where it fails: no verdict
             arguments = self._network, self._judged_on
-            self._plain = self._plain or preview.accuracy_under_augmentation(*arguments, Policy())
-            augmented = preview.accuracy_under_augmentation(*arguments, self.policy, self._state["seed"])
-            self._warning = preview.warning(augmented, self._plain, len(self._train.classes))
-        self._show()
+            try:
+                self._plain = self._plain or preview.accuracy_under_augmentation(*arguments, Policy())
+                augmented = preview.accuracy_under_augmentation(*arguments, *self._judged)
+                self._warning = preview.warning(augmented, self._plain, len(self._train.classes))
+            finally:
+                self._show()
 
     # Showing
 
@@ -236,6 +242,8 @@ class Explorer(Widget):
         lines = textwrap.wrap(repr(self.policy), 88, subsequent_indent="    ", break_on_hyphens=False)
         values = self._values(images)
         content = self._content(values)
+        is_judged = self._network is None or self._judged == (self.policy, state["seed"])
+        destroys, warning = self._warning if is_judged else (False, MEASURING)
         with self.hold_sync():  # one message: the image and its description belong together
             self.pixels = rgba(sheet)
             self.view = {
@@ -258,8 +266,8 @@ class Explorer(Widget):
                 "code": takehome.to_code(self.policy),
                 "can_undo": bool(self._previous),
                 "note": self._note,
-                "destroys": self._warning[0],
-                "warning": self._warning[1],
+                "destroys": destroys,
+                "warning": warning,
                 "title": str(self._train),
             }
 

@@ -17,8 +17,8 @@ import nbformat
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS, PRISTINE = "notebooks", ".pristine"
 COPIED = (
-    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "Makefile", "environment.yml",
-    "cifar_utils", "docs", "benchmarks", "deploy",
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "pyproject.toml", "Makefile",
+    "environment.yml", "cifar_utils", "docs", "benchmarks", "deploy",
 )  # fmt: skip
 FOR_TEACHERS = ("solutions", "exercises.md", "teaching.md")  # notebooks/exercises/solutions, and two pages of docs/
 # Notebooks are copied apart, without outputs.

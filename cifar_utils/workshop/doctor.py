@@ -21,7 +21,9 @@ from pathlib import Path
 from cifar_utils import settings
 
 DISTRIBUTION = "cifar-utils"
-PYTHON = f'"{sys.executable}"' if " " in sys.executable else sys.executable  # for a command line
+# For a command line: "python" where the environment is activated, since PowerShell takes no path in quotes.
+_is_activated = os.path.normcase(shutil.which("python") or "") == os.path.normcase(sys.executable)
+PYTHON = "python" if _is_activated else f'"{sys.executable}"' if " " in sys.executable else sys.executable
 LAB_EXTENSIONS = {"@jupyter-widgets/jupyterlab-manager": "jupyterlab-widgets", "anywidget": "anywidget"}  # and packages
 KERNEL_GB = 2.5  # of memory, for the largest notebook's kernel; the smallest needs 1 GB
 DISK_GB = 1.0  # the unpacked data set takes 0.2 GB; the rest is for the runs of all notebooks
