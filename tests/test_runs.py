@@ -625,7 +625,7 @@ class Noise:
     def __call__(self, images):
         noise = torch.zeros(images.shape)
         noise.add_(self.noise)
-        return images / 255 + noise
+        return images / 255 * noise
 
 
 class Inherited(Private):
@@ -822,7 +822,7 @@ def by_a_lambda(*factors: float):
     """A transform whose source, seen alone, is no whole statement."""
     listed = list(factors)
     return lambda model: dict(
-        transform=lambda images: images * listed[0])  # fmt: skip
+        transform=lambda images: images / 255 * listed[0])  # fmt: skip
 
 
 OPTIONS = {  # of one call each, from the model; no two of them are the same training
