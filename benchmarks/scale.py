@@ -114,7 +114,7 @@ def trainings_per_hour(jobs: int, threads: int, on_dask: bool, epochs: int, extr
 
 def markdown(results: dict) -> str:
     lines = ["# More than one process", "", *(f"- {name}: {value}" for name, value in results["machine"].items())]
-    lines += [f"- {results['rounds']} rounds: medians, and quartiles of the ratio", "", "## One training", ""]
+    lines += [f"- {results['rounds']} rounds: medians, and quartiles of the ratio", "", "## One run", ""]
     lines += ["| | images per second | times as fast as one thread |", "|---|--:|--:|"]
     for name, row in results["trainings"].items():
         low, high = row["ratio"]["quartiles"]
@@ -124,7 +124,7 @@ def markdown(results: dict) -> str:
     lines += ["|---|--:|--:|"]
     for count, row in results["participants"].items():
         lines.append(f"| {count} | {row['median']:,.0f} | {row['median'] / int(count):,.0f} |")
-    lines += ["", "## A sweep of four trainings", "", "| | trainings per hour |", "|---|--:|"]
+    lines += ["", "## A sweep of four runs", "", "| | runs per hour |", "|---|--:|"]
     lines += [f"| {name} | {row['median']:.1f} |" for name, row in results["sweeps"].items()]
     return "\n".join(lines) + "\n"
 
@@ -134,9 +134,9 @@ def plot(results: dict, path: Path) -> None:
     together = {f"{count} at once": row["median"] for count, row in results["participants"].items()}
     sweeps = {name: row["median"] for name, row in results["sweeps"].items()}
     parts = {
-        "One training: times as fast as one thread": trainings,
+        "One run: times as fast as one thread": trainings,
         "Participants: images per second of all": together,
-        "A sweep: trainings per hour": sweeps,
+        "A sweep: runs per hour": sweeps,
     }
     heights = [len(rows) for rows in parts.values()]
     figure, axes = plots.new_figure(3, 1, figsize=(8, 6.5), height_ratios=heights)

@@ -234,7 +234,6 @@ def _values(part, arrays: bool) -> dict:
     changes = {*changing, *_assigned(methods, _called(methods))}
     found = {k: v for k, v in attributes.items() if k[0] != "_" or k in _HIDDEN or k in made}
     if isinstance(part, nn.Module):
-        found |= {k: v for k, v in part._modules.items() if v is not None}
         # The weights of the classes, in a loss; a library's other buffers may change with every batch.
         buffers = part._buffers if own and arrays else {k: part._buffers.get(k) for k in ("weight", "pos_weight")}
         found |= {k: v for k, v in buffers.items() if v is not None}
@@ -246,6 +245,8 @@ def _values(part, arrays: bool) -> dict:
     elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
         passing = (torch.Tensor, np.ndarray)
     found = {k: v for k, v in found.items() if k not in changes and (_are_numbers(v) or not isinstance(v, passing))}
+    if isinstance(part, nn.Module):
+        found |= {k: v for k, v in part._modules.items() if v is not None}
     return found | ({"methods": methods} if methods else {})
 
 

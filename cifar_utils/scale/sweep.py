@@ -150,7 +150,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     problems, tasks = {}, [(training, threads, _has_full_set(training)) for training in todo]
     outcomes = _on_a_cluster(tasks, dask) if dask and tasks else _on_this_machine(tasks, jobs, threads)
-    with bar(len(todo), "Sweep", "training") as progress:
+    with bar(len(todo), "Sweep", "run") as progress:
         for training, problem in outcomes:
             if problem:
                 problems[training.folder.name] = problem
@@ -163,7 +163,7 @@ def run(
     rows = results(trainings, problems)
     _write(folder, rows)
     print(as_text(summary(rows)))
-    print(f"Saved in {folder}: results.csv (one row per training), summary.csv (means over the seeds)")
+    print(f"Saved in {folder}: results.csv (one row per run), summary.csv (means over the seeds)")
     left = sum(row["status"] != "finished" for row in rows)
     if left:
         print(f"{left} runs are not finished. The same command resumes them.")
