@@ -90,12 +90,18 @@ def images_per_second_of_all(participants: int, epochs: int, extra: list[str]) -
 
 @contextlib.contextmanager
 def dask_cluster(workers: int):
-    """The address of a Dask scheduler on this machine with so many worker processes of one Dask thread each."""
+    """The address of a Dask scheduler on this machine with so many worker processes of one Dask thread each.
+
+    They keep freed memory, as docs/more_than_one.md says.
+    """
     try:
+        import dask
         from distributed import LocalCluster
     except ImportError:
         sys.exit("Dask is missing: pip install -e '.[cluster]'")
-    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster:
+    keeps = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2147483647}
+    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    with dask.config.set(keeps), LocalCluster(**options) as cluster:
         yield cluster.scheduler_address
 
 
