@@ -87,7 +87,7 @@ def collect(source: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", "node_modules", ".*", "solutions", "*.pyc")
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
-    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "Makefile", "environment.yml"):
+    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "environment.yml"):
         shutil.copy2(ROOT / name, source / name)
     shutil.copy2(ROOT / "tools" / "web" / "conf.py", source)
     shutil.copytree(ROOT / "tools" / "web" / "_static", source / "_static")
