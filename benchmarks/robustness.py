@@ -61,7 +61,7 @@ def rows_for(results: dict, policy: str, epochs: int) -> list[dict]:
 
 
 def mean_curve(rows: list[dict], change: str) -> np.ndarray:
-    """[A, 4]: amount, accuracy over the seeds, and its 95% interval: the wider of the images' and the seeds' own.
+    """[A, 4]: amount, mean accuracy over the seeds, low, high: the 95% interval over images, widened to all seeds.
 
     The seeds are tested on the same images, so these count once, however many seeds there are.
     """

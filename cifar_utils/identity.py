@@ -42,7 +42,8 @@ _CALLED = (  # of a part, at each step or when it resumes
     "load_state_dict",
 )  # fmt: skip
 _CHANGE = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "remove", "discard", "clear"}
-_at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # optimizer -> its groups' rates before training
+# Optimizer -> for each of its groups, what _IN_GROUPS names, as it was before training.
+_at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _HASHED = {  # settings whose values tell a person nothing
     "tensors": "the model's tensors have other names or shapes",
     "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
@@ -56,14 +57,15 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
     shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
     name_of = {p: name for name, p in model.named_parameters()}
-    rates = _at_first.setdefault(optimizer, [])
-    rates += [{k: _plain(group[k]) for k in _IN_GROUPS if k in group} for group in optimizer.param_groups[len(rates) :]]
-    groups = [  # schedulers note the first rate themselves, all but ReduceLROnPlateau
-        {"initial_lr": rate["lr"]}
-        | {k: v for k, v in rate.items() if k != "lr"}
+    at_first = _at_first.setdefault(optimizer, [])
+    for group in optimizer.param_groups[len(at_first) :]:
+        # Schedulers note the first rate themselves, all but ReduceLROnPlateau.
+        at_first.append({"initial_lr" if k == "lr" else k: _plain(group[k]) for k in _IN_GROUPS if k in group})
+    groups = [
+        first
         | {k: _plain(v) for k, v in group.items() if k not in (*_IN_GROUPS, "params") and v}
         | {"parameters": _short_hash(" ".join(name_of[p] for p in group["params"]))}
-        for rate, group in zip(rates, optimizer.param_groups)
+        for first, group in zip(at_first, optimizer.param_groups)
     ]
     methods = [method for kind in type(optimizer).__mro__ if _is_edited(kind) for method in _methods(kind)]
     names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
@@ -163,7 +165,7 @@ def label(transform) -> str:
             name = part.__name__ if inspect.isroutine(part) else type(part).__name__
             inner = vars(part).get("transform") if hasattr(part, "__dict__") else None
             listed = inner if isinstance(inner, (list, tuple)) else [inner]
-            has_parts = listed and all(callable(x) or hasattr(x, "at_step") for x in listed)
+            has_parts = listed and all(map(_is_part, listed))
             parts.append(f"{name}({label(inner)})" if has_parts else name)
     return " + ".join(parts) or "none"
 
@@ -213,8 +215,12 @@ def _describes_itself(part) -> bool:
     if isinstance(part, type) or not hasattr(part, "__dict__"):
         return True
     inner = [x for value in vars(part).values() for x in (value if isinstance(value, (list, tuple)) else [value])]
-    has_parts = any(callable(x) or hasattr(x, "at_step") for x in inner)
-    return not (" at 0x" in repr(part) or has_parts or _is_edited(type(part)))
+    return not (" at 0x" in repr(part) or any(map(_is_part, inner)) or _is_edited(type(part)))
+
+
+def _is_part(x) -> bool:
+    """Whether it can be a transform, or another function that a part was made with."""
+    return callable(x) or hasattr(x, "at_step")
 
 
 def _values(part, arrays: bool) -> dict:
@@ -292,11 +298,8 @@ def _behavior(function) -> tuple[str, list]:
     plain = [x for x in outside if _is_value(x) and not ("*" in written and isinstance(x, _COLLECTIONS))]
     own = [x for x in outside if inspect.isfunction(x) and x.__module__ == function.__module__ and x is not function]
     # A library's code changes with its version, and Python's instructions with Python's.
-    code = (
-        ""
-        if (function.__module__ or "").partition(".")[0] in _LIBRARIES
-        else _code(function.__code__, function.__doc__)
-    )
+    is_a_librarys = (function.__module__ or "").partition(".")[0] in _LIBRARIES
+    code = "" if is_a_librarys else _code(function.__code__, function.__doc__)
     return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, plain, own]
 
 

@@ -60,12 +60,21 @@ def test_make_lab_serves_the_projects_root():
     assert (ROOT / path).is_file()
 
 
+def check_understood(page: str, command: str) -> None:
+    """What follows `python -m cifar_utils` is parsed as the command line would."""
+    words = shlex.split(command)
+    try:
+        cli.parse(words if words and words[0][0] != "-" else ["run", *words])
+    except SystemExit as error:
+        raise AssertionError(f"{page}: {command}") from error
+
+
 def test_every_command_of_the_readme_is_understood():
     commands = re.findall(r"^python -m cifar_utils(.*?)(?:  +#.*)?$", README, re.M)
     assert len(commands) > 5
     for command in commands:
         if "--help" not in command:
-            cli.parse(shlex.split(command) if re.match(r" \w", command) else ["run", *shlex.split(command)])
+            check_understood("README.md", command)
 
 
 PAGES = [ROOT / name for name in ("CONTRIBUTING.md", "deploy/README.md", "cifar_utils/sample/README.md")]
@@ -82,13 +91,9 @@ def test_every_command_of_the_pages_is_understood():
             text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         lines = re.findall(r"^ *(?:\.venv/bin/)?python -m cifar_utils ([^`\n]*?)(?: +#.*)?$", text, re.M)
         for command in lines + re.findall(r"`python\s-m\scifar_utils\s([^`]+)`", text):
-            words = shlex.split(command)
-            if len(words) > 1 and "--help" not in words:
+            if len(command.split()) > 1 and "--help" not in command:
                 found += 1
-                try:
-                    cli.parse(words if words[0][0] != "-" else ["run", *words])
-                except SystemExit as error:
-                    raise AssertionError(f"{page.name}: {command}") from error
+                check_understood(page.name, command)
     assert found > 10
 
 

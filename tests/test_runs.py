@@ -1,7 +1,6 @@
 """A run's folder: what it remembers, what fits it and what is refused, in words and before anything is changed."""
 
 import json
-import linecache
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cells import run_cell
 from tiny import contents, digest, narrow, network, tiny, train_tiny
 from torch import nn
 from torch.nn import functional as F
@@ -571,11 +571,8 @@ class Cutout:
 
 
 def in_a_notebook(code: str, **names):
-    """What a cell defines last; as in a notebook, the cell's source is at hand."""
-    cell, file = {"__name__": "__main__"} | names, f"<cell {hash(code)}>"
-    linecache.cache[file] = len(code), None, code.splitlines(keepends=True), file
-    exec(compile(code, file, "exec"), cell)
-    return list(cell.values())[-1]
+    """What a cell defines last."""
+    return list(run_cell(code, **names).values())[-1]
 
 
 class Private:

@@ -129,13 +129,11 @@ def top_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 5) ->
     largest = sorted(off, key=lambda entry: (-entry[0], entry[1], entry[2]))[:most]
     if not largest:
         return "No image is confused with another class."
-    return (
-        "; ".join(
-            f"{classes[t]} is predicted as {classes[p]} {f:.1%} of the time ({matrix[t, p]:,} of {matrix[t].sum():,})"
-            for f, t, p in largest
-        )
-        + "."
+    words = (
+        f"{classes[t]} is predicted as {classes[p]} {f:.1%} of the time ({matrix[t, p]:,} of {matrix[t].sum():,})"
+        for f, t, p in largest
     )
+    return "; ".join(words) + "."
 
 
 def most_confident_errors(predictions: Predictions, most: int = 16) -> np.ndarray:

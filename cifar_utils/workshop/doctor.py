@@ -23,7 +23,7 @@ from cifar_utils import settings
 DISTRIBUTION = "cifar-utils"
 # For a command line: "python" where the environment is activated, since PowerShell takes no path in quotes.
 _is_activated = os.path.normcase(shutil.which("python") or "") == os.path.normcase(sys.executable)
-PYTHON = "python" if _is_activated else f'"{sys.executable}"' if " " in sys.executable else sys.executable
+PYTHON = "python" if _is_activated else subprocess.list2cmdline([sys.executable])  # in quotes if it has spaces
 LAB_EXTENSIONS = {"@jupyter-widgets/jupyterlab-manager": "jupyterlab-widgets", "anywidget": "anywidget"}  # and packages
 KERNEL_GB = 2.5  # of memory, for the largest notebook's kernel; the smallest needs 1 GB
 DISK_GB = 1.0  # the unpacked data set takes 0.2 GB; the rest is for the runs of all notebooks

@@ -45,7 +45,7 @@ def main(arguments=None):
     folder = options.folder.expanduser().resolve()
     try:
         source = options.source.rstrip("/")
-        bring_and_install(source if "://" in source else str(Path(source).expanduser().resolve()), folder)
+        bring_and_install(source if is_address(source) else str(Path(source).expanduser().resolve()), folder)
         print("\nChecking this computer:", flush=True)
         doctor = [str(venv_python(folder)), "-m", "cifar_utils", "doctor"]
         code = subprocess.run(doctor, cwd=str(folder)).returncode
