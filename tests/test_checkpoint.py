@@ -118,7 +118,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(keys, values, max_size=4))
 def test_any_nested_state_comes_back_bit_for_bit(state):
     found = {}

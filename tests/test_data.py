@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import CIFAR10
@@ -454,7 +454,6 @@ def test_another_seed_is_another_split():
     assert [(a.seed, b.seed) for a, b in parts] == [(seed, seed) for seed in range(5)]
 
 
-@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(2, 40), min_size=2, max_size=30),
     unused=st.integers(0, 3),

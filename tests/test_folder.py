@@ -230,7 +230,7 @@ def test_a_truncated_file_is_named(suffix, kept, tmp_path):
     check_message(error, f"{path} cannot be read as an image (", "Save it as PNG or JPEG, or remove it.")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(seed=st.integers(0, 2**32), suffix=st.sampled_from(["jpg", "png", "gif", "webp", "tiff", "bmp"]))
 def test_noise_in_a_file_gives_an_image_or_a_sentence(seed, suffix, tmp_path_factory):
     dice, buffer = random.Random(seed), io.BytesIO()

@@ -201,7 +201,7 @@ def test_what_does_not_fit_the_data_set(values, match):
 # The file
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10**6),
     count=st.integers(1, 30),
@@ -290,7 +290,7 @@ def test_a_byte_order_mark_is_no_harm(tmp_path):
     assert Predictions.load(path).labels.tolist() == [3, 3]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     places=st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), min_size=1, max_size=5), array=st.booleans()
 )

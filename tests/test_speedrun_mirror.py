@@ -24,7 +24,7 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), side=st.sampled_from([16, 24, 32, 40]), training=st.booleans())
 def test_a_mirror_image_gives_mirrored_features_in_swapped_channels_and_the_same_logits(seed, side, training):
     generator = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from speedrun_networks import NETWORKS, make, narrow, plain
 from torch import nn
@@ -27,7 +27,6 @@ def group_of(optimizer, p) -> dict:
 
 
 @given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 99), st.floats(1e-3, 1e3))
-@settings(deadline=None)
 def test_newton_schulz_keeps_the_directions_and_evens_out_their_strength(rows, columns, seed, size):
     left, strengths, right = torch.linalg.svd(
         torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)), full_matrices=False

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from speedrun_networks import NETWORKS
 from torch import nn
@@ -40,7 +40,6 @@ def calls(monkeypatch):
     return found
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(0, 7), c=st.integers(1, 5), d=st.integers(1, 5), h=st.integers(1, 16), w=st.integers(1, 16),
     chunk=st.sampled_from([1, 1000, 10**6]), layout=st.sampled_from([LAST, torch.contiguous_format]),

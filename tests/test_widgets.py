@@ -272,7 +272,7 @@ def test_the_warning_is_of_the_policy_that_is_shown():
     assert explorer.view["destroys"] and "likely to destroy" in explorer.view["warning"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(policy=policies())
 def test_any_policy_can_be_shown(shared_explorer, policy):
     explorer = shared_explorer
