@@ -26,7 +26,7 @@ def markdown(results: dict) -> str:
                     factor, (low, high) = row["ours_is_faster_by"]["median"], row["ours_is_faster_by"]["quartiles"]
                     cells[1:3] = f"{row['images_a_second']['median']:,.0f}", f"{factor:.1f} ({low:.1f} to {high:.1f})"
                 lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Share of a training step (batch 256, the class profile's network)", ""]
+    lines += ["", "## Share of a training step (batch 256, the fast network and its optimizer, float32)", ""]
     for row in results["steps"]:
         share = f"{row['share']['median']:.1%} ({' to '.join(f'{q:.1%}' for q in row['share']['quartiles'])})"
         times = f"augmentation {row['augmentation']:.2f} ms; forward, backward, optimizer {row['step']:.2f} ms"

@@ -7,8 +7,9 @@
 
 The trainings are the sweep robustness.yaml: the plain network of notebook 2, by the default settings of notebook 3, on
 the sample's training images; each policy with the same seeds for the same number of epochs, once for a short and once
-for a longer budget. Validation chooses each run's epoch, as in the notebooks; the test images are used once per run, at
-the end, as they are and corrupted by fixed amounts (`evaluation.robustness`). Nothing is chosen by their results.
+for a longer budget. Each network is taken after its last epoch, as in notebook 6, so that runs differ in nothing but
+augmentation. The test images are used once per run, at the end, as they are and corrupted by fixed amounts
+(`evaluation.robustness`). Nothing is chosen by their results.
 
 Written to benchmarks/results: robustness.json (every run), robustness.md (the table) and robustness.png. The runs
 themselves lie in build/robustness.
@@ -36,18 +37,17 @@ QUICK = "policy: [none, full]\nepochs: 1\nprofile: smoke\n"
 
 
 def figures(training: sweep.Training, test: Dataset) -> dict:
-    """What a finished training's best model predicts on the test images, as they are and corrupted."""
-    model, about = network_file.trained(training.folder), runs.about(training.folder)
+    """What a finished training's last model predicts on the test images, as they are and corrupted."""
+    model = runs.load(training.folder, network_file.trained(training.folder), "last")
     curves = {}
     for name, corruption in CORRUPTIONS.items():
         correct = [predict_corrupted(model, test, name, s).correct.sum() for s in corruption.severities]
         curves[name] = {"amount": corruption.severities, "hits": list(map(int, correct))}
-    last = about["history"][-1]
+    last = runs.about(training.folder, "last")["history"][-1]
     return {
         "policy": training.options.get("policy", "full"),
         "epochs": training.options["epochs"],
         "seed": training.options.get("seed", 0),
-        "best_epoch": about["epoch"],
         "validation_accuracy": last["validation_accuracy"],
         "training_accuracy": last["training_accuracy"],
         "test_hits": int(predict(model, test).correct.sum()),
@@ -76,12 +76,16 @@ def mean_curve(rows: list[dict], change: str) -> np.ndarray:
 
 
 def retained(rows: list[dict]) -> list[float]:
-    """Of each seed: accuracy over all corruptions, as a fraction of the accuracy on clean images."""
-    shares = []
-    for row in rows:
-        hits = [hit for curve in row["curves"].values() for hit in curve["hits"]]
-        shares.append(statistics.mean(hits) / row["test_hits"])
-    return shares
+    """Of each seed: accuracy over all corruptions, as a fraction of the accuracy on clean images.
+
+    Each corruption counts alike, however many severities it has. The severity that changes nothing is no corruption.
+    """
+    return [statistics.mean(map(mean_hits, row["curves"], row["curves"].values())) / row["test_hits"] for row in rows]
+
+
+def mean_hits(corruption: str, curve: dict) -> float:
+    neutral = CORRUPTIONS[corruption].neutral
+    return statistics.mean(hits for hits, amount in zip(curve["hits"], curve["amount"]) if amount != neutral)
 
 
 def markdown(results: dict) -> str:
@@ -89,8 +93,9 @@ def markdown(results: dict) -> str:
     lines += [f"- {name}: {value}" for name, value in results["machine"].items()]
     lines += [f"- data: {'; '.join(results['data'])}", "- means over seeds (lowest to highest)", ""]
     lines += [
-        "Corrupted: the mean over all severities of rotation, translation, scale, perspective, brightness, contrast",
-        "and saturation in `evaluation.robustness.CORRUPTIONS`. Kept: corrupted as a fraction of clean.",
+        "Networks after their last epoch. Corrupted: the mean over rotation, translation, scale, perspective,",
+        "brightness, contrast and saturation, each averaged over its severities (`evaluation.robustness.CORRUPTIONS`,",
+        "without the one that changes nothing). Kept: corrupted as a fraction of clean.",
     ]
     for epochs in results["epochs"]:
         lines += [

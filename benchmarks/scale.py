@@ -32,7 +32,8 @@ from tqdm import tqdm
 from cifar_utils import data, plots, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = dict(os.environ)  # a Dask cluster changes this process's: one thread, and freed memory handed back
+# Both as they are at first: a Dask cluster changes this process's environment to one thread and to returned memory.
+ENVIRONMENT, CORES = dict(os.environ), settings.cores()
 WAYS = {  # name -> processes, threads of each, shards (0: the usual training)
     "1 process, 1 thread": (1, 1, 0),
     "1 process, 2 threads": (1, 2, 0),
@@ -72,7 +73,7 @@ def images_per_second(processes: int, threads: int, shards: int, epochs: int, ex
 
 def images_per_second_of_all(participants: int, epochs: int, extra: list[str]) -> float:
     """Of so many participants who start a training each at the same moment, with seeds of their own."""
-    threads = str(max(1, settings.cores() // participants))
+    threads = str(max(1, CORES // participants))
     with tempfile.TemporaryDirectory() as folder:
         runs = [Path(folder, str(seed)) for seed in range(participants)]
         command = [sys.executable, "-m", "cifar_utils", "train", "--sample", "--epochs", str(epochs), *extra]

@@ -10,10 +10,11 @@
 progressive resizing, example selection, bfloat16; and Winograd convolution). *fast_float32* is *fast* without 16-bit
 products. On a GPU, *wide* is also trained for 11 epochs only, and for 14 with the policy *full*.
 
-Each recipe (`speedrun.RECIPES`) is fixed beforehand, was chosen on validation images, and is evaluated on the test
-images once per run, at its end. As in the published speed runs, the recipes train on all 50,000 training images (4,000
-of the sample), none held out. *few* is the exception: it trains on the 3,600 training images that ship, without the 400
-for validation, and is evaluated on all 10,000 test images, of which the 1,000 that ship are reported as well.
+Each recipe (`speedrun.RECIPES`) is fixed beforehand, was chosen on validation images (but for *wide*, whose numbers are
+those of a published run), and is evaluated on the test images once per run, at its end. As in the published speed runs,
+the recipes train on all 50,000 training images (4,000 of the sample), none held out. *few* is the exception: it trains
+on the 3,600 training images that ship, without the 400 for validation, and is evaluated on all 10,000 test images, of
+which the 1,000 that ship are reported as well.
 
 The time covers everything after the data is on the disk: loading, whitening, augmentation, training, and the evaluation
 of all test images; test-time augmentation (shifted and mirrored images) is reported separately. Reference minutes are
@@ -97,7 +98,6 @@ TARGETS = {
     "fast": Target(1, 0.90),
     "fast_float32": Variant(1.5, 0.90, float32=True),
     "class": Target(1.6, 0.89),
-    "five": Target(5, 0.92, tta=True),
     "sample": Target(3, 0.76, sample=True),
     "few": Target(3, 0.82, sample=True),
     "wide": Target(16, 0.94, tta=True),

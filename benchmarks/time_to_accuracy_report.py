@@ -133,13 +133,14 @@ def markdown(results: dict) -> str:
 
     lines = ["# Time to accuracy", "", *(f"- machine {letter}: {name}" for name, letter in letters.items())]
     lines += [f"- last session, {key}: {value}" for key, value in results["session"].items()]
-    lines += [
-        "- means and their standard errors over the seeds; minutes are reference minutes (benchmarks/clock.py)",
-        "",
-    ]
+    is_gpu = "GPU" in results["session"]
+    measured = [] if is_gpu else ["GFLOP/s"]  # a GPU's is not measured
+    unit = "minutes are those of a clock" if is_gpu else "minutes are reference minutes (benchmarks/clock.py)"
+    lines += [f"- means and their standard errors over the seeds; {unit}", ""]
     titles = ["recipe", "policy", "epochs", "seeds", "test accuracy", "minutes", "wall-clock seconds"]
-    titles += ["with test-time augmentation", "minutes with it", "GFLOP/s", "machine", "version", "target"]
-    lines += [f"| {' | '.join(titles)} |", "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|---|---|"]
+    titles += ["with test-time augmentation", "minutes with it", *measured, "machine", "version", "target"]
+    columns = "|---|---|--:|--:|--:|--:|--:|--:|--:|" + "--:|" * len(measured) + "---|---|---|"
+    lines += [f"| {' | '.join(titles)} |", columns]
     for name, about in results["schedules"].items():
         rows = rows_for(results, name)
         if not rows:
@@ -152,7 +153,7 @@ def markdown(results: dict) -> str:
             duration([r["seconds"] for r in rows]),
             mean_and_error(accuracies_tta, ".2%"),
             mean_and_error(minutes_tta, ".2f"),
-            f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}",
+            *(f"{statistics.mean(r['rate'] for r in rows) / 1e9:.0f}" for _ in measured),
             where(rows),
             ", ".join(dict.fromkeys(row["version"] for row in rows)),
             target(about, rows),
@@ -172,6 +173,7 @@ def markdown(results: dict) -> str:
             rate = f"{statistics.mean(row['rate'] for row in rows) / 1e9:.0f}"
             lines.append(f"| {name} | {len(rows)} | {minutes} | {accuracy} | {seconds} | {rate} | {where(rows)} |")
     if ahead := leads(results):
+        lines += ["", "Ours at the end of their schedules; the competitors train on, at a constant learning rate:"]
         lines += ["", "| competitor | ours by then | policy | points ahead |", "|---|---|---|--:|", *ahead]
     lines += ["", "Every run, accuracy and reference minutes; with test-time augmentation where that is the target:"]
     lines += [""]

@@ -32,9 +32,7 @@ LAYERS = (
     (256, 256, 3),
 )  # fmt: skip
 NETWORKS = tuple(
-    (widths, size)
-    for widths in (WIDTHS, RECIPES["five"].network["widths"], RECIPES["wide"].network["widths"])
-    for size in (32, 24, 16)
+    (widths, size) for widths in (WIDTHS, (64, 128, 256), RECIPES["wide"].network["widths"]) for size in (32, 24, 16)
 )
 
 

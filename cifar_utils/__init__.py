@@ -4,7 +4,8 @@ data        images, labels, classes in memory; the split        (download: onto 
 augment     what may happen to a training image                 (warp: the batch engine under it)
 models      a plain convolutional network, and Normalize
 train       the training loop                                   (checks: what it refuses; log: what it shows meanwhile)
-runs        a run's folder: lock, save, load, resume            (identity: what tells runs apart; checkpoint: the files)
+runs        a run's folder: lock, save, load, resume            (checkpoint: the files; identity: what tells runs apart,
+                                                             in words, with the behavior of a notebook's code)
 overview    all runs as a table
 plots       figures of data and training                        (progress: the bar; settings: where things lie)
 cli         everything without a notebook: python -m cifar_utils (__main__ starts it)

@@ -353,7 +353,8 @@ def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tu
             else:
                 images = part(images)
         except Exception as error:  # a transform of the participant's own may raise anything
-            hint = "; leave it out, images are tensors already" if type(part).__name__.endswith("ToTensor") else ""
+            hint = "; with two arguments, it is given images and labels" if _takes_labels(part) else ""
+            hint = "; leave it out, images are tensors already" if type(part).__name__.endswith("ToTensor") else hint
             where = f"the transform {describe(part)} fails on a batch {_said(images)}"
             raise ValueError(f"{where}: {error}{hint}") from error
         if not _is_batch(images) or len(images) != count:

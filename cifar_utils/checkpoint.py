@@ -120,7 +120,8 @@ def load_newest(path: Path) -> dict:
             state = load(previous(path))
         except CheckpointError:
             raise error from None
-        print(f"WARNING: {error}\nUsing the save before it, {previous(path).name}.", flush=True)
+        reason = str(error).rpartition(". ")[0]  # without what to do
+        print(f"WARNING: {reason}. Using the save before it, {previous(path).name}.", flush=True)
         return state
 
 

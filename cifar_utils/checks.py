@@ -3,19 +3,20 @@
 import copy
 import math
 import shutil
+import warnings
 import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_utils.augment import Step, apply_transform
 from cifar_utils.checkpoint import MAX_BYTES, CheckpointError
 from cifar_utils.data import Dataset
-from cifar_utils.identity import words_of
 from cifar_utils.models import uncompiled
+from cifar_utils.words import words_of
 
 _trained: weakref.WeakSet = weakref.WeakSet()  # models that this process has trained
 
@@ -33,7 +34,7 @@ def check_data(train: Dataset, val: Dataset, **numbers) -> None:
         raise ValueError("some images are in training and in validation; divide the data with data.split")
     for name, value in numbers.items():
         low, high = (0, 2**63 - 1) if name == "seed" else (1, 2**31)
-        if value is None and name == "save_every":
+        if value is None and name in ("save_every", "batch_size"):
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high:,}")
@@ -63,6 +64,14 @@ def check_types(model, optimizer, sampler, autocast, **parts) -> None:
         raise ValueError(f"the sampler, a {type(sampler).__name__}, lacks one of {', '.join(protocol)}: train.Shuffle")
     if autocast not in (None, torch.bfloat16):
         raise ValueError(f"autocast is {autocast!r}; it must be torch.bfloat16 or None")
+
+
+def checked_batch_size(sampler, batch_size: int | None) -> int:
+    """The batch_size, in images per step: the sampler's, the one given, or 128. Raises ValueError: the two differ."""
+    its = getattr(sampler, "batch_size", batch_size or 128)
+    if batch_size not in (None, its):
+        raise ValueError(f"batch_size is {batch_size}, and the sampler's is {its}; leave it out, or make them equal")
+    return its
 
 
 def check_trainable(model: nn.Module) -> None:
@@ -105,6 +114,8 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
         raise ValueError(f"scheduler_per is {scheduler_per!r}; it must be 'step' or 'epoch'")
     if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
         raise ValueError("the scheduler must be an LRScheduler of this optimizer; give fit the optimizer as well")
+    if scheduler_per == "step" and epochs > 1:
+        _warn_if_it_counts_epochs(scheduler, epochs, total_steps // epochs)
     wanted = total_steps if scheduler_per == "step" else epochs
     for name in ("total_steps", "T_max", "_total_steps"):
         length = getattr(scheduler, name, wanted)
@@ -113,6 +124,28 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
                 f"the scheduler's {name.strip('_')} is {length}, and it will step {wanted:,} times (scheduler_per="
                 f"{scheduler_per!r}, {epochs} epochs of {total_steps // epochs:,} steps); make the two equal"
             )
+
+
+def _warn_if_it_counts_epochs(scheduler: LRScheduler, epochs: int, steps: int) -> None:
+    """Warns of a learning rate that falls as if the steps of an epoch were epochs, as most tutorials have it."""
+    periods = [getattr(scheduler, "step_size", 0), *(getattr(scheduler, "milestones", None) or [])]
+    rate = fallen = max(group["lr"] for group in scheduler.optimizer.param_groups)
+    if not isinstance(scheduler, ReduceLROnPlateau):  # which steps once per epoch, whatever is said
+        try:
+            trial = copy.deepcopy(scheduler)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of steps without those of the optimizer
+                for _ in range(steps):
+                    trial.step()
+        except Exception:  # it cannot be copied, or has stepped before and would come to its end
+            return
+        fallen = max(group["lr"] for group in trial.optimizer.param_groups)
+    if fallen < 0.01 * rate or 0 < max(periods) <= epochs < steps:
+        print(
+            f"WARNING: {type(scheduler).__name__} steps after every batch, so within the first epoch the learning rate "
+            f'goes from {rate:.3g} to {fallen:.3g}. If it counts epochs, add scheduler_per="epoch".',
+            flush=True,
+        )
 
 
 def move(model: nn.Module, device: torch.device | str) -> torch.device:

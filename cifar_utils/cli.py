@@ -184,9 +184,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=settings.PROFILES, help=PROFILES)
     parser.add_argument("--policy", metavar="NAME", help=f"{POLICIES} (default: full, or the recipe's)")
     _model_option(parser)
-    recipes = (
-        "train by a recipe: class, fast, short, five, sample, few, wide (notebook 5's network), own (your network); "
-    )
+    recipes = "train by a recipe: class, fast, short, sample, few, wide (notebook 5's network), own (your network); "
     recipes += "or FILE.py:NAME, a function (model, train, *, seed, epochs) that returns keyword arguments of fit"
     parser.add_argument("--recipe", metavar="NAME", help=recipes)
     parser.add_argument("--epochs", metavar="N", type=_whole(1), help="passes over the training images")
@@ -380,7 +378,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             tables[name], about, validation = _predictions_from_elsewhere(path, options)
             title = name
         folder = _folder_for(path, options)
-        print(reports.report(tables[name], title, validation))
+        print(reports.report(tables[name], title, validation=validation))
         written = reports.write(folder, tables[name], title, about, validation)
         print(f"\nSaved in {folder}: {', '.join(written)}\n")
     first, *others = tables
@@ -424,9 +422,12 @@ def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predi
     whole = _images(options, True, sample, its["size"])
     _, val = data.split(whole, seed=its["seed"] or 0)
     if val.fingerprint() != its["validation"]:
-        raise ValueError(f"{run} was trained with other validation images than these: {val}")
+        raise ValueError(
+            f"{run} was trained with other validation images than these: {val}. If they were not a tenth of each "
+            "class, put the images into folders train/ and val/ as they were then"
+        )
     facts, on_val = {"run": str(run), "epoch": about["epoch"], "tta": options.tta}, predict(model, val, tta=options.tta)
-    has_test = not options.images or _has_test_folder(options.images.expanduser(), its["classes"])
+    has_test = not options.images or data.has_test_folder(options.images)
     if not has_test and not options.validation:
         print(f"{options.images} has no folder test/, so this is a report on the validation images.")
     if options.validation or not has_test:
@@ -454,10 +455,6 @@ def _plot_robustness(model: nn.Module, images: data.Dataset, run: Path, folder: 
     units = {name: corruption.unit for name, corruption in robustness.CORRUPTIONS.items()}
     plots.save(evaluation_plots.robustness_curves(curves, units, f"On corrupted images ({some})"), file)
     print(f"Saved {file}.")
-
-
-def _has_test_folder(images: Path, classes: list[str]) -> bool:
-    return any(entry.name.lower() == "test" and entry.name not in classes for entry in images.iterdir())
 
 
 def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple[Predictions, dict, None]:
@@ -502,6 +499,8 @@ def _calibration(run: Path) -> tuple[Temperature, str]:
         # One that was fitted to the mean of several views does not suit a single view.
         fitted = None if facts.get("tta") else facts.get("temperature")
         temperature = Temperature(fitted or 1.0, facts.get("model", ""))
+        if not temperature > 0:
+            raise ValueError
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{report} is damaged: evaluate the run again") from None
     if fitted:

@@ -58,14 +58,17 @@ class Dataset:
         """The images at these positions (or where this [N] bool mask is True), in this order.
 
         Raises:
-            ValueError: a position is beyond the last image, or the mask has another length.
+            ValueError: a position is beyond the last image, the mask has another length, or no image is selected.
         """
-        chosen, names = torch.as_tensor(positions), ("images", "labels", "index", "held_out")
+        names = ("images", "labels", "index", "held_out")
         try:
+            chosen = torch.as_tensor(positions)
             values = {name: value[chosen] for name in names if (value := getattr(self, name)) is not None}
-        except IndexError:
+        except (IndexError, RuntimeError, TypeError):
             what = f"whole numbers from 0 to {len(self) - 1}, or a mask of {len(self)} bools"
             raise ValueError(f"positions must be {what}") from None
+        if not values["labels"].numel():
+            raise ValueError(f"no image is selected of {self}")
         return replace(self, **values, split=split or self.split)
 
     def fingerprint(self) -> str:
@@ -177,7 +180,8 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Datas
         seed: same seed, same split, on every machine: NumPy freezes RandomState's stream for good (NEP 19).
 
     Raises:
-        ValueError: not a training set, a class of a single image, or a fraction or seed out of range.
+        ValueError: not a training set, a class of a single image, all or none of the images held out, or a fraction or
+            seed out of range.
     """
     if dataset.split != "training":
         raise ValueError(f"only training images are split, not {dataset}")
@@ -200,6 +204,8 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Datas
                 raise ValueError(f"the class {name} has a single image, but training and validation need one each")
             count = min(max(round(len(members) * fraction), 1), len(members) - 1)
             mask[random.permutation(members)[:count]] = True
+    if mask.all() or not mask.any():
+        raise ValueError(f"of {dataset}, {'all' if mask.all() else 'none'} are held out for validation; select others")
     whole = replace(dataset, seed=seed if dataset.held_out is None else None, held_out=None)
     return whole.select(~mask), whole.select(mask, "validation")
 
@@ -208,7 +214,7 @@ def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset
     """Your own images, cropped and resized by `square`, from a folder with one sub-folder of images per class.
 
     Sub-folders train/ and val/ or test/, each with the folders of the classes, are the splits if they are there.
-    Hidden files and those that are no images are left out, and one line names them.
+    Hidden files, and those whose names do not end as an image's, are left out, and one line names them.
 
     Args:
         size: height and width of the images, 16 to 256.
@@ -234,7 +240,7 @@ def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset
         raise DataError(f"{root}: {what}. Take a smaller size or fewer images.")
     if left_out:
         names = ", ".join(str(entry.relative_to(root)) for entry in left_out[:9]) + ", ..." * (len(left_out) > 9)
-        print(f"{root.name}: {len(left_out)} left out, hidden or no image: {names}")
+        print(f"{root.name}: {len(left_out)} left out (hidden, or not an image): {names}")
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(4) as pool, bar(len(files), f"Reading {root.name}", " images", delay=2) as progress:
         for i, image in enumerate(pool.map(lambda file: square(read_image(file[0]), size), files)):
@@ -244,3 +250,12 @@ def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset
     source = root.name if root.name not in ("", "CIFAR-10", "SAMPLE") else f"folder {root.name}"
     held_out = held_out if held_out.any() else None
     return Dataset(images, labels, classes, None, "training" if train else "test", source, held_out=held_out)
+
+
+def has_test_folder(path: str | Path) -> bool:
+    """Whether `from_folder` finds a folder test/ with test images there.
+
+    Raises:
+        DataError: see `files.find_images`.
+    """
+    return any(part == "test" for part, _ in find_images(Path(path).expanduser().absolute())[0])

@@ -26,9 +26,11 @@ def read_image(path: str | Path) -> Tensor:
         DataError: there is no such file, or it is damaged, too large, or of a format that Pillow does not read.
     """
     path = Path(path).expanduser()
+    if not path.exists() and not path.is_symlink():
+        raise DataError(f"There is no file {path.absolute()}.")
     try:
         if not path.is_file() or path.suffix.lower() in FOREIGN - Image.registered_extensions().keys():
-            raise ValueError("Pillow does not read this format" if path.is_file() else "there is no such file")
+            raise ValueError("Pillow does not read this format" if path.is_file() else "it is not a file")
         formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Ghostscript would run
         with Image.open(path, formats=formats) as opened:
             image = ImageOps.exif_transpose(opened)
@@ -90,6 +92,9 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
         for entry in sorted([*folder.glob("*"), *folder.glob("*/*")], key=lambda entry: entry.parts):
             nested, hidden = entry.parent != folder, any(map(_is_hidden, entry.relative_to(folder).parts))
             if nested and entry.is_dir() and not hidden:
+                others = ", ".join(f.name for f in folders if f.name.lower() not in LAYOUT)
+                if len(parts) == 1 and any(f.name.lower() in LAYOUT for f in folders):
+                    raise DataError(f"Beside train/, val/ and test/ there may be no other folder in {root}: {others}.")
                 raise DataError(f"{entry} is a folder within a class. Move its images up, or move it away.")
             if entry.is_dir() and not hidden:
                 images_of[part, entry.name] = []

@@ -21,12 +21,13 @@ class Normalize(nn.Module):
     Input: [N, 3, H, W] uint8, or float in 0 to 1. Output: the same shape, float32, each channel around 0.
 
     Raises:
-        ValueError: float images far outside 0 to 1: normalized already, or never divided by 255.
+        ValueError: float images far outside 0 to 1: normalized already, or never divided by 255. Looked at on a CPU
+            only: elsewhere it would take time.
     """
 
     mean: Tensor
     std: Tensor
-    image_size: int | None = None  # of the training images, where it is known: `from_dataset` and `runs.load` set it
+    image_size: int | None = None  # of the training images, where it is known
 
     def __init__(self, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)) -> None:
         super().__init__()

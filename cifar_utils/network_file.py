@@ -23,7 +23,7 @@ from types import ModuleType
 
 from torch import nn
 
-from cifar_utils import checkpoint, identity, runs, settings
+from cifar_utils import behavior, checkpoint, runs, settings
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.models import Normalize, SmallCNN
 
@@ -77,6 +77,9 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
         ValueError: the file is missing, fails when it runs, or has no such name.
     """
     file = Path(file or settings.network_file())
+    if not file.is_file():
+        advice = "" if name else ": save a network first, by network_file.save in notebook 2"
+        raise ValueError(f"there is no file {file}{advice}")
     try:
         spec = importlib.util.spec_from_file_location("network_file", file)
         module = importlib.util.module_from_spec(spec)
@@ -88,8 +91,8 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
             key: thing for key, thing in vars(module).items() if inspect.isclass(thing) or inspect.isfunction(thing)
         }
         own = [key for key, thing in known.items() if thing.__module__ == "network_file"]
-        if name and not hasattr(module, name):
-            raise ValueError(f"it defines no {name}")
+        if not known if name is None else not hasattr(module, name):
+            raise ValueError(f"it defines no {name or 'class or function'}")
         return getattr(module, name or [*known, *own][-1])
     except (Exception, SystemExit) as error:  # a participant's code can fail in any way
         raise ValueError(f"{file}: {name or 'the network'} cannot be loaded ({error})") from error
@@ -109,7 +112,7 @@ def load_all() -> Iterator[Callable[..., nn.Module]]:
 
 
 def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
-    """The network for so many classes, where the class or function takes their number.
+    """The network for this many classes, where the class or function takes their number.
 
     Raises:
         ValueError: it fails, or makes something other than an nn.Module.
@@ -147,7 +150,7 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
     for network in chain((*others, SmallCNN), load_all()):
         try:
             model = make(network, len(about["data"]["classes"]))
-        except ValueError as error:  # it cannot have so many classes
+        except ValueError as error:  # it cannot have this many classes
             problem = problem or str(error)
             continue
         for candidate in dict.fromkeys((with_normalize(model, Normalize()), model)):  # it may be trained without
@@ -170,14 +173,17 @@ def _collect(name: str, thing, lines: dict[str, str]) -> None:
         lines[name] = f"import {thing.__name__}{_alias(name, thing)}"
     elif isinstance(thing, (bool, int, float, str, tuple)):
         lines[name] = f"{name} = {thing!r}"
+    elif getattr(thing, "__module__", "__main__") not in behavior.EDITED and hasattr(thing, "__name__"):
+        lines[name] = f"from {thing.__module__} import {thing.__name__}{_alias(name, thing)}"
     elif not (inspect.isclass(thing) or inspect.isroutine(thing)):
         raise ValueError(f"it uses {name}, a {type(thing).__name__} of the notebook: define that within the network")
-    elif thing.__module__ != "__main__":
-        lines[name] = f"from {thing.__module__} import {thing.__name__}{_alias(name, thing)}"
+    elif name != thing.__name__:  # as in Network = network_file.load()
+        _collect(thing.__name__, thing, lines)
+        lines[name] = f"{name} = {thing.__name__}"
     else:
         source, outside = _definition(thing)
         lines[name] = ""  # two functions may call each other
-        used = identity.global_names(compile(source, thing.__name__, "exec"))
+        used = behavior.global_names(compile(source, thing.__name__, "exec"))
         for other in sorted(used & outside.keys() - {thing.__name__} - lines.keys()):
             _collect(other, outside[other], lines)
         del lines[name]  # behind what it uses

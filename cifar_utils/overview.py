@@ -57,7 +57,7 @@ def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -
         directory: by default `settings.runs_directory()`.
     """
     found = []
-    for file in sorted(Path(directory or settings.runs_directory()).glob("*/run.json")):
+    for file in sorted(settings.in_project(directory or settings.runs_directory()).glob("*/run.json")):
         try:
             found.append(_read(file.parent))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):

@@ -27,8 +27,8 @@ from torch import nn
 
 from cifar_utils import checkpoint, identity, settings
 from cifar_utils.checkpoint import CheckpointError
-from cifar_utils.evaluation.inference import outputs
-from cifar_utils.models import Normalize, uncompiled
+from cifar_utils.evaluation.inference import checked_model, outputs
+from cifar_utils.models import uncompiled
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 SHIPPED = Path(__file__).parent / "shipped"  # the run whose network ships: a stand-in where nothing is trained yet
@@ -176,7 +176,7 @@ def load(run: str | Path, model: nn.Module, which: str = "best") -> nn.Module:
     """Loads a run's weights into a model and sets it to eval mode.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, see `settings.in_project`.
         model: built like the one that was trained; changed in place.
         which: "best" (the lowest validation loss) or "last".
 
@@ -185,18 +185,18 @@ def load(run: str | Path, model: nn.Module, which: str = "best") -> nn.Module:
 
     Raises:
         CheckpointError: no such checkpoint, a damaged one, one of another run, or the model is built otherwise.
+        ValueError: the model is no nn.Module.
     """
-    path = _path(run, which)
+    path, inner = _path(run, which), checked_model(model)
     saved = _read(path)
     _load_model(path, saved, model)
-    for layer in model.modules():
-        if isinstance(layer, Normalize):
-            layer.image_size = saved["settings"]["data"]["size"]
+    inner.image_size = saved["settings"]["data"]["size"]  # for `evaluation.classify`
     return model.eval()
 
 
 def about(run: str | Path, which: str = "best") -> dict:
-    """What a checkpoint says of itself: `settings` (data, model, transform, ...), `environment`, `epoch`, `history`.
+    """What a checkpoint says of itself: `run` (its identifier), `settings` (data, model, ...), `environment`, `epoch`
+    and `history`.
 
     Raises:
         CheckpointError: see `load`.
@@ -230,7 +230,7 @@ def save_policy(policy) -> Path:
 def _path(run: str | Path, which: str) -> Path:
     if which not in ("best", "last"):
         raise ValueError(f"which is {which!r}; a run has a 'best' and a 'last' checkpoint")
-    return Path(run).expanduser() / {"best": BEST, "last": LAST}[which]
+    return settings.in_project(run) / {"best": BEST, "last": LAST}[which]
 
 
 def _read(path: Path) -> dict:

@@ -62,6 +62,14 @@ def runs_directory() -> Path:
     return _directory("CIFAR_RUNS", "runs")
 
 
+def in_project(path: str | Path) -> Path:
+    """An absolute path as it is, with ~ for your home; a relative one within the project's folder.
+
+    So `runs/mine` is the same folder in a notebook, whose own folder is notebooks/, and in a terminal.
+    """
+    return project_directory() / Path(path).expanduser()
+
+
 def policy_file() -> Path:
     """Where notebook 01 leaves the augmentation policy that notebook 03 trains with."""
     return runs_directory() / "policy.json"

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from cifar_utils import checks, identity, log, runs
+from cifar_utils import checks, identity, log, runs, settings
 from cifar_utils.augment import Step, apply_transform
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.inference import predict
+from cifar_utils.models import uncompiled
 
 
 def fit(model: nn.Module, train: Dataset, val: Dataset, **options) -> list[dict]:
@@ -50,7 +51,7 @@ def steps(
     scheduler_per: str = "step",
     sampler=None,
     epochs: int = 10,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
@@ -61,7 +62,7 @@ def steps(
 
     `last` is saved at the end of every epoch and on a stop (Ctrl-C, SIGTERM, `state.stop = True`), `best` before it
     whenever the validation loss is lower than ever before; see `runs`. However training ends, the same call resumes
-    from the last save, and the finished run is bit for bit the one that was never interrupted (on a CPU: same machine,
+    from the last save, and the finished run is bit for bit the same as an uninterrupted one (on a CPU: same machine,
     torch version and number of threads; on a GPU, the last bits of sums may differ). Afterwards the model holds the
     last weights: `runs.load` loads the best.
 
@@ -75,12 +76,14 @@ def steps(
         scheduler_per: "step" or "epoch": how often the scheduler steps (ReduceLROnPlateau: always per epoch).
         sampler: which images make up an epoch's batches; by default `Shuffle`.
         epochs: passes over the training images.
-        batch_size: images per step, at most.
-        seed: of the order of images, of their augmentation, and of everything random in the model, such as dropout.
-            The initial weights are the caller's: `torch.manual_seed` before the model is made.
+        batch_size: images per step, at most; by default the sampler's, or 128.
+        seed: of the order of images (a sampler given has its own), of their augmentation, and of everything random in
+            the model, such as dropout. The initial weights are the caller's, by `torch.manual_seed` before the model is
+            made, and do not tell runs apart: to train again with others, give another seed or run.
         device: where to train; by default `best_device`.
         autocast: torch.bfloat16 for a forward pass with 16-bit products; weights, loss and evaluation stay float32.
-        run: the run's folder, made if missing; by default one in `settings.runs_directory`, named by the settings.
+        run: the run's folder, made if missing, see `settings.in_project`; by default one in `settings.runs_directory`,
+            named by the settings.
         save_every: save `last` after this many steps, too.
 
     Yields:
@@ -96,11 +99,11 @@ def steps(
     checks.check_types(model, optimizer, sampler, autocast, transform=transform, loss=loss, scheduler=scheduler)
     device = checks.move(model, best_device() if device is None else device)
     loss = nn.CrossEntropyLoss() if loss is None else loss
+    batch_size = checks.checked_batch_size(sampler, batch_size)
     sampler = Shuffle(len(train), batch_size, seed) if sampler is None else sampler
     total_steps = sampler.total_steps(epochs)
     optimizer = sgd(model) if optimizer is None else optimizer
-    count = epochs if scheduler_per == "epoch" else total_steps
-    scheduler = warm_up_and_decay(optimizer, count) if scheduler is None else scheduler
+    scheduler = scheduler or warm_up_and_decay(optimizer, epochs if scheduler_per == "epoch" else total_steps)
     checks.check_parts(model, optimizer, scheduler, scheduler_per, epochs, total_steps)
     with seeded(seed, "check"):
         loss, layout = checks.check_model(model, train, transform, loss, device, autocast, sampler)
@@ -109,16 +112,16 @@ def steps(
     numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "scheduler_per": scheduler_per}
     about = identity.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
     parts |= {"loss": loss} if isinstance(loss, nn.Module) else {}
-    state.run = run = Path(run or identity.folder_for(about)).expanduser()
+    state.run = run = settings.in_project(run or identity.folder_for(about))
+    uncompiled(model).image_size = train.size  # type: ignore[assignment]  # for `evaluation.classify`
     about = {"settings": about, "environment": runs.environment(device)}
     images, labels, index = (x.to(device) for x in (train.images, train.labels, train.index))
-
     with runs.run_lock(run, about) as save, runs.StopSignal() as stop:
         resumed = runs.resume(run, parts, about)
         checks.check_start(model, optimizer, run, resumed)
         yield state if resumed else state.look(optimizer)
         if state.epoch >= epochs:
-            print(f"{run} is complete: {state.epoch} epochs, nothing left to train. Its history is returned.")
+            print(f"{run} is complete: {state.epoch} epochs, nothing left to train. To train anew, give a seed or run.")
             return
         if not resumed:
             save(parts, runs.LAST)  # fails now rather than after an epoch
@@ -290,7 +293,7 @@ class Shuffle:
         return self.batches(self.order(epoch))
 
     def total_steps(self, epochs: int) -> int:
-        """The number of steps in the first so many epochs."""
+        """The number of steps in the first `epochs` epochs."""
         return epochs * math.ceil(self.n / self.batch_size)
 
     def record(self, positions: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -323,14 +326,14 @@ def sgd(model: nn.Module, lr: float = 0.1, momentum: float = 0.9, weight_decay: 
         weight_decay: from 0; each step takes lr * weight_decay of every weight.
 
     Raises:
-        ValueError: momentum is not from 0 to below 1, or the model has nothing to train.
+        ValueError: momentum is not from 0 to below 1, or the model is no nn.Module or has nothing to train.
     """
+    checks.check_trainable(model)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum!r}; it must be a number from 0 to below 1")
     trainable = [p for p in model.parameters() if p.requires_grad]
     decays, others = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
     groups = [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    checks.check_trainable(model)
     return torch.optim.SGD([g for g in groups if g["params"]], lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 

@@ -23,11 +23,14 @@ DATA = Path(os.environ.get("CIFAR10_DIR") or PROJECT / "data").resolve()
 COPIES = Path(os.environ.get("WORKSHOP_COPIES") or PROJECT / "copies").resolve()
 PARTICIPANTS = int(os.environ.get("WORKSHOP_PARTICIPANTS") or 30)
 MEMORY_GB = float(os.environ.get("WORKSHOP_MEMORY_GB") or 3)
+SPAWNER = os.environ.get("WORKSHOP_SPAWNER") or "processes"
 GROUP = "workshop"  # accounts.py puts every participant into it
 FOLDER = "workshop"  # in a participant's home
 MINUTES = 60  # without a request, until a server is stopped; half of it for a kernel that computes nothing
 BIN = Path(sys.executable).parent
 
+if PARTICIPANTS < 1 or SPAWNER not in ("processes", "systemd"):
+    sys.exit("WORKSHOP_PARTICIPANTS must be at least 1, and WORKSHOP_SPAWNER must be processes or systemd.")
 # Better no hub than thirty participants who each download the data, or cannot log in.
 for needed, cure in (
     (DATA / "cifar-10-batches-py", f"CIFAR10_DIR={DATA} {sys.executable} -m cifar_utils download"),
@@ -61,7 +64,7 @@ c.Spawner.environment = {
     "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // PARTICIPANTS)),
 }
 single_user = [str(BIN / "jupyterhub-singleuser")]
-if os.environ.get("WORKSHOP_SPAWNER") == "systemd":
+if SPAWNER == "systemd":
     c.JupyterHub.spawner_class = "systemdspawner.SystemdSpawner"
     c.Spawner.mem_limit = f"{MEMORY_GB}G"
     c.SystemdSpawner.isolate_tmp = True

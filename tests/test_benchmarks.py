@@ -290,7 +290,7 @@ def test_the_ablation_pairs_runs_of_one_seed_and_machine(tmp_path):
     two = [row for row in rows if row["machine"] == "one" and row["seed"] < 2]
     results = {"machine": {"CPU": "one"}, "machines": {"one": 4}, "setting": "1 epoch", "rows": two}
     text = ablation.markdown({**results, "rounds": [], "summary": ablation.summary(two, [])})
-    assert "| everything | 2 | 85.00% | not measured |" in text
+    assert "| everything | 2 | 0 (85.00%) | not measured |" in text
     assert f"| {other} | 2 | -1.50 ± 6.35 | not measured |" in text
     text = ablation.markdown({**results, "rounds": rounds, "summary": ablation.summary(two, rounds)})
     assert "2 rounds" in text and "| -1.50 ± 6.35 | 0.62 (0.56 to 0.69) |" in text

@@ -141,7 +141,7 @@ def test_it_trains_and_evaluates(tmp_path, capsys, command, real_figures):
     assert report["confusion_matrix"] == metrics.confusion_matrix(predictions).tolist()
     assert list(report["class_accuracy"]) == list(data.CIFAR10_CLASSES) and report["data"] == "SAMPLE, 40 test images"
     out = capsys.readouterr()
-    assert text_of(predictions, "mine, epoch 1", validation) in out.out and not out.err
+    assert text_of(predictions, "mine, epoch 1", validation=validation) in out.out and not out.err
     for figure in ("training_curves.png", "evaluation/confusion_matrix.png", "evaluation/class_accuracy.png"):
         with Image.open(run / figure) as image:
             assert "SAMPLE" in image.text["Description"]
@@ -196,7 +196,7 @@ def test_a_recipe_trains_the_fast_network(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["five", "wide"])
+@pytest.mark.parametrize("recipe", ["few", "wide"])
 def test_a_recipe_brings_its_own_network(tmp_path, recipe):
     """Wider than the usual one, or not mirror-symmetric; evaluate builds it anew."""
     run = tmp_path / recipe
@@ -712,7 +712,7 @@ def test_a_damaged_report_is_a_sentence(run, photo, capsys, text):
     (run / "evaluation").mkdir()
     (run / "evaluation" / "report.json").write_text(text)
     assert main(["classify", str(photo), "--run", str(run)]) == 1
-    assert "report.json" in one_sentence(capsys) or "temperature" in text
+    assert "report.json" in one_sentence(capsys)
 
 
 def test_a_photo_is_classified_by_the_run_trained_last(tmp_path, photo, capsys):
@@ -897,7 +897,7 @@ def test_the_examples_of_the_help_are_right(monkeypatch):
             assert ended.code == 0
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["run", "train"])
 def test_no_option_is_a_prefix_of_one_of_torchruns(monkeypatch, command):
     """torchrun reads the whole command line, with abbreviations: it would take --run for its own --run-path."""
     from torch.distributed.run import get_args_parser
@@ -909,10 +909,8 @@ def test_no_option_is_a_prefix_of_one_of_torchruns(monkeypatch, command):
         cli.parse([])
     (commands,) = (a for a in parsers[0]._actions if isinstance(a, argparse._SubParsersAction))
     ours = [option for action in commands.choices[command]._actions for option in action.option_strings]
-    assert len(ours) > 2
-    if command in ("train", "run"):
-        shared = {"-h", "--help"}
-        assert [(a, b) for a in set(ours) - shared for b in theirs if b.startswith(a)] == []
+    shared = {"-h", "--help"}
+    assert len(ours) > 2 and [(a, b) for a in set(ours) - shared for b in theirs if b.startswith(a)] == []
 
 
 def test_torchrun_leaves_every_option_alone():
@@ -977,19 +975,19 @@ def test_ctrl_c_and_sigterm(tmp_path, images, number):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
-@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.3, 2.0, 3.0])
-def test_ctrl_c_while_it_starts(tmp_path, seconds):
-    """Python itself takes the first moments; the imports after them take seconds."""
-    command = [*COMMAND, "train", *SMOKE, "--epochs", "500"]
-    options = {"cwd": tmp_path, "env": environment(tmp_path), "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    process = subprocess.Popen(command, **options, text=True)
-    try:
-        time.sleep(seconds)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, err.strip()) == (130, "Stopped.")
+@pytest.mark.parametrize("module", ["argparse", "numpy", "torch", "torchvision", "cifar_utils.train"])
+def test_ctrl_c_while_it_starts(tmp_path, module):
+    """Before the import of one of the modules that the command needs: these imports take seconds."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, sys\n"
+        "def press(event, arguments):\n"
+        f"    if event == 'import' and arguments[0] == {module!r} and 'cifar_utils' in sys.modules:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "sys.addaudithook(press)\n"
+    )
+    options = {"cwd": tmp_path, "env": environment(tmp_path, PYTHONPATH=str(tmp_path)), "timeout": 120}
+    done = subprocess.run([*COMMAND, "train", *SMOKE], **options, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "Stopped.")
 
 
 @pytest.mark.slow
@@ -1019,9 +1017,9 @@ def test_a_reader_that_ends_is_not_the_runs_fault(tmp_path, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [r"$\frac$", "運行 é", "a & b #1 %d {x}"])
-def test_any_name_of_a_run_works(tmp_path, images, name):
+def test_any_name_of_a_run_works(tmp_path, images):
     """In figures, where $ begins a formula, and in a terminal that cannot show it."""
+    name = r"$\frac$ 運行 é & #1 %d {x}"
     options = {"cwd": tmp_path, "env": environment(tmp_path, PYTHONIOENCODING="cp1252"), "timeout": 300}
     command = [*COMMAND, "--images", images, "--size", "16", "--epochs", "1", "--folder", name]
     done = subprocess.run(command, **options, capture_output=True)

@@ -490,8 +490,23 @@ def test_images_that_the_source_holds_out_are_the_validation_images():
         assert training.index.tolist() == [0, 3] and validation.index.tolist() == [1, 2]
         assert training.seed is validation.seed is training.held_out is validation.held_out is None
     for nothing in (held_out | True, held_out & False):
-        with pytest.raises(ValueError, match="there must be images"):
+        with pytest.raises(ValueError, match="(all|none) are held out for validation; select others"):
             split(replace(whole, held_out=nothing))
+
+
+@pytest.mark.parametrize(
+    "chosen,words",
+    [
+        (slice(3), "positions must be whole numbers from 0 to 3, or a mask of 4 bools"),
+        ("all", "positions must be"),
+        ([4], "positions must be"),
+        (torch.arange(0), "no image is selected of images: 4 training images"),
+        (torch.zeros(4, dtype=torch.bool), "no image is selected"),
+    ],
+)
+def test_what_cannot_be_selected_is_said(chosen, words):
+    with pytest.raises(ValueError, match=words):
+        dataset(torch.tensor([0, 0, 1, 1])).select(chosen)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cifar_utils.workshop import copies
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a server of this kind runs Linux")
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -81,6 +83,12 @@ def test_systemd_limits_memory_itself(server, tmp_path):
     assert config["Spawner"]["mem_limit"] == "3.0G" and "prlimit" not in config["Spawner"]["cmd"]
 
 
+@pytest.mark.parametrize("wrong", [{"WORKSHOP_SPAWNER": "cloud"}, {"WORKSHOP_PARTICIPANTS": "0"}])
+def test_a_setting_that_cannot_be_is_refused(server, tmp_path, wrong):
+    found = configured(server | wrong, tmp_path)
+    assert found.returncode and "must be at least 1, and WORKSHOP_SPAWNER must be" in found.stderr
+
+
 @pytest.mark.parametrize("missing, cure", [("data", "cifar_utils download"), ("copies", "cifar_utils copies")])
 def test_a_hub_without_data_or_notebooks_does_not_start(server, tmp_path, missing, cure):
     (tmp_path / missing).rename(tmp_path / "elsewhere")
@@ -94,9 +102,12 @@ def test_the_image_is_made_of_what_is_there():
     assert steps[0][0] == "FROM" and steps[-1][0] == "CMD"
     known = {"FROM", "RUN", "COPY", "WORKDIR", "ENV", "USER", "CMD", "EXPOSE"}
     assert {word for word, _ in steps} <= known
+    copied: set[str] = set()
     for _, rest in (step for step in steps if step[0] == "COPY"):
         *sources, _ = [word for word in rest.split() if not word.startswith("--")]
         assert all((ROOT / source).exists() for source in sources)
+        copied |= set(sources)
+    assert copied == {*copies.COPIED, copies.NOTEBOOKS}, "else the participants' copies have dead links"
     users = [rest for word, rest in steps if word == "USER"]
     assert users[-1] != "root"
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

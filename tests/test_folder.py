@@ -255,8 +255,8 @@ def test_what_is_no_image_is_named(tmp_path):
     for name, said in [
         ("text.jpg", "cannot identify image file"),
         ("phone.heic", "Pillow does not read this format"),
-        ("folder.png", "there is no such file"),
-        ("missing.png", "there is no such file"),
+        ("folder.png", "it is not a file"),
+        ("missing.png", "There is no file"),
     ]:
         with pytest.raises(DataError) as error:
             read_image(tmp_path / name)
@@ -272,7 +272,7 @@ def test_the_thumbnail_in_a_raw_file_is_not_taken_for_the_photo(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes in folders")
 def test_a_named_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="it is not a file"):
         read_image(tmp_path / "pipe.png")
 
 
@@ -445,7 +445,7 @@ def misuse(root: Path, case: str) -> str:
         return f"{root / 'cat' / 'more.png'} is a folder within a class"
     if case == "parts beside classes":
         tree(root, {"train": {"cat": 1, "dog": 1}})
-        return f"{root / 'train' / 'cat'} is a folder within a class"
+        return f"Beside train/, val/ and test/ there may be no other folder in {root}: "
     if case == "broken":
         (root / "dog" / "0.png").write_bytes((root / "dog" / "0.png").read_bytes()[:-300])
         return f"{root / 'dog' / '0.png'} cannot be read as an image"
@@ -457,7 +457,7 @@ def misuse(root: Path, case: str) -> str:
         return f"{root / 'dog' / '7.HEIC'} cannot be read as an image (Pillow does not read this format)"
     if case == "broken link":
         (root / "dog" / "7.jpg").symlink_to(root / "nowhere.jpg")
-        return f"{root / 'dog' / '7.jpg'} cannot be read as an image (there is no such file)"
+        return f"{root / 'dog' / '7.jpg'} cannot be read as an image (it is not a file)"
     if case == "unprintable":
         (root / "dog").rename(root / "do\ng")
         return "classes must be a tuple of printable names"

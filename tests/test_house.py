@@ -3,6 +3,7 @@
 import ast
 import io
 import re
+import sys
 import tokenize
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "cifar_utils"
 CENTER = [
-    "settings", "progress", "files", "download", "data", "models", "warp", "augment", "plots", "checkpoint", "identity",
-    "runs", "overview", "checks", "log", "train", "takehome", "network_file", "cli", "__main__",
+    "settings", "progress", "files", "download", "data", "models", "warp", "augment", "plots", "checkpoint", "behavior",
+    "words", "identity", "runs", "overview", "checks", "log", "train", "takehome", "network_file", "cli", "__main__",
 ]  # fmt: skip
 WINGS = ("evaluation", "speedrun", "widgets", "exercises", "workshop", "scale")
 FOR_THE_LOOP = {"evaluation.inference", "evaluation.metrics"}  # validation is part of it
@@ -73,6 +74,13 @@ def test_contributing_shows_who_imports_whom():
         names = set().union(*(imports(path) for path in (PACKAGE / wing).glob("*.py")))
         found[wing] = {name.split(".")[0] if name.split(".")[0] in WINGS else name for name in names} - {wing}
     assert drawn | {name: set() for name in alone} == found
+
+
+def test_the_web_edition_has_a_page_for_every_file_of_the_center():
+    sys.path.append(str(PACKAGE.parent / "tools"))
+    import make_web
+
+    assert set(make_web.CENTER) == set(CENTER) - {"cli", "__main__"}
 
 
 def test_evaluation_does_not_know_training():

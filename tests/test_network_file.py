@@ -51,6 +51,31 @@ def test_what_the_network_uses_goes_along():
     assert not list(file.parent.glob(".network*"))
 
 
+def test_a_class_made_from_the_saved_one_can_be_saved():
+    network_file.save(cell("\n\n\n".join((IMPORTS, BLOCK, BASE, NETWORK)))["MyNetwork"])
+    code = "class Wider(Network):\n    def forward(self, x):\n        return 2 * super().forward(x)"
+    network_file.save(cell(code, Network=network_file.load())["Wider"])
+    text = settings.network_file().read_text()
+    assert NETWORK in text and network_file.load().__name__ == "Wider"
+    assert network_file.make(network_file.load())(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_names_of_libraries_that_are_no_classes_go_along():
+    code = "from typing import Optional\nclass Net(nn.Module):\n    def __init__(self, width: Optional[int] = None):\n"
+    code += "        super().__init__()\n        self.head = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
+    code += "    def forward(self, x):\n        return self.head(x)"
+    network_file.save(cell(code)["Net"])
+    assert "from typing import Optional" in settings.network_file().read_text()
+
+
+def test_without_a_saved_network_it_says_what_to_do(folder):
+    with pytest.raises(ValueError, match="there is no file .*network.py: save a network first"):
+        network_file.load()
+    (folder / "network.py").write_text("x = 1\n")
+    with pytest.raises(ValueError, match="it defines no class or function"):
+        network_file.load()
+
+
 def test_decorators_and_functions_that_call_each_other_go_along():
     code = """from dataclasses import dataclass
 @dataclass
@@ -136,7 +161,7 @@ def test_what_does_not_work_is_refused_and_the_file_that_was_there_stays(code, m
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        (None, None, "No such file"),
+        (None, None, "there is no file"),
         ("1 / 0", None, "division by zero"),
         ("x = 1", None, "the network cannot be loaded"),
         ("def a(): pass", "b", "b cannot be loaded"),

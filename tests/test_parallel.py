@@ -132,27 +132,30 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+STARTED: list[subprocess.Popen] = []
+
+
 def start(folder: Path, run: Path, processes: int, epochs: int = 3, shards: int = 4, restarts: int = 0, **env: str):
     """The command, by so many processes, each with one thread."""
     python = [sys.executable]
     if processes > 1:
         python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         python += [f"--max-restarts={restarts}"]
-    command = [
-        *python,
-        "-m",
-        "cifar_utils",
-        "train",
-        "--images",
-        folder / "images",
-        "--size",
-        "16",
-        "--shards",
-        str(shards),
-    ]
+    command = [*python, "-m", "cifar_utils", "train", "--images", folder / "images", "--size", "16"]
+    command += ["--shards", str(shards)]
     command += ["--model", f"{folder / 'mine.py'}:Net", "--epochs", str(epochs), "--folder", run]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"} | env, cwd=ROOT, **pipes)
+    STARTED.append(subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"} | env, cwd=ROOT, **pipes))
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def end_what_is_left():
+    """A process that hangs fails its own test only, and leaves the processors to the others."""
+    yield
+    while STARTED:
+        if (process := STARTED.pop()).poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def finish(process: subprocess.Popen, code: int = 0, seconds: float = 240) -> str:
@@ -215,16 +218,6 @@ def test_a_run_resumes_with_another_number_of_processes(folder, alone, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_started_again_and_nothing_changes(folder, alone, tmp_path):
-    process = start(folder, tmp_path / "run", 2, epochs=60, restarts=3)
-    wait_for(tmp_path / "run" / "best.safetensors", process)
-    os.kill(children(process)[-1], signal.SIGKILL)
-    text = finish(process)
-    assert "Resuming" in text and "Traceback (most recent call last)" not in text.split("Resuming")[0], text
-    assert contents(tmp_path / "run") == contents(alone(60))
-
-
-@pytest.mark.slow
 def test_a_process_without_the_images_ends_all_with_a_message(folder, tmp_path):
     """Only the second process fails; the first must not wait for it for ever."""
     code = tmp_path / "sitecustomize.py"
@@ -233,11 +226,9 @@ def test_a_process_without_the_images_ends_all_with_a_message(folder, tmp_path):
         "    import cifar_utils.data as d\n    from cifar_utils.download import DataError\n"
         "    def gone(*a, **k): raise DataError('the images are not on this machine')\n    d.from_folder = gone\n"
     )
-    started = time.monotonic()
     process = start(folder, tmp_path / "run", 2, PYTHONPATH=str(tmp_path))
     text, _ = process.communicate(timeout=200)
     assert process.returncode and text.count("error: the images are not on this machine") == 1, text
-    assert time.monotonic() - started < 150
 
 
 @pytest.mark.slow
@@ -253,23 +244,22 @@ def test_a_stop_of_one_process_stops_all_and_the_same_command_resumes(folder, al
 
 @pytest.mark.slow
 def test_killed_at_every_step_it_ends_alike(folder, alone, tmp_path):
-    """Of six steps, by turns the first or the second of two processes, each time in the first start only."""
+    """Of six steps, by turns the first or the second of two processes; torchrun starts both again each time."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal\n"
-        "if os.environ.get('RANK') == os.environ['DIES'] and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "start = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 6))\n"
+        "if start < 6 and os.environ.get('RANK') == str(start % 2):\n"
         "    from cifar_utils import train\n"
-        "    record, steps = train.TrainerState.record, []\n"
-        "    def dies(*arguments):\n"
-        "        record(*arguments)\n"
-        "        steps.append(1)\n"
-        "        if len(steps) == int(os.environ['STEP']):\n"
+        "    record = train.TrainerState.record\n"
+        "    def dies(state, *arguments):\n"
+        "        record(state, *arguments)\n"
+        "        if 3 * state.epoch + state.step == start + 1:\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "    train.TrainerState.record = dies\n"
     )
-    for step in range(1, 7):
-        run, dies = tmp_path / f"{step}", {"DIES": str(step % 2), "STEP": str(step), "PYTHONPATH": str(tmp_path)}
-        text = finish(start(folder, run, 2, epochs=2, restarts=1, **dies))
-        assert "exitcode: -9" in text and contents(run) == contents(alone(2)), text
+    text = finish(start(folder, tmp_path / "run", 2, epochs=2, restarts=6, PYTHONPATH=str(tmp_path)))
+    assert text.count("exitcode: -9") == 6 and "Traceback (most recent call last)" not in text, text
+    assert "from epoch 2, step 0" in text and contents(tmp_path / "run") == contents(alone(2))
 
 
 NODES = """

@@ -51,7 +51,7 @@ def test_the_first_line_always_names_split_and_source(split, title):
 def test_the_report_with_validation_and_of_classes_alone():
     p, validation = random_predictions(0), random_predictions(1, split="validation")
     temperature = fit_temperature(validation)
-    assert f"at the temperature {temperature:.2f}, fitted on validation" in report(p, "t", validation)
+    assert f"at the temperature {temperature:.2f}, fitted on validation" in report(p, "t", validation=validation)
     bare = report(replace(p, probabilities=None))
     assert "loss" not in bare and "top-3" not in bare and "calibration" not in bare and "accuracy" in bare
 
@@ -59,7 +59,7 @@ def test_the_report_with_validation_and_of_classes_alone():
 def test_where_all_validation_images_are_right_no_temperature_is_claimed(tmp_path):
     p, validation = random_predictions(0), certain([1, 2], [1, 2], 0.9, "validation")
     words = "no temperature fits best, since all 2 validation images are predicted correctly"
-    assert words in report(p, "t", validation)
+    assert words in report(p, "t", validation=validation)
     write(tmp_path, p, validation=validation)
     assert "temperature" not in json.loads((tmp_path / "report.json").read_text())
 

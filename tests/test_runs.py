@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from functools import partial, wraps
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cells import run_cell
@@ -27,7 +29,8 @@ from cifar_utils.evaluation.inference import predict
 from cifar_utils.models import Normalize
 from cifar_utils.speedrun.resizing import ProgressiveResizing
 from cifar_utils.speedrun.selection import DropEasiest
-from cifar_utils.train import fit, sgd, steps
+from cifar_utils.train import Shuffle, fit, sgd, steps
+from cifar_utils.words import words_of
 
 
 @pytest.fixture(scope="module")
@@ -796,6 +799,46 @@ def using(thing):
     return in_a_notebook("thing = THING\ndef transform(x):\n    return thing(x)", THING=thing)
 
 
+def rolled(by):
+    return in_a_notebook("by = BY\ndef transform(x):\n    return x.roll(int(by), 3)", BY=by)
+
+
+def pooled(layer):
+    return in_a_notebook("def transform(x):\n    return LAYER(x / 255)", LAYER=layer)
+
+
+def configured(strength: float):
+    settings = types.SimpleNamespace(strength=strength)
+    return in_a_notebook("def transform(x):\n    return (x * S.strength).to(x.dtype)", S=settings)
+
+
+def limited(low, high):
+    return in_a_notebook("def transform(x):\n    return x.clamp(LOW, HIGH)", LOW=low, HIGH=high)
+
+
+MAKER = """
+class Shift:
+    def __call__(self, images):
+        return images.roll({}, 3)
+def transform(x):
+    return Shift()(x)
+"""
+
+
+class Half(Shuffle):
+    """A sampler of some positions."""
+
+    def __init__(self, positions):
+        super().__init__(len(positions), 32)
+        self.positions, self.seen = positions, torch.zeros(64)
+
+    def epoch(self, epoch):
+        return [self.positions[batch] for batch in super().epoch(epoch)]
+
+    def record(self, positions, logits, labels):
+        self.seen[positions] += 1
+
+
 def by_rates(*rates: float):
     """A schedule that reads a list."""
     listed = list(rates)
@@ -885,6 +928,20 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
     "another transform that it uses": lambda model: {"transform": using(v2.RandomErasing(p=0.4))},
     "an object that it uses": lambda model: {"transform": using(Cutout(4))},
     "another object that it uses": lambda model: {"transform": using(Cutout(8))},
+    "a NumPy number that it uses": lambda model: {"transform": rolled(np.int64(1))},
+    "another NumPy number that it uses": lambda model: {"transform": rolled(np.int64(2))},
+    "a function with its argument": lambda model: {"transform": using(partial(torch.roll, shifts=1, dims=3))},
+    "a function with another argument": lambda model: {"transform": using(partial(torch.roll, shifts=2, dims=3))},
+    "a configuration": lambda model: {"transform": configured(0.5)},
+    "another configuration": lambda model: {"transform": configured(0.25)},
+    "a layer that it uses": lambda model: {"transform": pooled(nn.AvgPool2d(3, 1, 1))},
+    "another layer that it uses": lambda model: {"transform": pooled(nn.AvgPool2d(5, 1, 2))},
+    "only an upper limit": lambda model: {"transform": limited(None, 1)},
+    "only a lower limit": lambda model: {"transform": limited(1, None)},
+    "a class that it uses": lambda model: {"transform": in_a_notebook(MAKER.format(1))},
+    "another class that it uses": lambda model: {"transform": in_a_notebook(MAKER.format(2))},
+    "half of the images": lambda model: {"sampler": Half(torch.arange(0, 64, 2))},
+    "the other half": lambda model: {"sampler": Half(torch.arange(1, 64, 2))},
     "a list that a schedule reads": by_rates(1.0, 0.5),
     "another list that it reads": by_rates(1.0, 0.4),
     "OneCycleLR": one_cycle(),
@@ -991,8 +1048,34 @@ def test_the_code_of_a_class_in_a_file_beside_the_notebook_counts(home, tmp_path
         code = f"class Shift:\n    def __call__(self, images):\n        return images.roll({amount}, 3)\n"
         (tmp_path / f"shift{number}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    found = [identity.words_of(__import__(f"shift{number}").Shift()) for number in range(2)]
+    found = [words_of(__import__(f"shift{number}").Shift()) for number in range(2)]
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("use", ["from helped_{} import jitter", "import helped_{} as h\njitter = None"])
+def test_the_code_of_a_function_in_a_file_beside_the_notebook_counts(tmp_path, monkeypatch, use):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for number in (1, 2):
+        name = f"{len(use)}_{number}"
+        (tmp_path / f"helped_{name}.py").write_text(f"def jitter(images):\n    return images.roll({number}, 3)\n")
+        call = "jitter(x)" if use.startswith("from") else "h.jitter(x)"
+        found.append(words_of(in_a_notebook(f"{use.format(name)}\ndef transform(x):\n    return {call}")))
+    assert found[0] != found[1]
+
+
+def test_a_network_that_a_loss_uses_is_the_same_while_it_trains(home):
+    """As for a penalty on its weights: neither these nor the statistics of batch norm are settings."""
+    model = narrow()
+
+    def loss(logits, labels):
+        return F.cross_entropy(logits, labels) + 1e-4 * sum(p.square().sum() for p in model.parameters())
+
+    before = words_of(loss)
+    train_tiny(None, model, loss=loss)
+    assert words_of(loss) == before
+    model.append(nn.Tanh())
+    assert words_of(loss) != before
 
 
 def test_an_optimizers_words_do_not_depend_on_what_was_made_before():
@@ -1020,7 +1103,7 @@ print(identity.describe_run(tiny(), tiny(32, "validation"), None, None, parts, {
 
 def test_another_docstring_is_no_other_training():
     code = 'def transform(images):\n    """{}"""\n    return images.flip(3)\n'
-    found = [identity.words_of(in_a_notebook(code.format(text))) for text in ("To the left.", "Mirrored.")]
+    found = [words_of(in_a_notebook(code.format(text))) for text in ("To the left.", "Mirrored.")]
     assert found[0] == found[1]
 
 

@@ -49,7 +49,7 @@ def test_four_classes_with_as_many_images_each(tool, splits):
 
 def test_only_the_readme_is_left_out(tool, capsys):
     data.from_folder(SHAPES, size=16, train=False)
-    assert capsys.readouterr().out.strip().endswith("1 left out, hidden or no image: README.md")
+    assert capsys.readouterr().out.strip().endswith("1 left out (hidden, or not an image): README.md")
 
 
 def test_no_image_is_there_twice(splits):

@@ -35,7 +35,6 @@ def rates(optimizer) -> list[float]:
     ("class", "full", 9, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
     ("sample", "full", 24, 250, 0.18, 0.0, 0.1, ((0.5, 0.15), (0.75, 0.65))),
     ("short", "full", 7, 500, 0.18, 0.5, 0.0, ((0.5, 0.3), (0.75, 0.8))),
-    ("five", "flip_and_shift", 12, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
     ("wide", "flip_and_shift", 12, 2000, 0.24, 0.0, 0.2, ()),
     ("own", "full", 30, 500, 0.18, 0.5, 0.1, ((0.5, 0.3), (0.75, 0.8))),
 ])  # fmt: skip
@@ -53,7 +52,6 @@ def test_the_recipes_are_what_was_measured(name, policy, epochs, batch_size, lr,
 
 
 def test_the_recipes_networks():
-    assert recipes.RECIPES["five"].network == {"widths": (64, 128, 256)}
     assert recipes.RECIPES["wide"].network == {"widths": (64, 256, 256), "mirror": False}
     assert not any(recipes.RECIPES[name].network for name in ("fast", "class", "sample", "short"))
 
@@ -140,9 +138,7 @@ def options(network, train, **changes) -> dict:
     return speedrun.recipe(network, train, device="cpu", **changes) | {"device": "cpu"}
 
 
-@pytest.mark.parametrize(
-    "name", ["SmallCNN", "SmallTransformer", "fast", pytest.param("resnet18", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["SmallCNN", "SmallTransformer", "fast"])
 def test_any_network_trains_and_resumes_bit_for_bit(name, small_batches, tmp_path):
     train, val = tiny(), tiny(32, "validation")
     new = narrow if name == "fast" else partial(make, name)

@@ -135,6 +135,24 @@ def test_a_dry_run_lists_the_trainings_and_trains_nothing(images, tmp_path, caps
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_for_a_cluster_promises_nothing_of_its_workers(images, tmp_path, capsys):
+    command = ["sweep", str(write(tmp_path, images)), "--folder", str(tmp_path / "runs"), "--dry-run"]
+    assert main([*command, "--dask", "tcp://127.0.0.1:9"]) == 0
+    told = capsys.readouterr().out
+    assert "one after the other on this machine" in told and "at once" not in told
+
+
+def test_the_profile_of_the_environment_is_none_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_PROFILE", "smoke")
+    file = tmp_path / "sweep.yaml"
+    file.write_text("[{profile: smoke}, {policy: full, seed: 0}, {seed: 0}, {profile: class}]")
+    assert [t.options for t in sweep.read(file, tmp_path)] == [
+        {"profile": "smoke"},
+        {"policy": "full", "seed": 0},
+        {"profile": "class"},
+    ]
+
+
 def test_a_dry_run_of_one_step_has_an_estimate(images, tmp_path, capsys):
     file = write(tmp_path, images, epochs=1)
     assert main(["sweep", str(file), "--folder", str(tmp_path / "runs"), "--dry-run"]) == 0

@@ -219,7 +219,7 @@ def test_a_network_without_a_convolution_says_that_it_has_no_map(way, name):
 @each_network
 def test_the_report_has_all_classes_and_a_temperature(way, name):
     model = way(name).load()
-    text = report(predict(model, tiny(40, "test")), name, predict(model, tiny(20, "validation")))
+    text = report(predict(model, tiny(40, "test")), name, validation=predict(model, tiny(20, "validation")))
     assert all(class_name in text for class_name in data.CIFAR10_CLASSES)
     assert text.startswith(f"{name}: SAMPLE, 40 test images") and "temperature" in text
 
@@ -446,11 +446,21 @@ def test_a_run_that_is_stopped_again_and_again_ends_bit_for_bit_alike(parts, tmp
     assert_same(through, trained(tmp_path / "stopped", [0, *[1] * 6], *parts))
 
 
+@slow
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_any_optimizer_with_any_scheduler_does_so_as_well(optimizer, scheduler, tmp_path):
+    parts = {"optimizer": optimizer, "scheduler": scheduler}
+    through = trained(tmp_path / "through", [], **parts)
+    assert_same(through, trained(tmp_path / "stopped", [0, *[1] * 6], **parts))
+
+
 ONE_BY_ONE = [
     *({"transform": name} for name in TRANSFORMS),
     *({"loss": name} for name in LOSSES if name != "default"),
     *({"loss": name, "transform": "MixUp"} for name in LOSSES if name != "default"),
-    *({"optimizer": one, "scheduler": other} for one in OPTIMIZERS for other in SCHEDULERS),
+    *({"optimizer": name} for name in OPTIMIZERS),
+    *({"scheduler": name} for name in SCHEDULERS),
 ]
 
 
@@ -587,7 +597,7 @@ def test_images_of_your_own_are_predicted_at_their_own_size(own, name):
 @each_folder
 def test_the_report_names_your_own_classes(own, name):
     found = own(name)
-    text = report(predict(found.model, found.test), "mine", predict(found.model, found.val))
+    text = report(predict(found.model, found.test), "mine", validation=predict(found.model, found.val))
     assert f"photos: {len(found.test)} test images" in text
     named = [name for name in found.test.classes if name in text]
     assert len(named) == len(found.test.classes) or (len(found.test.classes) > 20 and named)  # best and worst of many

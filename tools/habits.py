@@ -37,7 +37,7 @@ def texts() -> dict[str, str]:
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
         found[path.name] = "\n\n".join(cells)
     code = {path for folder in CODE for path in (ROOT / folder).rglob("*.py")} - {Path(__file__).resolve()}
-    for path in sorted(code):
+    for path in sorted(path for path in code if "node_modules" not in path.parts):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         said = [x.value for x in nodes if isinstance(x, ast.Constant) and isinstance(x.value, str) and " " in x.value]
         said += re.findall(r"# (.*)", path.read_text(encoding="utf-8"))  # docstrings, messages and comments

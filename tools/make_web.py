@@ -42,7 +42,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=60000")
 CENTER = (
     "data", "augment", "models", "train", "runs", "overview", "plots", "takehome", "network_file", "warp", "checks",
-    "identity", "checkpoint", "log", "settings", "files", "download", "progress",
+    "identity", "words", "behavior", "checkpoint", "log", "settings", "files", "download", "progress",
 )  # fmt: skip
 
 

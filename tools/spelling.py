@@ -26,7 +26,8 @@ def main() -> int:
     paths = [
         path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".ipynb")
     ]
-    paths = [path for path in [*ROOT.glob("*.md"), *paths] if ".ipynb_checkpoints" not in path.parts]
+    others = {".ipynb_checkpoints", "node_modules"}
+    paths = [path for path in [*ROOT.glob("*.md"), *paths] if not others & set(path.parts)]
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             copy = Path(folder, f"{path.relative_to(ROOT)}.txt")

@@ -28,8 +28,8 @@ def classify(
         photo: a file, a PIL image or a [3, H, W] uint8 tensor. It is turned upright, cut to its central square and
             resized, see `files.read_image` and `files.square`.
         classes: names, in the order of the model's outputs.
-        size: side in pixels of the images that the model was trained on; by default what its `Normalize` layer knows
-            of them, or 32.
+        size: side in pixels of the images that the model was trained on; by default what `fit`, `load` or its
+            `Normalize` layer noted, or 32.
         temperature: above 0; the logits are divided by it, see `calibration.fit_temperature`. 1 changes nothing.
 
     Returns:

@@ -167,7 +167,7 @@ class Predictions:
         Raises:
             CheckpointError: it cannot be written.
         """
-        path, text = Path(path), io.StringIO(newline="")
+        path, text = Path(path).expanduser(), io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow([*COLUMNS, *self.classes])
         for i, row in enumerate(zip(self.index, self.labels, self.predicted)):
@@ -190,7 +190,7 @@ class Predictions:
             ValueError: there is no such file, it is not a table of predictions, or the predictions are of other images;
                 the message names the file.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_file():
             raise ValueError(f"there is no file {path}" if not path.exists() else f"{path} is not a file")
         if dataset is not None:

@@ -16,7 +16,7 @@ from cifar_utils.evaluation.comparison import Comparison
 from cifar_utils.evaluation.predictions import Predictions
 
 
-def report(predictions: Predictions, title: str = "", validation: Predictions | None = None) -> str:
+def report(predictions: Predictions, title: str = "", *, validation: Predictions | None = None) -> str:
     """Accuracy with its interval, calibration, each class, and the largest confusions, as text.
 
     Args:

@@ -108,7 +108,7 @@ def can_be_made(answer) -> str | tuple[str, dict]:
 
 
 def _is_whole(model: nn.Module, outputs, convolutions: int) -> bool:
-    """Whether the model has at least so many convolutions and a head, and returns ten numbers per image."""
+    """Whether the model has at least this many convolutions and a head, and returns ten numbers per image."""
     found = sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
     has_head = any(isinstance(layer, nn.Linear) for layer in model.modules())
     return found >= convolutions and has_head and list(outputs.shape[1:]) == [10]
@@ -124,7 +124,7 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
     "Layers that are not trained",
     hints=(
         "Compare count_parameters(...) with the sum that you expect.",
-        "PyTorch finds layers that are attributes of a module. What is in a plain list, it does not find.",
+        "PyTorch finds layers that are attributes of a module. It does not find layers in a plain list.",
         "nn.Sequential and nn.ModuleList are lists that PyTorch looks into.",
     ),
     wrong={
@@ -362,7 +362,7 @@ def network(answer) -> str | tuple[str, dict]:
 
 
 def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, most: int = 300) -> tuple[float, int]:
-    """The lowest loss on one batch, and the steps until it was below 0.1, at most so many."""
+    """The lowest loss on one batch, and the steps until it was below 0.1, at most this many."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for layer in model.modules():

@@ -6,7 +6,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
         ("Why is there a validation set beside the test set?", [
             ("More images make the accuracy more precise.", False, "The two are not added up: each has a purpose of its own."),
             ("Validation images are easier than test images.", False, "They are drawn like the training images, and are as hard as any."),
-            ("So that choices are made on other images than the final report.", True, "A network looks a little too good on the images that chose it."),
+            ("So that choices and the final report use different images.", True, "A network looks a little too good on the images used to choose it."),
         ]),
         ("Which images does the augmentation policy change?", [
             ("Training and validation images.", False, "Then the validation accuracy would be that of altered images, and change with every draw."),
@@ -59,14 +59,14 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("Compare the two 95% intervals.", False, "They overlap, but overlapping intervals do not settle the question."),
             ("Count the images on which exactly one of them is right.", True, "These are the only images that tell the two apart: McNemar's test."),
         ]),
-        ("A network predicts 1,000 images with a probability of 90% each, and 700 of these predictions are right. What is it?", [
+        ("A network predicts the classes of 1,000 images with a probability of 90% each, and 700 of these predictions are right. How would you describe the network?", [
             ("Calibrated.", False, "Then about 900 of them would be right."),
             ("Too sure of itself.", True, "A temperature above 1 makes it less sure, and its predicted classes stay the same."),
             ("Not sure enough.", False, "It would have to be right more often than it claims."),
         ]),
         ("You dislike the test result, change the network and test again until it is better. Is the last result honest?", [
-            ("No: the test set has become a validation set.", True, "Report it on images that no choice has seen."),
-            ("Yes, if the test images were never trained on.", False, "They chose the network, so its accuracy on them is too high."),
+            ("No: the test set has become a validation set.", True, "Report the accuracy on images that were not used for any choice."),
+            ("Yes, if the test images were never trained on.", False, "The network was chosen on them, so its accuracy on them is too high."),
             ("Yes, if you report the number of attempts.", False, "That is better than silence, but the number is still too high."),
         ]),
     ],
@@ -89,7 +89,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
     ],
     6: [
         ("Augmentation helps most when ...", [
-            ("there are few images and enough epochs.", True, "Few images are memorized soon, and variants of them take time to learn."),
+            ("there are few images and enough epochs.", True, "A small set of images is soon memorized, and variants of its images take time to learn."),
             ("there are many images and few epochs.", False, "Then each image is seen a few times only, and hardly memorized."),
             ("the network is small.", False, "A small network memorizes less, so it gains less."),
         ]),
@@ -106,11 +106,11 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
     ],
     7: [
         ("You show a cup of coffee to a network that knows ten other classes. What do its probabilities do?", [
-            ("All are low, since it knows no cup.", False, "They always sum to 1, so at least one is 10% or more."),
+            ("All are low, since it does not know cups.", False, "They always sum to 1, so at least one is 10% or more."),
             ("They sum to 1 over the ten classes.", True, "A softmax has no place for “none of them”."),
             ("The network reports an error.", False, "It computes ten numbers for any image."),
         ]),
-        ("Your folder has 50 photos of each class, and each class was photographed in a room of its own. What is the largest risk?", [
+        ("Your folder has 50 photos of each class, and each class was photographed in a different room. What is the largest risk?", [
             ("The network learns the rooms, not the objects.", True, "Validate on photos from elsewhere, or you will not notice."),
             ("Fifty photos are too many.", False, "More images help."),
             ("The photos are too large.", False, "They are cropped and resized when they are read."),
@@ -133,7 +133,7 @@ QUIZZES: dict[int, list[tuple[str, list[tuple[str, bool, str]]]]] = {
             ("None: twice the processes, half the time.", False, "Only if there were nothing to exchange and nothing to wait for."),
         ]),
         ("You have four computers and want to compare four policies. What do you do?", [
-            ("Train them one after the other, each on all four.", False, "Every step of every training waits for an exchange."),
+            ("Train them one after the other, each on all four.", False, "Every step of every run waits for an exchange."),
             ("Train four networks side by side, one on each.", True, "They exchange nothing, so all four take as long as one."),
             ("Train one network with all four policies.", False, "Then you cannot tell which policy did what."),
         ]),

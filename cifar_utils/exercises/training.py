@@ -47,7 +47,7 @@ from cifar_utils.models import Normalize, SmallCNN
             "How many batches does one epoch have? Then multiply by the epochs.",
         ),
     },
-    meaning="Each of these steps changes the weights once. The learning rate schedule is planned for exactly so many.",
+    meaning="Each of these steps changes the weights once. The learning rate schedule is planned for this number.",
     sound=("answer = 4224", "answer = -(-45_000 // 128) * 12"),
 )
 def total_steps(answer) -> str:

@@ -103,7 +103,7 @@ def read(file: Path, folder: Path) -> list[Training]:
             options = {name: given[name] for name in OPTIONS if name in given}  # the order in the file does not matter
             training = Training(options, folder / _name(options, profile), profile)
             _check(file, training)
-            found.setdefault(_name({"seed": 0} | options, profile), training)
+            found.setdefault(_name({"seed": 0, "profile": profile} | options, profile)[-6:], training)
     if not found:
         raise ValueError(f"{file}: a list of values is empty, so there is no combination to train")
     return list(found.values())
@@ -145,7 +145,7 @@ def run(
     threads = threads or (1 if dask else max(1, cores // jobs))  # nothing is known of the workers' machines
     print(f"{len(trainings)} runs, {len(trainings) - len(todo)} of them finished; they are in {folder}")
     if dry_run:
-        _show_plan(trainings, done, jobs, threads)
+        _show_plan(trainings, done, jobs, threads, dask)
         return not todo
     folder.mkdir(parents=True, exist_ok=True)
     problems, tasks = {}, [(training, threads, _has_full_set(training)) for training in todo]
@@ -184,14 +184,14 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
     with _one_at_a_time:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        log = io.StringIO()
+        log, is_interrupted = io.StringIO(), False
         try:
             with chdir(training.start), redirect_stdout(log), redirect_stderr(log):
                 if needs_full_set:
                     data.cifar10(False, False, training.options.get("data"))  # a DataError where there is none
                 code = cli.run(training.arguments)
         except KeyboardInterrupt:
-            code = 130
+            code, is_interrupted = 130, True
             log.write(STOPPED)
         except (Exception, SystemExit) as error:  # such as a network's own: the other trainings must go on
             code = 1
@@ -205,6 +205,8 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
             checkpoint.write(file, earlier + log.getvalue().encode())
         except (OSError, CheckpointError) as error:
             return training, f"{training.folder} cannot be written to: {getattr(error, 'strerror', None) or error}"
+    if is_interrupted:
+        return training, STOPPED
     lines = [line for line in log.getvalue().splitlines() if line.strip()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return training, "" if code == 0 else (told or lines or ["stopped"])[-1]
@@ -347,7 +349,7 @@ def _on_a_cluster(todo: list[tuple], address: str) -> Iterator[tuple[Training, s
                 raise ValueError(f"the Dask scheduler at {address} is gone. Start it anew: the same command resumes")
 
 
-def _show_plan(trainings: list[Training], done: set[str], jobs: int, threads: int) -> None:
+def _show_plan(trainings: list[Training], done: set[str], jobs: int, threads: int, dask: str | None) -> None:
     seconds: dict[str, float] = {}
     total = 0.0
     for training in trainings:
@@ -360,10 +362,11 @@ def _show_plan(trainings: list[Training], done: set[str], jobs: int, threads: in
         total += seconds[key]
         print(f"  {training.folder.name}: about {seconds[key] / 60:.1f} minutes")
     hours, jobs = total / 3600, max(1, min(jobs, sum(training.folder.name not in done for training in trainings)))
+    together = "" if dask else f", {hours / jobs:.1f} with {jobs} at once"
     print(
-        f"About {hours:.1f} hours one after the other, {hours / jobs:.1f} with {jobs} at once on this machine "
-        f"({threads} threads each). Nothing was trained. Runs share the machine, and images that grow during "
-        "training cost less at first, so this is rough."
+        f"About {hours:.1f} hours one after the other{together} on this machine ({threads} threads each). Nothing was "
+        "trained. Runs share the machine, shards cost more, and images that grow during training cost less at first, "
+        "so this is rough."
     )
 
 
@@ -378,10 +381,11 @@ def _estimate(training: Training, threads: int) -> float:
             with closing(train.steps(model, images, val, run=Path(folder) / "run", **options)) as states:
                 for state in itertools.islice(states, 4 + PROBE_STEPS):  # the last tells of a stop in the one before
                     _ = state.loss  # on a GPU, to read a value is to wait for it
-                    ends.append(time.perf_counter())
+                    ends.append((time.perf_counter(), state.step))
             if state.stop:
                 raise KeyboardInterrupt
-            gaps = [b - a for a, b in itertools.pairwise(ends[: 3 + PROBE_STEPS])]
+            # Without those that end with an epoch's validation and saves.
+            gaps = [b - a for (a, _), (b, step) in itertools.pairwise(ends[: 3 + PROBE_STEPS]) if step]
             step = statistics.median(gaps[2:] or gaps)  # the first steps warm up
             start = time.perf_counter()
             predict(model, val)

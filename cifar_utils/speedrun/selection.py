@@ -60,7 +60,7 @@ class DropEasiest(Shuffle):
         return self.batches(order)
 
     def total_steps(self, epochs: int) -> int:
-        """The number of steps in the first so many epochs."""
+        """The number of steps in the first `epochs` epochs."""
         first, others = (math.ceil(count / self.batch_size) for count in (self.n, self.kept))
         return first + (epochs - 1) * others if epochs else 0
 

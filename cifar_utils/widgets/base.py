@@ -118,12 +118,12 @@ def rgba(pixels: np.ndarray) -> bytes:
     return np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]).tobytes()
 
 
-def shrink(images: Tensor, side: int = MAX_SIDE) -> Tensor:
-    """[N, 3, H, W] uint8, or float in 0..1, reduced to at most `side` pixels; smaller images stay as they are."""
+def shrink(images: Tensor) -> Tensor:
+    """[N, 3, H, W] uint8, or float in 0..1, reduced to at most MAX_SIDE pixels; smaller images stay as they are."""
     largest = max(images.shape[2:])
-    if largest <= side:
+    if largest <= MAX_SIDE:
         return images
-    size = [max(1, round(length * side / largest)) for length in images.shape[2:]]
+    size = [max(1, round(length * MAX_SIDE / largest)) for length in images.shape[2:]]
     x = images.float() if images.is_floating_point() else images.float() / 255
     return F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
 

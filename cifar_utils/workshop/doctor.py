@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cifar_utils import settings
+from cifar_utils.workshop.locks import held
 
 DISTRIBUTION = "cifar-utils"
 # For a command line: "python" where the environment is activated, since PowerShell takes no path in quotes.
@@ -163,18 +164,11 @@ def cores() -> Line:
 
 def run_in_use() -> Line:
     """The runs in which another kernel or command trains at this moment, see `runs.run_lock`."""
-    from filelock import FileLock, Timeout
-
     used = []
-    for file in sorted(settings.runs_directory().rglob(".lock")):  # a sweep's runs lie deeper
-        try:
-            FileLock(file, timeout=0).acquire().lock.release()
-        except Timeout:
-            used.append(file.parent.name)
-            with suppress(OSError, ValueError, TypeError, KeyError):
-                used[-1] += f" ({json.loads((file.parent / 'run.json').read_text())['owner']})"
-        except (OSError, NotImplementedError):  # another account's, or on a disk without locks
-            continue
+    for folder in held(settings.runs_directory()):
+        used.append(folder.name)
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            used[-1] += f" ({json.loads((folder / 'run.json').read_text())['owner']})"
     if used:
         return Line("NOTE", f"in use: {', '.join(used)}. Until that training stops, train in other runs")
     return Line("OK", "no run is in use")

@@ -23,6 +23,7 @@ import urllib.request
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+INSTALLED = Path(".venv", "installed")  # there once all packages are
 CHUNK = 1 << 20  # bytes
 STALL_SECONDS = 60  # without a single new byte
 # The room's server is nearby: a proxy to the internet does not reach it.
@@ -71,6 +72,7 @@ def bring_and_install(source, folder):
 
     Raises:
         InstallError: there are no packages for this computer, too little room on its disk, or a file cannot be had.
+        OSError: a file of the room is missing on a stick, or the disk cannot be written to.
     """
     manifest = read_manifest(source)
     target = this_target()
@@ -88,7 +90,7 @@ def bring_and_install(source, folder):
         elif rest.startswith(target + "/"):  # a wheel; one on a stick is used where it lies
             wanted[name] = (folder / name if is_address(source) else Path(source) / name, sha256, size)
     python = venv_python(folder)
-    check_space(folder, wanted, 0 if python.exists() else manifest["targets"][target])
+    check_space(folder, wanted, 0 if (folder / INSTALLED).exists() else manifest["targets"][target])
     bring(source, wanted)
     wheels = [path for name, (path, _, _) in wanted.items() if name.startswith("wheels/")]
     install(folder, python, wheels)
@@ -97,11 +99,11 @@ def bring_and_install(source, folder):
 def read_manifest(source):
     """What the room holds: targets (name -> bytes when unpacked) and files (name -> [SHA-256, bytes]).
 
-    Raises InstallError: there is no such list, or it is another program's.
+    Raises InstallError: there is no such list, it is another program's, or the connection breaks.
     """
     try:
         with open_file(source, MANIFEST) as stream:
-            manifest = json.loads(stream.read().decode())
+            manifest = json.loads(b"".join(chunks(stream, MANIFEST)).decode())
         return {"targets": manifest["targets"], "files": manifest["files"]}
     except (ValueError, KeyError, TypeError):
         problem = "is not a workshop's list of files"
@@ -111,7 +113,10 @@ def read_manifest(source):
 
 
 def open_file(source, name):
-    """A stream of one of the room's files, from its folder or its server. Raises InstallError: it cannot be reached."""
+    """A stream of one of the room's files, from its folder or its server.
+
+    Raises InstallError: the server cannot be reached; OSError: the folder has no such file.
+    """
     if not is_address(source):
         return open(Path(source) / name, "rb")
     try:
@@ -224,7 +229,7 @@ class Progress:
         self.total, self.done, self.shown, self.next = total, 0, -1, 0.0
 
     def add(self, size):
-        """Counts so many bytes more."""
+        """Counts this many more bytes."""
         self.done += size
         tenth = 10 * self.done // max(self.total, 1)
         if sys.stdout.isatty() and time.monotonic() > self.next:
@@ -266,6 +271,7 @@ def install(folder, python, wheels):
     needed = "--find-links", wheels[0].parent, "--requirement", requirements
     command(folder, python, "-c", run_pip, pip, *options, *needed)
     command(folder, python, "-m", "pip", *options, "--no-build-isolation", "--editable", folder)
+    (folder / INSTALLED).touch()
 
 
 def command(folder, *words):

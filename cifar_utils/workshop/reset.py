@@ -10,11 +10,11 @@ import shutil
 import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from cifar_utils import checkpoint, settings
+from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.workshop import copies
 from cifar_utils.workshop.copies import NOTEBOOKS
+from cifar_utils.workshop.locks import held
 
 
 def reset() -> list[str]:
@@ -29,6 +29,7 @@ def reset() -> list[str]:
     Raises:
         ValueError: a training holds a run, or the folder of runs, a notebook or its folder is a link.
         OSError: the folder of runs cannot be renamed, as where it is a disk of its own. Nothing was changed.
+        CheckpointError: a notebook cannot be written; the message says where the runs are now.
     """
     runs, project, now = settings.runs_directory(), _project(), time.strftime("%Y-%m-%d-%H%M%S")
     pristine = copies.pristine(project) if project else {}
@@ -58,7 +59,10 @@ def reset() -> list[str]:
         done.append(f"Moved {runs} to {old}. To get it back, rename it to {runs.name}.")
     for path, content in changed.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(path, content)
+        try:
+            checkpoint.write(path, content)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} {' '.join(done)}".rstrip()) from None
     if aside:
         names = ", ".join(path.name for path in existing)
         done.append(f"Moved your {names} to {aside}. To get them back, copy them into {project / NOTEBOOKS}.")
@@ -82,11 +86,8 @@ def _check_idle(runs: Path) -> None:
     The locks are released again, since Windows renames no folder with an open file. A training that begins in between
     finds its folder moved, and stops with a sentence.
     """
-    for lock in sorted(runs.rglob(".lock")):
-        try:
-            FileLock(lock).acquire(timeout=0).lock.release()
-        except Timeout:
-            raise ValueError(f"{lock.parent} is in use: stop that training first. Nothing was changed") from None
+    if used := held(runs):
+        raise ValueError(f"{used[0]} is in use: stop that training first. Nothing was changed")
 
 
 def _differs(path: Path, content: bytes) -> bool:

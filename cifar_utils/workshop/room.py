@@ -92,13 +92,13 @@ def prepare(
         OSError: packages cannot be had, or the disk is full.
     """
     this = install.this_target()
-    for name in platforms or [install.this_platform()]:
+    platforms, pythons = platforms or [install.this_platform()], pythons or [this.rpartition("-")[2]]
+    for name in platforms:
         if name not in PLATFORMS:
             raise ValueError(f"there are no wheels for platform {name!r}: choose from {', '.join(PLATFORMS)}")
     for version in pythons:
         if not re.fullmatch(r"3\.(1[1-9]|[2-9]\d)", version):
             raise ValueError(f"{version!r} is not a version of Python from 3.11 on, as in 3.12")
-    platforms, pythons = platforms or [install.this_platform()], pythons or [this.rpartition("-")[2]]
     targets = [f"{name}-{version}" for name in platforms for version in pythons]
     if targets != [this] and not find_spec("uv"):
         raise ValueError("uv is needed to find the packages for another platform or Python: pip install uv")

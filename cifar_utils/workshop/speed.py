@@ -37,7 +37,7 @@ def step_milliseconds() -> float:
 
 
 def table(milliseconds: float) -> str:
-    """The minutes that each notebook computes on a machine whose training step takes so many milliseconds.
+    """The minutes that each notebook computes on a machine whose training step takes this many milliseconds.
 
     A notebook's metadata hold the seconds that it took and the training step of the machine where it was recorded, see
     tools/run_notebooks.py. The table is empty where there is no folder notebooks/ in the project's folder.

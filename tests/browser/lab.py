@@ -85,6 +85,7 @@ class Lab:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         for _ in range(300):
+            assert self.process.poll() is None, self.log.read_text()[-2000:]
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
@@ -103,7 +104,10 @@ class Lab:
         for window in self.windows.values():
             window.close()
         self.process.terminate()
-        self.process.wait(20)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
 
     def write(self, name: str, *cells: str) -> str:
         """Writes a notebook for a test."""

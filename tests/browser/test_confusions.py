@@ -66,11 +66,11 @@ def digests_of(images) -> list[str]:
 
 def heading(notebook, text: str) -> None:
     query = "t => document.querySelector('.cifar.confusions .heading').textContent.startsWith(t)"
-    notebook.page.wait_for_function(query, arg=text, timeout=10_000)
+    notebook.page.wait_for_function(query, arg=text, timeout=60_000)
 
 
 def shows(notebook, images) -> None:
-    for _ in range(100):
+    for _ in range(600):
         if digests(notebook) == digests_of(images):
             return
         notebook.page.wait_for_timeout(50)

@@ -71,7 +71,7 @@ class Explorer:
         return self.root.locator(f".{cls}")
 
     def shows(self, digest: str) -> None:
-        for _ in range(100):
+        for _ in range(600):
             if self.notebook.digests(SHEET) == [digest]:
                 return
             self.page.wait_for_timeout(50)
@@ -80,7 +80,7 @@ class Explorer:
     def typed(self, key: str, text: str) -> None:
         """Waits until the field beside a slider shows this."""
         query = "([cls, text]) => document.querySelector(`.cifar.explorer .${cls}`).value === text"
-        self.page.wait_for_function(query, arg=[f"number-{key.replace('.', '-')}", text], timeout=5000)
+        self.page.wait_for_function(query, arg=[f"number-{key.replace('.', '-')}", text], timeout=60_000)
 
     def error(self) -> str:
         self.page.wait_for_function("() => document.querySelector('.cifar.explorer .error').textContent")

@@ -226,7 +226,6 @@ def test_four_train_at_once_and_no_one_s_trouble_is_another_s(chromium, hub):
     assert curious.output(2).split("\n")[:4] == told
     assert [path.name for path in hub.data.iterdir()] == ["cifar-10-batches-py"]  # nobody downloaded anything
     assert not any((hub.home(name) / "workshop" / "data").exists() for name in NAMES)
-    assert all(seat.problems == [] for seat in seats)
     for seat in seats:
         seat.page.context.close()
 

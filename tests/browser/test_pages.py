@@ -1,27 +1,12 @@
-"""Notebooks with widgets run in a browser, and a saved notebook is readable where no widget is shown."""
+"""A saved notebook is readable where no widget is shown."""
 
 import json
 
 import nbformat
 import pytest
-from lab import ROOT
 from nbconvert import HTMLExporter
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-
-
-FOLDER = ROOT / "notebooks"
-# The participant's path (test_participant.py) runs notebooks 1 to 4, and their exercises with answers. Notebook 8 has
-# no widget: nbval runs it, and starting its processes once more takes a minute and a half.
-PATHS = sorted(FOLDER.glob("0[5-7]*.ipynb"))
-
-
-@pytest.mark.parametrize("name", [path.stem for path in PATHS])
-def test_a_notebook_runs_through(open_notebook, name):
-    notebook = open_notebook(name)
-    notebook.run_all()
-    assert notebook.ran_in_order()
-    notebook.check()
 
 
 def test_where_no_widget_can_be_shown_there_is_an_image(lab, open_notebook):

@@ -1,5 +1,6 @@
-"""What a participant does, in a browser: change the policy, the network and the optimizer, train each, compare, and
-classify a photo of their own."""
+"""The path of a fresh participant in a browser: the doctor, notebooks 1 to 4 with a policy, a network and an optimizer
+of their own, trained and compared; every exercise, answered once wrong and once right; a photo of their own.
+"""
 
 import json
 
@@ -9,8 +10,12 @@ from lab import ROOT
 
 from cifar_utils import runs
 from cifar_utils.augment import PRESETS, Policy, describe
+from cifar_utils.exercises import EXERCISES
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
+DOCTOR = "import sys\n!{sys.executable} -m cifar_utils doctor"
+IMPORTS = "import numpy as np\nimport torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
+IMPORTS += "from torchvision.transforms import v2\nfrom cifar_utils.augment import PRESETS, Policy"
 
 
 def notebook_of(stem: str) -> nbformat.NotebookNode:
@@ -23,15 +28,36 @@ def cell_with(notebook: nbformat.NotebookNode, text: str) -> nbformat.NotebookNo
     return found
 
 
+def answered(stem: str) -> list[str]:
+    """The code cells of the solutions, with a hint and a wrong answer before each of them."""
+    path = ROOT / "notebooks" / "exercises" / "solutions" / f"{stem}_solutions.ipynb"
+    cells = [IMPORTS]
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            key = next((key for key in EXERCISES if f'check("{key}", ' in cell.source), None)
+            if key:
+                codes = [wrong.code for wrong in EXERCISES[key].wrong.values() if wrong.code]
+                code = next(code for code in codes if "tiny_run" not in code and "_changed" not in code)
+                cells += [f'hint("{key}")', f'{code}\ncheck("{key}", answer)']
+            cells.append(cell.source)
+    return cells
+
+
 def run(open_notebook, name: str):
     notebook = open_notebook(name)
     notebook.run_all()
     assert notebook.ran_in_order()
+    notebook.check()
     return notebook
 
 
-@pytest.mark.timeout(900)
-def test_change_one_thing_train_again_compare(lab, open_notebook):
+@pytest.mark.timeout(1200)
+def test_the_path_of_a_fresh_participant(lab, open_notebook):
+    notebook = run(open_notebook, lab.write("doctor", DOCTOR))
+    told = " ".join(notebook.outputs().split())
+    assert "OK JupyterLab shows widgets" in told and "OK a training step takes" in told and "FIX" not in told, told
+    notebook.close()
+
     # Notebook 1: another policy.
     notebook = run(open_notebook, "01_data_and_augmentation")
     explorer = notebook.page.locator(".cifar.explorer")
@@ -70,7 +96,16 @@ def test_change_one_thing_train_again_compare(lab, open_notebook):
     # Notebook 4: any of the runs, and the comparison with the next.
     notebook = run(open_notebook, "04_evaluation")
     assert "best epoch 1" in notebook.outputs() and "McNemar's exact p" in notebook.outputs()
-    notebook.check()
+    notebook.close()
+
+    # The exercises: a hint, a wrong answer, the solution.
+    for number in "1234":
+        notebook = run(open_notebook, lab.write(f"exercises/0{number}_answered", *answered(f"0{number}")))
+        outputs = " ".join(notebook.outputs().split())
+        for key in [key for key in EXERCISES if key[0] == number]:
+            places = [outputs.find(f"{key} {word}") for word in ("Hint 1", "Not yet.", "Right.")]
+            assert -1 < places[0] < places[1] < places[2], key
+        notebook.close()
 
 
 def test_a_photo_is_uploaded_and_classified(lab, open_notebook, tmp_path):
@@ -84,7 +119,7 @@ def test_a_photo_is_uploaded_and_classified(lab, open_notebook, tmp_path):
     position = [cell.source for cell in notebook_of("07_your_images").cells].index(
         cell_with(notebook_of("07_your_images"), "photo = photo_file(upload)").source
     )
-    notebook.page.wait_for_timeout(1000)  # the file goes to the kernel
+    notebook.page.get_by_role("button", name="A photo (1)").wait_for()  # the file went to the kernel
     assert notebook.page.evaluate(
         """position => {
             window.jupyterapp.shell.currentWidget.content.activeCellIndex = position;

@@ -74,7 +74,8 @@ def test_readers_find_nothing_serious_to_complain_of(open_page, name, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     page = open_page(name, color_scheme=scheme, viewport={"width": 1280, "height": 720})
-    found = Axe().run(page, context=".bd-article").response["violations"]
+    only = {"runOnly": ["color-contrast"]} if scheme == "dark" else None  # nothing but colors differs
+    found = Axe().run(page, context=".bd-article", options=only).response["violations"]
     serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
     assert serious == []
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

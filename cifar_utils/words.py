@@ -1,0 +1,162 @@
+"""A transform, loss, optimizer, scheduler, sampler or model in words: what tells it from another of its kind.
+
+The words are the same in every process and at every step of training, so they leave out what training changes.
+"""
+
+import functools
+import hashlib
+import inspect
+import types
+from dataclasses import is_dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from cifar_utils import behavior
+from cifar_utils.augment import describe
+from cifar_utils.models import Normalize, uncompiled
+
+# What training and loading change.
+_IN_SCHEDULERS = ("optimizer", "last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i")
+_IN_MODELS = ("training", "image_size")
+_HIDDEN = ("_schedulers", "_milestones", "_schedule_phases", "_anneal_func_type", "_scale_fn_custom")  # in schedulers
+_VALUES = (int, float, str, tuple, type(None), np.generic, functools.partial, types.SimpleNamespace)
+_COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)
+
+
+def words_of(part, depth: int = 8, arrays: bool = True) -> str:
+    """A part in words: its type and the values that it was made with; the same in every process and at every step.
+
+    Args:
+        part: a transform, loss, optimizer, scheduler, model, or what they were made with.
+        depth: number of levels of parts within parts that are described by their values.
+        arrays: whether arrays and None are settings; False for a model, which may keep what it computed last.
+    """
+
+    def words(inner, deeper: int = 0) -> str:
+        return words_of(inner, depth - deeper, arrays)
+
+    if isinstance(part, dict):
+        return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(part.items(), key=str))}}}"
+    if isinstance(part, (list, tuple)):
+        return f"[{', '.join(map(words, part))}]"
+    if isinstance(part, functools.partial):
+        return words([part.func, part.args, part.keywords])
+    if isinstance(part, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(words, part)))}}}"  # their own order differs between processes
+    if inspect.ismethod(part) and depth:
+        return words_of([part.__func__, part.__self__], min(depth - 1, 3), arrays)
+    if inspect.isfunction(part) and depth:
+        code, values = _code_and_values(part)
+        # Two functions may call each other, hence the limit.
+        return f"{describe(part)} {short_hash(f'{code} {words_of(values, min(depth - 1, 3), arrays)}')}"
+    if isinstance(part, (torch.Tensor, np.ndarray)):
+        if isinstance(part, torch.Tensor):  # NumPy has no bfloat16
+            part = (part.float() if part.dtype == torch.bfloat16 else part).detach().cpu().numpy()
+        if part.size <= 100 or part.dtype.kind not in "biufc":
+            return f"{part.tolist()}"
+        return f"{part.shape} {hashlib.sha256(np.ascontiguousarray(part).data).hexdigest()[:8]}"
+    if not depth or _describes_itself(part):
+        return describe(part)
+    values = [f"{name}={words(value, 1)}" for name, value in sorted(_values(part, arrays).items())]
+    return f"{type(part).__name__}({', '.join(values)})"
+
+
+def _describes_itself(part) -> bool:
+    """Whether its repr tells all that it was made with; that of a notebook's class does not tell its code."""
+    if isinstance(part, nn.Module) or type(part).__repr__ is object.__repr__:  # some of torchvision's tell a half
+        return False
+    if isinstance(part, type) or not hasattr(part, "__dict__"):
+        return True
+    inner = [x for value in vars(part).values() for x in (value if isinstance(value, (list, tuple)) else [value])]
+    return not (" at 0x" in repr(part) or any(map(is_part, inner)) or behavior.is_edited(type(part)))
+
+
+def is_part(x) -> bool:
+    """Whether it can be a transform, or another function that a part was made with."""
+    return callable(x) or hasattr(x, "at_step")
+
+
+def _values(part, arrays: bool) -> dict:
+    """Name -> what an object was made with. What training changes is left out: parameters, a sampler's arrays, and what
+    the methods of a notebook's class assign when they are called.
+
+    Args:
+        arrays: False for a model, which may keep what it computed last.
+    """
+    changing = _IN_SCHEDULERS if isinstance(part, LRScheduler) else _IN_MODELS
+    own = [kind for kind in type(part).__mro__ if behavior.is_edited(kind)]
+    members = {name: member for kind in reversed(own) for name, member in vars(kind).items()}
+    attributes = {name: member for name, member in members.items() if _is_value(member)}  # those of the class
+    attributes |= vars(part) if hasattr(part, "__dict__") else {}
+    methods = behavior.edited_methods(type(part))
+    made = behavior.assigned(methods, {"__init__"})
+    changes = {*changing, *behavior.assigned(methods, behavior.called(methods))}
+    found = {k: v for k, v in attributes.items() if k[0] != "_" or k in _HIDDEN or k in made}
+    if isinstance(part, nn.Module):
+        # The weights of the classes, in a loss; a library's other buffers may change with every batch.
+        buffers = part._buffers if own and arrays else {k: part._buffers.get(k) for k in ("weight", "pos_weight")}
+        found |= {k: v for k, v in buffers.items() if v is not None}
+    if isinstance(part, Normalize):
+        found["constants"] = part.extra_repr()
+    passing: tuple = ()
+    if not arrays:
+        passing = (torch.Tensor, np.ndarray, list, dict, type(None))  # as None until the first batch, then a tensor
+    elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
+        passing = (torch.Tensor, np.ndarray)
+    kept = made if arrays else set()  # a sampler of one's own may be made with the positions of its images
+    found = {
+        k: v for k, v in found.items()
+        if k not in changes and (k in kept or _are_numbers(v) or not isinstance(v, passing))
+    }  # fmt: skip
+    if isinstance(part, nn.Module):
+        found |= {k: v for k, v in part._modules.items() if v is not None}
+    return found | ({"methods": methods} if methods else {})
+
+
+def _are_numbers(x) -> bool:
+    """Whether it is a list or dict of numbers or texts."""
+    values = list(x.values()) if isinstance(x, dict) else x if isinstance(x, list) else []
+    return bool(values) and all(isinstance(v, (int, float, str)) for v in values)
+
+
+def _code_and_values(function) -> tuple[str, list]:
+    """A function's code, and what it uses from outside: these tell it from one of the same name."""
+    used = behavior.outside(function)
+    # What it changes itself, such as a count or a list of losses, is no setting.
+    changed = behavior.written(function.__code__)
+    used = {name: x for name, x in used.items() if name not in changed and x is not function}
+    values = {k: x for k, x in used.items() if _is_value(x) and not ("*" in changed and isinstance(x, _COLLECTIONS))}
+    # A module's weights are no setting: it may be a network that is trained meanwhile.
+    values |= {k: words_of(uncompiled(x), 3, arrays=False) for k, x in used.items() if isinstance(x, nn.Module)}
+    own = {k: behavior.edited_methods(x) if isinstance(x, type) else x for k, x in used.items() if _is_own_code(x)}
+    # A library's code changes with its version, and Python's instructions with Python's.
+    is_a_librarys = (function.__module__ or "").partition(".")[0] in behavior.LIBRARIES
+    code = "" if is_a_librarys else behavior.instructions(function.__code__, function.__doc__)
+    return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, values, own]
+
+
+def _is_own_code(x) -> bool:
+    """Whether it is a function or class of a notebook, or of a file beside it."""
+    return (inspect.isfunction(x) or isinstance(x, type)) and behavior.is_edited(x)
+
+
+def _is_value(x) -> bool:
+    """Whether what a function uses from outside is a setting: values, arrays, transforms; no data set, no optimizer."""
+    if isinstance(x, type) or inspect.isroutine(x):
+        return False
+    if isinstance(x, torch.Tensor):
+        return not x.requires_grad
+    if any(kind.__module__.startswith("torchvision.transforms") for kind in type(x).__mro__):
+        return True
+    if isinstance(x, nn.Module):
+        return False
+    is_own = behavior.is_edited(type(x)) and (callable(x) or is_dataclass(x))
+    return isinstance(x, (*_VALUES, *_COLLECTIONS)) or hasattr(x, "at_step") or is_own
+
+
+def short_hash(text: str) -> str:
+    """The first eight hexadecimal digits of the text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
