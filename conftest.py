@@ -10,6 +10,8 @@ os.environ["CIFAR_HEADLESS"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # two test files run at a time: more threads would wait for each other
 RUNS = tempfile.TemporaryDirectory(prefix="cifar-runs-", ignore_cleanup_errors=True)  # there until the process ends
 os.environ["CIFAR_RUNS"] = RUNS.name
+IPYTHON = tempfile.TemporaryDirectory(prefix="cifar-ipython-", ignore_cleanup_errors=True)  # history of the kernels
+os.environ["IPYTHONDIR"] = IPYTHON.name
 LONGEST = ("test_path", "test_hub", "test_dashboard", "test_web", "test_explorer")
 
 

@@ -27,7 +27,7 @@ class Normalize(nn.Module):
 
     mean: Tensor
     std: Tensor
-    image_size: int | None = None  # of the training images, where it is known
+    trained_size: int | None = None  # side of the training images in pixels, where it is known
 
     def __init__(self, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Normalize(nn.Module):
         mean = counts @ values / counts.sum(1)
         std = (counts @ values**2 / counts.sum(1) - mean**2).clamp(min=0).sqrt()
         layer = cls(mean.tolist(), std.clamp(min=1 / 255).tolist())  # one flat color has no deviation to divide by
-        layer.image_size = train.size
+        layer.trained_size = train.size
         return layer
 
     def forward(self, images: Tensor) -> Tensor:

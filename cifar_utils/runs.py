@@ -190,7 +190,7 @@ def load(run: str | Path, model: nn.Module, which: str = "best") -> nn.Module:
     path, inner = _path(run, which), checked_model(model)
     saved = _read(path)
     _load_model(path, saved, model)
-    inner.image_size = saved["settings"]["data"]["size"]  # for `evaluation.classify`
+    inner.trained_size = saved["settings"]["data"]["size"]  # for `evaluation.classify`
     return model.eval()
 
 

@@ -113,7 +113,7 @@ def steps(
     about = identity.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
     parts |= {"loss": loss} if isinstance(loss, nn.Module) else {}
     state.run = run = settings.in_project(run or identity.folder_for(about))
-    uncompiled(model).image_size = train.size  # type: ignore[assignment]  # for `evaluation.classify`
+    uncompiled(model).trained_size = train.size  # type: ignore[assignment]  # for `evaluation.classify`
     about = {"settings": about, "environment": runs.environment(device)}
     images, labels, index = (x.to(device) for x in (train.images, train.labels, train.index))
     with runs.run_lock(run, about) as save, runs.StopSignal() as stop:

@@ -20,7 +20,7 @@ from cifar_utils.models import Normalize, uncompiled
 
 # What training and loading change.
 _IN_SCHEDULERS = ("optimizer", "last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i")
-_IN_MODELS = ("training", "image_size")
+_IN_MODELS = ("training", "trained_size")
 _HIDDEN = ("_schedulers", "_milestones", "_schedule_phases", "_anneal_func_type", "_scale_fn_custom")  # in schedulers
 _VALUES = (int, float, str, tuple, type(None), np.generic, functools.partial, types.SimpleNamespace)
 _COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -78,7 +79,8 @@ def test_a_runs_own_processes_stand_still_while_the_clock_measures(tmp_path):
     try:
         goes_on(0)
         with without_helpers():
-            time.sleep(0.1)  # the signal needs a moment to reach it
+            while psutil.Process(helper.pid).status() != psutil.STATUS_STOPPED:
+                time.sleep(0.01)  # the signal needs a moment to reach it
             still = written()
             time.sleep(0.1)
             assert written() == still

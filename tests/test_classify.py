@@ -190,3 +190,18 @@ def test_the_size_is_that_of_the_training_images(tmp_path, monkeypatch):
     loaded = runs.load(tmp_path / "run", nn.Sequential(Normalize(), small_network()), "last")
     right = classify(network.eval(), image, CIFAR10_CLASSES, size=64)
     assert classify(loaded, image, CIFAR10_CLASSES) == pytest.approx(right)
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_network_without_normalize_knows_its_images_size_as_well(tmp_path, loads):
+    train = random_images(20, 10, 64, split="training")
+    val = replace(random_images(12, 10, 64, seed=1, split="training"), split="validation", source="others")
+    network = small_network()
+    network.image_size = 99  # an attribute of its own, as torchvision's transformers have
+    fit(network, train, val, epochs=1, run=tmp_path / "run")
+    assert network.image_size == 99
+    if loads:
+        network = runs.load(tmp_path / "run", small_network(), "last")
+    image = random_images(1, 10, 100).images[0]
+    right = classify(network, image, CIFAR10_CLASSES, size=64)
+    assert classify(network, image, CIFAR10_CLASSES) == right != classify(network, image, CIFAR10_CLASSES, size=32)

@@ -67,6 +67,8 @@ def test_where_all_validation_images_are_right_no_temperature_is_claimed(tmp_pat
 def test_validation_predictions_that_do_not_belong_are_refused(tmp_path):
     p, validation = random_predictions(0, model="a"), random_predictions(1, split="validation", model="a")
     report(p, validation=validation)
+    with pytest.raises(ValueError, match="the title is a Predictions; to fit a temperature, write validation="):
+        report(p, validation)
     for match, predictions, wrong in (
         ("another network", p, replace(validation, model="b")),
         ("classes of the validation predictions are others", p, replace(validation, classes=names(10)[::-1])),

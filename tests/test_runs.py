@@ -286,7 +286,7 @@ def test_a_damaged_run_is_refused_and_the_model_is_left_alone(run):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", [runs.LAST, runs.BEST, "run.json"])
 def test_a_pipe_in_the_folder_is_refused_at_once(run, name):
     checkpoint.previous(run / name).unlink(missing_ok=True)

@@ -304,11 +304,11 @@ def test_the_same_combination_in_two_blocks_is_one_training(tmp_path):
 def test_a_dask_cluster_that_is_not_there_is_one_sentence(images, tmp_path, capsys, monkeypatch):
     real = pytest.importorskip("distributed").Client
     monkeypatch.setattr("dask.distributed.Client", lambda address, timeout: real(address, timeout=2))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["--folder", str(tmp_path / "runs"), "--dask", f"tcp://127.0.0.1:{port}"]
-    assert main(["sweep", str(write(tmp_path, images)), *arguments]) == 1
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+        arguments = ["--folder", str(tmp_path / "runs"), "--dask", address]
+        assert main(["sweep", str(write(tmp_path, images)), *arguments]) == 1
     assert "there is no Dask scheduler at" in capsys.readouterr().err
 
 
@@ -316,7 +316,7 @@ class Cluster:
     """A Dask scheduler and its workers, each a process of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.workers = folder, []
+        self.folder, self.workers, self.sweeps = folder, [], []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -350,7 +350,7 @@ class Cluster:
             client.wait_for_workers(workers, timeout=60)
 
     def close(self) -> None:
-        for process in [*self.workers, self.scheduler]:
+        for process in [*self.sweeps, *self.workers, self.scheduler]:
             process.kill()
             process.wait(20)
 
@@ -366,7 +366,8 @@ def cluster(tmp_path):
 def start_sweep(file: Path, folder: Path, cluster: Cluster) -> subprocess.Popen:
     command = [sys.executable, "-m", "cifar_utils", "sweep", file, "--folder", folder, "--threads", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, "--dask", cluster.address], **pipes)
+    cluster.sweeps.append(subprocess.Popen([*command, "--dask", cluster.address], **pipes))
+    return cluster.sweeps[-1]
 
 
 def under_way(folder: Path, count: int = 1, seconds: float = 120) -> None:

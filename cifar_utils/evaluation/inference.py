@@ -150,10 +150,14 @@ def predict(
             model.to(home)
     if (found >= 0).all() and torch.allclose(found.sum(1), torch.ones(len(found)), atol=1e-4):
         warnings.warn("the model's outputs are probabilities; leave out the softmax at its end", stacklevel=2)
-    columns = dataset.index.numpy(), dataset.labels.numpy(), found.softmax(1).numpy()
-    return Predictions(
-        *columns, classes=dataset.classes, split=dataset.split, source=dataset.source, model=fingerprint(model)
-    )
+    return as_predictions(model, dataset, found)
+
+
+def as_predictions(model: nn.Module, dataset: Dataset, logits: Tensor) -> Predictions:
+    """The table of a network's logits [N, classes] for the images of a data set."""
+    columns = dataset.index.numpy(), dataset.labels.numpy(), logits.softmax(1).numpy()
+    about = {"classes": dataset.classes, "split": dataset.split, "source": dataset.source}
+    return Predictions(*columns, **about, model=fingerprint(model))
 
 
 def checked_model(model: nn.Module) -> nn.Module:

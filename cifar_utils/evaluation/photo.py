@@ -42,7 +42,7 @@ def classify(
     """
     model, classes = checked_model(model), checked_classes(classes)
     if size is None:
-        size = next((s for layer in model.modules() if (s := getattr(layer, "image_size", None))), 32)
+        size = next((s for layer in model.modules() if (s := getattr(layer, "trained_size", None))), 32)
     if size not in range(16, 257):
         raise ValueError(f"size is {size!r}; it must be a whole number of pixels from 16 to 256")
     image = files.square(_pixels(photo), size)

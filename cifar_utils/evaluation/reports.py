@@ -16,7 +16,7 @@ from cifar_utils.evaluation.comparison import Comparison
 from cifar_utils.evaluation.predictions import Predictions
 
 
-def report(predictions: Predictions, title: str = "", *, validation: Predictions | None = None) -> str:
+def report(predictions: Predictions, title: str = "", validation: Predictions | None = None) -> str:
     """Accuracy with its interval, calibration, each class, and the largest confusions, as text.
 
     Args:
@@ -25,8 +25,10 @@ def report(predictions: Predictions, title: str = "", *, validation: Predictions
         validation: the same network's predictions for the validation split; with it, the temperature is fitted.
 
     Raises:
-        ValueError: `validation` is of another split, of other classes or of another network.
+        ValueError: `validation` is of another split, of other classes or of another network; or the title is no text.
     """
+    if not isinstance(title, str):
+        raise ValueError(f"the title is a {type(title).__name__}; to fit a temperature, write validation=...")
     matrix = metrics.confusion_matrix(predictions)
     lines = [heading(predictions, title), f"accuracy {_percent(metrics.proportion(predictions.correct))}"]
     if predictions.probabilities is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cifar_utils import warp
 from cifar_utils.augment import Policy, draw
 from cifar_utils.data import Dataset
-from cifar_utils.evaluation.inference import checked_batch_size, checked_model, device_of, fingerprint, outputs
+from cifar_utils.evaluation.inference import as_predictions, checked_batch_size, checked_model, device_of, outputs
 from cifar_utils.evaluation.metrics import proportion
 from cifar_utils.evaluation.predictions import Predictions, check_dataset
 
@@ -107,11 +107,7 @@ def predict_corrupted(
     model = checked_model(model)
     parts = (dataset.select(rows) for rows in torch.arange(len(dataset)).split(min(batch_size, len(dataset))))
     batches = (corrupt(part, name, severity, device_of(model)) for part in parts)
-    probabilities = outputs(model, batches, len(dataset.classes)).softmax(1).numpy()
-    columns = dataset.index.numpy(), dataset.labels.numpy(), probabilities
-    return Predictions(
-        *columns, classes=dataset.classes, split=dataset.split, source=dataset.source, model=fingerprint(model)
-    )
+    return as_predictions(model, dataset, outputs(model, batches, len(dataset.classes)))
 
 
 def robustness_curve(model: nn.Module, dataset: Dataset, name: str, *, batch_size: int | None = None) -> np.ndarray:
