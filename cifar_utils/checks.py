@@ -114,8 +114,6 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
         raise ValueError(f"scheduler_per is {scheduler_per!r}; it must be 'step' or 'epoch'")
     if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
         raise ValueError("the scheduler must be an LRScheduler of this optimizer; give fit the optimizer as well")
-    if scheduler_per == "step" and epochs > 1:
-        _warn_if_it_counts_epochs(scheduler, epochs, total_steps // epochs)
     wanted = total_steps if scheduler_per == "step" else epochs
     for name in ("total_steps", "T_max", "_total_steps"):
         length = getattr(scheduler, name, wanted)
@@ -124,6 +122,8 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
                 f"the scheduler's {name.strip('_')} is {length}, and it will step {wanted:,} times (scheduler_per="
                 f"{scheduler_per!r}, {epochs} epochs of {total_steps // epochs:,} steps); make the two equal"
             )
+    if scheduler_per == "step" and epochs > 1:
+        _warn_if_it_counts_epochs(scheduler, epochs, total_steps // epochs)
 
 
 def _warn_if_it_counts_epochs(scheduler: LRScheduler, epochs: int, steps: int) -> None:
