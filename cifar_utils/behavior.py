@@ -7,6 +7,8 @@ import sys
 import sysconfig
 import tokenize
 import types
+from contextlib import suppress
+from functools import _lru_cache_wrapper as _Cached
 from functools import cache
 from pathlib import Path
 
@@ -42,9 +44,18 @@ def outside(function) -> dict:
     code = function.__code__
     known = function.__globals__
     found = {name: known[name] for name in sorted(global_names(code)) if name in known}  # the others are Python's own
-    found |= {name: cell.cell_contents for name, cell in zip(code.co_freevars, function.__closure__ or ())}
+    for name, cell in zip(code.co_freevars, function.__closure__ or ()):
+        with suppress(ValueError):  # a variable that has no value yet
+            found[name] = cell.cell_contents
+    found = {name: x.__wrapped__ if isinstance(x, _Cached) else x for name, x in found.items()}
     files = [(name, vars(x)) for name, x in found.items() if isinstance(x, types.ModuleType) and is_edited(x)]
-    return found | {f"{name}.{n}": things[n] for name, things in files for n in code.co_names if n in things}
+    return found | {f"{name}.{n}": things[n] for name, things in files for n in _names(code) if n in things}
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """All names that code reads, attributes included, those of functions within as well."""
+    inner = (_names(x) for x in code.co_consts if isinstance(x, types.CodeType))
+    return set(code.co_names).union(*inner)
 
 
 def edited_methods(kind: type) -> list:

@@ -3,14 +3,13 @@
 import copy
 import math
 import shutil
-import warnings
 import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, MultiStepLR, StepLR
 
 from cifar_utils.augment import Step, apply_transform
 from cifar_utils.checkpoint import MAX_BYTES, CheckpointError
@@ -68,10 +67,10 @@ def check_types(model, optimizer, sampler, autocast, **parts) -> None:
 
 def checked_batch_size(sampler, batch_size: int | None) -> int:
     """The batch_size, in images per step: the sampler's, the one given, or 128. Raises ValueError: the two differ."""
-    its = getattr(sampler, "batch_size", batch_size or 128)
-    if batch_size not in (None, its):
+    its = getattr(sampler, "batch_size", None)
+    if its is not None and batch_size not in (None, its):
         raise ValueError(f"batch_size is {batch_size}, and the sampler's is {its}; leave it out, or make them equal")
-    return its
+    return batch_size or int(its or 128)
 
 
 def check_trainable(model: nn.Module) -> None:
@@ -123,27 +122,22 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
                 f"{scheduler_per!r}, {epochs} epochs of {total_steps // epochs:,} steps); make the two equal"
             )
     if scheduler_per == "step" and epochs > 1:
-        _warn_if_it_counts_epochs(scheduler, epochs, total_steps // epochs)
+        _warn_if_it_counts_epochs(scheduler, total_steps // epochs)
 
 
-def _warn_if_it_counts_epochs(scheduler: LRScheduler, epochs: int, steps: int) -> None:
+def _warn_if_it_counts_epochs(scheduler: LRScheduler, steps: int) -> None:
     """Warns of a learning rate that falls as if the steps of an epoch were epochs, as most tutorials have it."""
-    periods = [getattr(scheduler, "step_size", 0), *(getattr(scheduler, "milestones", None) or [])]
-    rate = fallen = max(group["lr"] for group in scheduler.optimizer.param_groups)
-    if not isinstance(scheduler, ReduceLROnPlateau):  # which steps once per epoch, whatever is said
-        try:
-            trial = copy.deepcopy(scheduler)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of steps without those of the optimizer
-                for _ in range(steps):
-                    trial.step()
-        except Exception:  # it cannot be copied, or has stepped before and would come to its end
-            return
-        fallen = max(group["lr"] for group in trial.optimizer.param_groups)
-    if fallen < 0.01 * rate or 0 < max(periods) <= epochs < steps:
+    factor = 1.0  # after the first epoch, of so many steps
+    if isinstance(scheduler, StepLR):
+        factor = scheduler.gamma ** (steps // scheduler.step_size)
+    elif isinstance(scheduler, MultiStepLR):
+        factor = scheduler.gamma ** sum(milestone <= steps for milestone in scheduler.milestones.elements())
+    elif isinstance(scheduler, ExponentialLR):
+        factor = scheduler.gamma**steps
+    if factor <= 0.1 and scheduler.last_epoch == 0:
         print(
-            f"WARNING: {type(scheduler).__name__} steps after every batch, so within the first epoch the learning rate "
-            f'goes from {rate:.3g} to {fallen:.3g}. If it counts epochs, add scheduler_per="epoch".',
+            f"WARNING: {type(scheduler).__name__} steps after every batch, so in the first epoch the learning rate is "
+            f'multiplied by {factor:.2g}. If it counts epochs, add scheduler_per="epoch".',
             flush=True,
         )
 

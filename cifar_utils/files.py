@@ -26,9 +26,9 @@ def read_image(path: str | Path) -> Tensor:
         DataError: there is no such file, or it is damaged, too large, or of a format that Pillow does not read.
     """
     path = Path(path).expanduser()
-    if not path.exists() and not path.is_symlink():
-        raise DataError(f"There is no file {path.absolute()}.")
     try:
+        if not path.exists() and not path.is_symlink():
+            raise DataError(f"There is no file {path.absolute()}.")
         if not path.is_file() or path.suffix.lower() in FOREIGN - Image.registered_extensions().keys():
             raise ValueError("Pillow does not read this format" if path.is_file() else "it is not a file")
         formats = [name for name in Image.OPEN if name != "EPS"]  # a program, which Ghostscript would run
@@ -41,6 +41,8 @@ def read_image(path: str | Path) -> Tensor:
                 raise ValueError("its values are not within 16 bits")
             image = Image.fromarray((values * (255 / top)).round().astype(np.uint8))
         return rgb_pixels(image)
+    except DataError:
+        raise
     except Exception as error:  # Pillow's plug-ins raise whatever a damaged file leads them to
         reason = str(error).partition(" '")[0].rstrip(".") or type(error).__name__
         raise DataError(
@@ -93,7 +95,7 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
             nested, hidden = entry.parent != folder, any(map(_is_hidden, entry.relative_to(folder).parts))
             if nested and entry.is_dir() and not hidden:
                 others = ", ".join(f.name for f in folders if f.name.lower() not in LAYOUT)
-                if len(parts) == 1 and any(f.name.lower() in LAYOUT for f in folders):
+                if others and any(f.name.lower() in LAYOUT for f in folders):
                     raise DataError(f"Beside train/, val/ and test/ there may be no other folder in {root}: {others}.")
                 raise DataError(f"{entry} is a folder within a class. Move its images up, or move it away.")
             if entry.is_dir() and not hidden:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -47,7 +48,7 @@ def save(network: Callable[..., nn.Module]) -> Path:
     if not (inspect.isclass(network) or inspect.isfunction(network)) or name == "<lambda>":
         raise ValueError(f"a class or function that makes a network is needed, not a {type(network).__name__}")
     lines: dict[str, str] = {}
-    _collect(name, network, lines)
+    _collect(name, network, lines, {})
     imports = sorted(line for line in lines.values() if line.startswith(("import ", "from ")))
     code = [line for line in lines.values() if line not in imports]
     file = settings.network_file()
@@ -167,8 +168,13 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
     )
 
 
-def _collect(name: str, thing, lines: dict[str, str]) -> None:
-    """Adds the code of what this name stands for, after the code of all that it uses."""
+def _collect(name: str, thing, lines: dict[str, str], things: dict[str, Any]) -> None:
+    """Adds the code of what this name stands for, after the code of all that it uses; `things`: name -> what it is."""
+    if name in things:
+        if things[name] is not thing and things[name] != thing:
+            raise ValueError(f"{name} stands for two different things: rename one of them")
+        return
+    things[name] = thing
     if isinstance(thing, ModuleType):
         lines[name] = f"import {thing.__name__}{_alias(name, thing)}"
     elif isinstance(thing, (bool, int, float, str, tuple)):
@@ -178,14 +184,14 @@ def _collect(name: str, thing, lines: dict[str, str]) -> None:
     elif not (inspect.isclass(thing) or inspect.isroutine(thing)):
         raise ValueError(f"it uses {name}, a {type(thing).__name__} of the notebook: define that within the network")
     elif name != thing.__name__:  # as in Network = network_file.load()
-        _collect(thing.__name__, thing, lines)
+        _collect(thing.__name__, thing, lines, things)
         lines[name] = f"{name} = {thing.__name__}"
     else:
         source, outside = _definition(thing)
         lines[name] = ""  # two functions may call each other
         used = behavior.global_names(compile(source, thing.__name__, "exec"))
-        for other in sorted(used & outside.keys() - {thing.__name__} - lines.keys()):
-            _collect(other, outside[other], lines)
+        for other in sorted(used & outside.keys() - {thing.__name__}):
+            _collect(other, outside[other], lines, things)
         del lines[name]  # behind what it uses
         lines[name] = source
 

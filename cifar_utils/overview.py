@@ -132,14 +132,14 @@ def _differing_details(found: list[Run]) -> list[str]:
 def folder_of(path: Path) -> Path:
     """The path, or the run in the folder of all runs with this name, or with this end of six characters or more."""
     if path.exists():
-        return path
+        return path.absolute()
     everywhere, end = list(settings.runs_directory().glob("*/")), path.name.lstrip("…")
     same_name = [folder for folder in everywhere if folder.name == path.name]
     same_end = [folder for folder in everywhere if folder.name.endswith(end) and len(end) >= 6]
     for found in (same_name, same_end):
         if len(found) == 1:
             return found[0]
-    return path
+    return settings.in_project(path)
 
 
 def delete(folder: str | Path) -> None:

@@ -65,9 +65,11 @@ def runs_directory() -> Path:
 def in_project(path: str | Path) -> Path:
     """An absolute path as it is, with ~ for your home; a relative one within the project's folder.
 
-    So `runs/mine` is the same folder in a notebook, whose own folder is notebooks/, and in a terminal.
+    So `runs/mine` is the same folder in a notebook, whose own folder is notebooks/, and in a terminal. A path that
+    begins with `..` counts from the current folder.
     """
-    return project_directory() / Path(path).expanduser()
+    path = Path(path).expanduser()
+    return (Path.cwd() if path.parts[:1] == ("..",) else project_directory()) / path
 
 
 def policy_file() -> Path:
@@ -114,7 +116,7 @@ def headless() -> bool:
 
 def _directory(variable: str, default: str) -> Path:
     if os.environ.get(variable):
-        return Path(os.environ[variable]).expanduser()
+        return in_project(os.environ[variable])
     return project_directory() / default
 
 

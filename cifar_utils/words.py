@@ -3,11 +3,13 @@
 The words are the same in every process and at every step of training, so they leave out what training changes.
 """
 
+import argparse
 import functools
 import hashlib
 import inspect
 import types
 from dataclasses import is_dataclass
+from enum import Enum
 
 import numpy as np
 import torch
@@ -22,7 +24,8 @@ from cifar_utils.models import Normalize, uncompiled
 _IN_SCHEDULERS = ("optimizer", "last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i")
 _IN_MODELS = ("training", "trained_size")
 _HIDDEN = ("_schedulers", "_milestones", "_schedule_phases", "_anneal_func_type", "_scale_fn_custom")  # in schedulers
-_VALUES = (int, float, str, tuple, type(None), np.generic, functools.partial, types.SimpleNamespace)
+_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+_VALUES = (int, float, str, tuple, type(None), np.generic, torch.dtype, Enum, functools.partial, *_NAMESPACES)
 _COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)
 
 
@@ -38,6 +41,8 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
     def words(inner, deeper: int = 0) -> str:
         return words_of(inner, depth - deeper, arrays)
 
+    if isinstance(part, _NAMESPACES):
+        return words(vars(part))
     if isinstance(part, dict):
         return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(part.items(), key=str))}}}"
     if isinstance(part, (list, tuple)):
@@ -93,7 +98,10 @@ def _values(part, arrays: bool) -> dict:
     attributes |= vars(part) if hasattr(part, "__dict__") else {}
     methods = behavior.edited_methods(type(part))
     made = behavior.assigned(methods, {"__init__"})
-    changes = {*changing, *behavior.assigned(methods, behavior.called(methods))}
+    running = behavior.called(methods)
+    if is_dataclass(part) and not callable(part):  # a function of the notebook may call any of its methods
+        running = {method.__name__ for method in methods} - {"__init__"}
+    changes = {*changing, *behavior.assigned(methods, running)}
     found = {k: v for k, v in attributes.items() if k[0] != "_" or k in _HIDDEN or k in made}
     if isinstance(part, nn.Module):
         # The weights of the classes, in a loss; a library's other buffers may change with every batch.
@@ -106,7 +114,8 @@ def _values(part, arrays: bool) -> dict:
         passing = (torch.Tensor, np.ndarray, list, dict, type(None))  # as None until the first batch, then a tensor
     elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
         passing = (torch.Tensor, np.ndarray)
-    kept = made if arrays else set()  # a sampler of one's own may be made with the positions of its images
+    # A sampler of one's own may be made with the positions of its images, which no other method then assigns.
+    kept = made - behavior.assigned(methods, {method.__name__ for method in methods} - {"__init__"}) if arrays else ()
     found = {
         k: v for k, v in found.items()
         if k not in changes and (k in kept or _are_numbers(v) or not isinstance(v, passing))
@@ -124,18 +133,23 @@ def _are_numbers(x) -> bool:
 
 def _code_and_values(function) -> tuple[str, list]:
     """A function's code, and what it uses from outside: these tell it from one of the same name."""
-    used = behavior.outside(function)
     # What it changes itself, such as a count or a list of losses, is no setting.
     changed = behavior.written(function.__code__)
-    used = {name: x for name, x in used.items() if name not in changed and x is not function}
+    used = {k: x for k, x in behavior.outside(function).items() if k.partition(".")[0] not in changed}
+    used = {k: x for k, x in used.items() if x is not function}
     values = {k: x for k, x in used.items() if _is_value(x) and not ("*" in changed and isinstance(x, _COLLECTIONS))}
     # A module's weights are no setting: it may be a network that is trained meanwhile.
     values |= {k: words_of(uncompiled(x), 3, arrays=False) for k, x in used.items() if isinstance(x, nn.Module)}
-    own = {k: behavior.edited_methods(x) if isinstance(x, type) else x for k, x in used.items() if _is_own_code(x)}
+    own = {k: _class_parts(x) if isinstance(x, type) else x for k, x in used.items() if _is_own_code(x)}
     # A library's code changes with its version, and Python's instructions with Python's.
     is_a_librarys = (function.__module__ or "").partition(".")[0] in behavior.LIBRARIES
     code = "" if is_a_librarys else behavior.instructions(function.__code__, function.__doc__)
     return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, values, own]
+
+
+def _class_parts(kind: type) -> list:
+    """What a class of a notebook is made of, its instances apart: methods, and attributes of its own."""
+    return [behavior.edited_methods(kind), {k: v for k, v in vars(kind).items() if k[:2] != "__" and _is_value(v)}]
 
 
 def _is_own_code(x) -> bool:

@@ -60,6 +60,16 @@ def test_a_class_made_from_the_saved_one_can_be_saved():
     assert network_file.make(network_file.load())(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_a_name_that_stands_for_two_things_is_refused(folder):
+    network_file.save(cell("\n\n\n".join((IMPORTS, BLOCK, BASE, NETWORK)))["MyNetwork"])
+    code = "class Wider(Network):\n    def forward(self, x):\n        return block(super().forward(x))"
+    other = "def block(x):\n    return 2 * x"
+    before = settings.network_file().read_text()
+    with pytest.raises(ValueError, match="block stands for two different things: rename one of them"):
+        network_file.save(cell(f"{other}\n\n\n{code}", Network=network_file.load())["Wider"])
+    assert settings.network_file().read_text() == before
+
+
 def test_names_of_libraries_that_are_no_classes_go_along():
     code = "from typing import Optional\nclass Net(nn.Module):\n    def __init__(self, width: Optional[int] = None):\n"
     code += "        super().__init__()\n        self.head = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"

@@ -203,7 +203,7 @@ def test_no_room_here(stick, server, tmp_path, capsys, content):
 
 def test_a_connection_that_breaks_at_the_list_of_files(stick, server, tmp_path, capsys):
     server.breaks = True
-    assert "is not a workshop's list of files" in sentence(capsys, server.url, tmp_path / "mine")
+    assert "stopped arriving. The same command resumes" in sentence(capsys, server.url, tmp_path / "mine")
 
 
 def test_no_server_there(tmp_path, capsys):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import types
+from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 
@@ -807,9 +808,9 @@ def pooled(layer):
     return in_a_notebook("def transform(x):\n    return LAYER(x / 255)", LAYER=layer)
 
 
-def configured(strength: float):
+def configured(strength):
     settings = types.SimpleNamespace(strength=strength)
-    return in_a_notebook("def transform(x):\n    return (x * S.strength).to(x.dtype)", S=settings)
+    return in_a_notebook("def transform(x):\n    return x if S.strength else x", S=settings)
 
 
 def limited(low, high):
@@ -822,6 +823,31 @@ class Shift:
         return images.roll({}, 3)
 def transform(x):
     return Shift()(x)
+"""
+
+
+CONFIG = """
+class Config:
+    strength = {}
+def transform(x):
+    return (x * Config.strength).to(x.dtype)
+"""
+SETTINGS = """
+from dataclasses import dataclass
+@dataclass
+class Settings:
+    strength: float
+settings = Settings({})
+def transform(x):
+    return (x * settings.strength).to(x.dtype)
+"""
+CACHED = """
+import functools
+@functools.cache
+def amount():
+    return {}
+def transform(x):
+    return x.roll(amount(), 3)
 """
 
 
@@ -936,6 +962,14 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
     "another configuration": lambda model: {"transform": configured(0.25)},
     "a layer that it uses": lambda model: {"transform": pooled(nn.AvgPool2d(3, 1, 1))},
     "another layer that it uses": lambda model: {"transform": pooled(nn.AvgPool2d(5, 1, 2))},
+    "a set in a configuration": lambda model: {"transform": configured({"cat", "dog"})},
+    "another set in it": lambda model: {"transform": configured({"cat", "cow"})},
+    "a class as a configuration": lambda model: {"transform": in_a_notebook(CONFIG.format(0.5))},
+    "another class as a configuration": lambda model: {"transform": in_a_notebook(CONFIG.format(0.25))},
+    "a dataclass as a configuration": lambda model: {"transform": in_a_notebook(SETTINGS.format(0.5))},
+    "another dataclass as a configuration": lambda model: {"transform": in_a_notebook(SETTINGS.format(0.25))},
+    "a cached function": lambda model: {"transform": in_a_notebook(CACHED.format(1))},
+    "another cached function": lambda model: {"transform": in_a_notebook(CACHED.format(2))},
     "only an upper limit": lambda model: {"transform": limited(None, 1)},
     "only a lower limit": lambda model: {"transform": limited(1, None)},
     "a class that it uses": lambda model: {"transform": in_a_notebook(MAKER.format(1))},
@@ -1050,6 +1084,31 @@ def test_the_code_of_a_class_in_a_file_beside_the_notebook_counts(home, tmp_path
     monkeypatch.syspath_prepend(tmp_path)
     found = [words_of(__import__(f"shift{number}").Shift()) for number in range(2)]
     assert found[0] != found[1]
+
+
+def test_what_a_file_beside_the_notebook_collects_is_no_setting(home, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("beside")
+    monkeypatch.syspath_prepend(folder)
+    (folder / "collected.py").write_text("seen = []\ncount = 0\nLIMITS = (0, 1)\n")
+    code = "    collected.seen.append(x.shape)\n    collected.count += 1\n    return x"
+    transform = in_a_notebook(f"import collected\ndef transform(x):\n{code}")
+    first, again = (train_tiny(None, narrow(), transform=transform)[0] for _ in range(2))
+    assert first == again and folders(home) == 1
+    words = words_of(in_a_notebook("import collected\ndef t(x):\n    return [x * n for n in collected.LIMITS]"))
+    monkeypatch.setattr(sys.modules["collected"], "LIMITS", (0, 2))
+    assert words != words_of(in_a_notebook("import collected\ndef t(x):\n    return [x * n for n in collected.LIMITS]"))
+
+
+def test_a_variable_that_has_no_value_yet_is_none():
+    def train_later():
+        def loss(logits, labels):
+            return F.cross_entropy(logits, labels) if logits.requires_grad else history
+
+        words = words_of(loss)
+        history = 0
+        return words, history
+
+    assert "loss" in train_later()[0]
 
 
 @pytest.mark.parametrize("use", ["from helped_{} import jitter", "import helped_{} as h\njitter = None"])
@@ -1221,6 +1280,19 @@ def test_what_a_transform_collects_is_no_setting(home):
         rows = [*rows, count]
         return images
 
+    @dataclass
+    class Meter:
+        total: float = 0.0
+
+        def see(self, value):
+            self.total += value
+
+    meter = Meter()
+
+    def measured(images):
+        meter.see(images.float().mean().item())
+        return images
+
     counts = {}
 
     def by_class(images, labels):
@@ -1252,7 +1324,8 @@ def test_what_a_transform_collects_is_no_setting(home):
 
     timed = {"count": 0, "__name__": "__main__"}  # as in a cell with %%time, whose source is not at hand
     exec("def transform(images):\n    global count\n    count += 1\n    return images", timed)
-    parts = transform, summing, counting, by_class, Private(1), counted(lambda x: x), Helped(), timed["transform"]
+    parts = [transform, summing, counting, by_class, measured, Private(1), counted(lambda x: x), Helped()]
+    parts += [timed["transform"]]
     for number, part in enumerate(parts, start=1):
         first, again = (train_tiny(None, narrow(), transform=part)[0] for _ in range(2))
         assert first == again and folders(home) == number

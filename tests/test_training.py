@@ -282,9 +282,9 @@ def test_a_relative_run_lies_within_the_project_in_its_notebooks_as_well(tmp_pat
     monkeypatch.chdir(tmp_path / "notebooks")
     train_tiny(Path("runs/mine"), epochs=1)
     assert (tmp_path / "runs" / "mine" / runs.LAST).exists()
-    runs.load("runs/mine", narrow())
-    monkeypatch.chdir(tmp_path)
-    runs.load("runs/mine", narrow())
+    for place, name in (("notebooks", "runs/mine"), ("notebooks", "../runs/mine"), (".", "runs/mine")):
+        monkeypatch.chdir(tmp_path / place)
+        runs.load(name, narrow())
 
 
 def test_the_usual_schedule_fits_whatever_it_steps_by(tmp_path):

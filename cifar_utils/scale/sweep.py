@@ -103,7 +103,8 @@ def read(file: Path, folder: Path) -> list[Training]:
             options = {name: given[name] for name in OPTIONS if name in given}  # the order in the file does not matter
             training = Training(options, folder / _name(options, profile), profile)
             _check(file, training)
-            found.setdefault(_name({"seed": 0, "profile": profile} | options, profile)[-6:], training)
+            key = json.dumps({"seed": 0, "profile": profile} | options, sort_keys=True, default=str)
+            found.setdefault(key, training)
     if not found:
         raise ValueError(f"{file}: a list of values is empty, so there is no combination to train")
     return list(found.values())

@@ -208,6 +208,8 @@ def chunks(stream, name):
             chunk = stream.read(CHUNK)
         except (OSError, http.client.HTTPException) as error:
             raise InstallError(f"{name} stopped arriving ({error}). The same command resumes.") from None
+        if not chunk and getattr(stream, "length", None):  # of what a server announced, this much is missing
+            raise InstallError(f"{name} stopped arriving. The same command resumes.")
         if not chunk:
             return
         yield chunk
