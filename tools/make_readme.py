@@ -10,6 +10,7 @@ import json
 import re
 import statistics
 from base64 import b64decode
+from importlib import metadata
 from operator import itemgetter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+VERSION = metadata.version("cifar_utils")
 PICTURES = {  # file in docs/ -> notebook, start of the figure's text alternative
     "augmentation.png": ("01_data_and_augmentation", "The full policy ("),
     "curves.png": ("03_training", "Training on"),
@@ -86,6 +88,8 @@ def training() -> str:
         accuracy = [row["accuracy_shifted" if tta else "accuracy"] for row in mine]
         seconds = [row["reference_seconds"] + (row["shifted_reference_seconds"] if tta else 0) for row in mine]
         minutes = [s / 60 for s in seconds]
+        earlier = sorted({row["version"] for row in rows if row["name"] == name} - {VERSION})
+        words += f" (version {', '.join(earlier)})" if earlier and name != "tutorial" else ""
         lines.append(f"| {words} | {spread(accuracy, 100)}% | {spread(minutes)} | {len(mine)} |")
     return "\n".join(lines) + "\n"
 
