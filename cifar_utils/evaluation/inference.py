@@ -156,8 +156,9 @@ def predict(
 def as_predictions(model: nn.Module, dataset: Dataset, logits: Tensor) -> Predictions:
     """The table of a network's logits [N, classes] for the images of a data set."""
     columns = dataset.index.numpy(), dataset.labels.numpy(), logits.softmax(1).numpy()
-    about = {"classes": dataset.classes, "split": dataset.split, "source": dataset.source}
-    return Predictions(*columns, **about, model=fingerprint(model))
+    return Predictions(
+        *columns, classes=dataset.classes, split=dataset.split, source=dataset.source, model=fingerprint(model)
+    )
 
 
 def checked_model(model: nn.Module) -> nn.Module:
