@@ -148,11 +148,12 @@ def delete(folder: str | Path) -> None:
     Raises:
         CheckpointError: see `check_deletable`, or a training holds the folder.
     """
+    folder = settings.in_project(folder)
     check_deletable(folder)
     try:
-        with FileLock(Path(folder) / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=0):
             # The file by which a run is known goes last: what is interrupted can be deleted again.
-            for entry in sorted(Path(folder).iterdir(), key=lambda entry: entry.name == "run.json"):
+            for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "run.json"):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 elif entry.name != ".lock":  # Windows deletes no file that is open
@@ -167,5 +168,6 @@ def delete(folder: str | Path) -> None:
 
 def check_deletable(folder: str | Path) -> None:
     """Raises CheckpointError: this is not the folder of a run, but of something else or a link to one."""
-    if Path(folder).is_symlink() or not (Path(folder) / "run.json").is_file():
+    folder = settings.in_project(folder)
+    if folder.is_symlink() or not (folder / "run.json").is_file():
         raise CheckpointError(f"{folder} is not the folder of a run: there is no run.json in it, or it is a link.")
