@@ -98,9 +98,9 @@ def _values(part, arrays: bool) -> dict:
     attributes |= vars(part) if hasattr(part, "__dict__") else {}
     methods = behavior.edited_methods(type(part))
     made = behavior.assigned(methods, {"__init__"})
-    running = behavior.called(methods)
-    if is_dataclass(part) and not callable(part):  # a function of the notebook may call any of its methods
-        running = {method.__name__ for method in methods} - {"__init__"}
+    later = {method.__name__ for method in methods} - {"__init__"}
+    # A function of the notebook may call any method of a dataclass.
+    running = later if is_dataclass(part) and not callable(part) else behavior.called(methods)
     changes = {*changing, *behavior.assigned(methods, running)}
     found = {k: v for k, v in attributes.items() if k[0] != "_" or k in _HIDDEN or k in made}
     if isinstance(part, nn.Module):
@@ -115,7 +115,7 @@ def _values(part, arrays: bool) -> dict:
     elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
         passing = (torch.Tensor, np.ndarray)
     # A sampler of one's own may be made with the positions of its images, which no other method then assigns.
-    kept = made - behavior.assigned(methods, {method.__name__ for method in methods} - {"__init__"}) if arrays else ()
+    kept = made - behavior.assigned(methods, later) if arrays else ()
     found = {
         k: v for k, v in found.items()
         if k not in changes and (k in kept or _are_numbers(v) or not isinstance(v, passing))
