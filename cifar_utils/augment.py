@@ -12,13 +12,17 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from cifar_utils import warp
+from cifar_utils.data import beyond_0_to_1
+
+if TYPE_CHECKING:  # importing torchvision takes a second and 160 MB, and a Policy needs none of it
+    from torchvision.transforms import v2
 
 RANGES = {  # the legal range of every number in a Policy, ends included
     "flip_p": (0, 1), "degrees": (0, 180), "translate": (0, 1), "scale": (0.05, 4), "shear": (0, 60),
@@ -29,7 +33,7 @@ RANGES = {  # the legal range of every number in a Policy, ends included
 
 def _is_number(x) -> bool:
     """Neither NaN nor infinite nor an int beyond every float."""
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
+    return isinstance(x, Real) and not isinstance(x, bool) and abs(x) <= sys.float_info.max  # type: ignore[operator]
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,12 +181,13 @@ class Policy:
         except RecursionError:
             raise ValueError("not a policy: the JSON is nested too deeply") from None
 
-    def to_torchvision(self) -> v2.Compose:
+    def to_torchvision(self) -> "v2.Compose":
         """The equivalent torchvision transforms, for PIL images or uint8 tensors, one image at a time.
 
         They draw from the same distributions, with torch's global generator instead of (seed, epoch, index), and
         resample once per transform instead of once in all.
         """
+        from torchvision.transforms import v2
 
         def ready(value):
             return v2.InterpolationMode(value) if isinstance(value, str) else value
@@ -326,8 +331,8 @@ def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tu
     Args:
         transform: None, or one of these, or a list of them:
             a Policy, or any object with `at_step(images, step) -> images`;
-            a torchvision transform, which is applied image by image (with random numbers of its own for each), but
-            MixUp and CutMix, which take the batch and its labels;
+            a torchvision transform, which is applied image by image (with random numbers of its own for each), as are
+            functions within a v2.Compose; but MixUp and CutMix take the batch and its labels;
             any other callable, which takes the batch: images -> images, or (images, labels) -> (images, labels).
         images: [N, 3, S, S] uint8.
         labels: [N] int64.
@@ -374,13 +379,25 @@ def flatten(transform) -> list:
     """A transform or a (nested) list, Compose or Sequential of them as one list; a ValueError names what is none."""
     if transform is None:
         return []
-    is_compose = type(transform).__name__ == "Compose" and _is_torchvision(transform)
-    if isinstance(transform, (list, tuple)) or type(transform) is torch.nn.Sequential or is_compose:
+    if isinstance(transform, (list, tuple)) or type(transform) is torch.nn.Sequential or _is_divisible(transform):
         return [part for item in getattr(transform, "transforms", transform) for part in flatten(item)]
     if not (callable(transform) or hasattr(transform, "at_step")):
         hint = f"; PRESETS[{transform!r}] is the policy" if isinstance(transform, str) and transform in PRESETS else ""
         raise ValueError(f"transform is {transform!r}, which is no Policy, torchvision transform or function{hint}")
     return [transform]
+
+
+def _is_divisible(transform) -> bool:
+    """Whether it is a Compose whose parts can be applied one after the other to the whole batch, with the same result.
+
+    A function among them cannot: Compose hands it single images.
+    """
+    if type(transform).__name__ != "Compose" or not _is_torchvision(transform):
+        return False
+    known = [_is_torchvision(part) or hasattr(part, "at_step") for part in transform.transforms]
+    if not all(known) and any(hasattr(part, "at_step") for part in transform.transforms):
+        raise ValueError("a Compose hands its parts single images, and a Policy takes a batch: put both into a list")
+    return all(known)
 
 
 def describe(transform) -> str:
@@ -395,8 +412,12 @@ def describe(transform) -> str:
 
 def _mixes(part) -> bool:
     """Whether it is MixUp or CutMix, or a choice of these."""
+    if not _is_torchvision(part):
+        return False
+    from torchvision.transforms import v2
+
     inner = getattr(part, "transforms", None)
-    if _is_torchvision(part) and isinstance(inner, (list, tuple, torch.nn.ModuleList)):
+    if isinstance(inner, (list, tuple, torch.nn.ModuleList)):
         return any(map(_mixes, inner))
     return isinstance(part, (v2.MixUp, v2.CutMix))
 
@@ -422,9 +443,8 @@ def checked_batch(images: Tensor) -> Tensor:
     if not _is_batch(images):
         raise ValueError(f"augmentation takes [N, 3, H, W] of uint8, or of floats from 0 to 1, not {_said(images)}")
     if images.is_floating_point() and images.device.type == "cpu" and images.numel():
-        low, high = (x.item() for x in images.detach().aminmax())
-        if not (low >= -0.5 and high <= 1.5):  # some transforms leave 0 to 1 by a little
-            raise ValueError(f"augmentation takes float images from 0 to 1, and these go from {low:.3g} to {high:.3g}")
+        if beyond := beyond_0_to_1(images):
+            raise ValueError(f"augmentation takes float images from 0 to 1, and these go from {beyond}")
     return images
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, MultiStepLR, StepLR
+from torch.optim import lr_scheduler as schedulers
 
 from cifar_utils.augment import Step, apply_transform
 from cifar_utils.checkpoint import MAX_BYTES, CheckpointError
-from cifar_utils.data import Dataset
+from cifar_utils.data import Dataset, beyond_0_to_1
 from cifar_utils.models import uncompiled
 from cifar_utils.words import words_of
 
@@ -56,6 +56,8 @@ def check_types(model, optimizer, sampler, autocast, **parts) -> None:
     check_trainable(model)
     if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError("the model has lazy layers, which have no shape yet: call it on a batch of images first")
+    if extra := [name for name, t in model.state_dict().items() if not isinstance(t, torch.Tensor)]:
+        raise ValueError(f"the model's {extra[0]} is no tensor, and checkpoints hold only tensors: make it a buffer")
     if isinstance(optimizer, torch.optim.LBFGS) or not isinstance(optimizer, torch.optim.Optimizer | None):
         raise ValueError(f"the optimizer is a {type(optimizer).__name__}; one of torch.optim without closure is needed")
     protocol = ("epoch", "record", "total_steps", "state_dict", "load_state_dict")
@@ -111,11 +113,13 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
         raise ValueError("a learning rate of the optimizer is negative, infinite or NaN")
     if scheduler_per not in ("step", "epoch"):
         raise ValueError(f"scheduler_per is {scheduler_per!r}; it must be 'step' or 'epoch'")
-    if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
+    if not isinstance(scheduler, schedulers.LRScheduler) or scheduler.optimizer is not optimizer:
         raise ValueError("the scheduler must be an LRScheduler of this optimizer; give fit the optimizer as well")
-    wanted = total_steps if scheduler_per == "step" else epochs
+    last, wanted = scheduler, total_steps if scheduler_per == "step" else epochs
+    if isinstance(scheduler, schedulers.SequentialLR):
+        last, wanted = scheduler._schedulers[-1], wanted - scheduler._milestones[-1]
     for name in ("total_steps", "T_max", "_total_steps"):
-        length = getattr(scheduler, name, wanted)
+        length = getattr(last, name, wanted)
         if length != wanted:
             raise ValueError(
                 f"the scheduler's {name.strip('_')} is {length}, and it will step {wanted:,} times (scheduler_per="
@@ -125,15 +129,19 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
         _warn_if_it_counts_epochs(scheduler, total_steps // epochs)
 
 
-def _warn_if_it_counts_epochs(scheduler: LRScheduler, steps: int) -> None:
+def _warn_if_it_counts_epochs(scheduler: schedulers.LRScheduler, steps: int) -> None:
     """Warns of a learning rate that falls as if the steps of an epoch were epochs, as most tutorials have it."""
     factor = 1.0  # after the first epoch, of so many steps
-    if isinstance(scheduler, StepLR):
+    if isinstance(scheduler, schedulers.StepLR):
         factor = scheduler.gamma ** (steps // scheduler.step_size)
-    elif isinstance(scheduler, MultiStepLR):
+    elif isinstance(scheduler, schedulers.MultiStepLR):
         factor = scheduler.gamma ** sum(milestone <= steps for milestone in scheduler.milestones.elements())
-    elif isinstance(scheduler, ExponentialLR):
+    elif isinstance(scheduler, schedulers.ExponentialLR):
         factor = scheduler.gamma**steps
+    elif isinstance(scheduler, schedulers.PolynomialLR):
+        factor = max(0.0, 1 - steps / scheduler.total_iters) ** scheduler.power
+    elif isinstance(scheduler, schedulers.LambdaLR):
+        factor = min((f(steps) / f(0) for f in scheduler.lr_lambdas if f(0) > 0), default=1.0)
     if factor <= 0.1 and scheduler.last_epoch == 0:
         print(
             f"WARNING: {type(scheduler).__name__} steps after every batch, so in the first epoch the learning rate is "
@@ -148,7 +156,7 @@ def move(model: nn.Module, device: torch.device | str) -> torch.device:
         model.to(torch.device(device))
         return torch.device(device)
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {_first(error)}") from None
+        raise ValueError(f"device {device!r} cannot be used: {first_line(error)}") from None
 
 
 def _smallest_batch(sampler, train: Dataset) -> int:
@@ -187,11 +195,10 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     images, labels, index = (x[:count].to(device, copy=True) for x in (train.images, train.labels, train.index))
     plain, _ = apply_transform(None, images, labels, Step(0, 0, index, 0.0))
     augmented, targets = apply_transform(transform, images, labels, Step(0, 0, index, 0.0))
-    low, high = (x.item() for x in augmented.aminmax())
-    if not (low >= -0.5 and high <= 1.5):  # some transforms leave 0 to 1 by a little
+    if beyond := beyond_0_to_1(augmented):
         raise ValueError(
-            f"the transform returns images from {low:.3g} to {high:.3g} instead of 0 to 1; to normalize, put a "
-            "Normalize layer in front of the model"
+            f"the transform returns images from {beyond} instead of 0 to 1; to normalize, put a Normalize layer in "
+            "front of the model"
         )
     if not (targets.is_floating_point() if targets.ndim == 2 else targets.dtype == torch.int64):
         raise ValueError(f"the transform returns labels of {targets.dtype}, not int64 [N] or float [N, classes]")
@@ -220,7 +227,8 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             raise ValueError(f"it must be one finite number per batch, not {found}")
         value.backward()
     except Exception as error:
-        raise ValueError(f"the loss {words_of(loss)} fails on logits {list(logits.shape)}: {_first(error)}") from None
+        where = f"the loss {words_of(loss)} fails on logits {list(logits.shape)}"
+        raise ValueError(f"{where}: {first_line(error)}") from None
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
         print(f"WARNING: {unused[0]} gets no gradient: the model never uses it ({len(unused)} such parameters).")
@@ -239,7 +247,7 @@ def _logits(model: nn.Module, images: torch.Tensor, train: Dataset) -> torch.Ten
         logits = model(images)
     except Exception as error:
         mode = "training" if model.training else "eval"
-        raise ValueError(f"the model fails on {what} in {mode} mode: {_first(error)}") from error
+        raise ValueError(f"the model fails on {what} in {mode} mode: {first_line(error)}") from error
     wanted = [len(images), len(train.classes)]
     found = list(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
     if found != wanted:
@@ -249,13 +257,16 @@ def _logits(model: nn.Module, images: torch.Tensor, train: Dataset) -> torch.Ten
     return logits
 
 
-def check_start(model: nn.Module, optimizer: torch.optim.Optimizer, run: Path, resumed: bool) -> None:
-    """Before a new run's first step: is there room for its checkpoints, and has the model been trained before?
+def check_start(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler, run: Path, resumed: bool) -> None:
+    """Before a new run's first step: is there room for its checkpoints, and have its parts trained before?
 
     Raises:
+        ValueError: the scheduler has made steps, so it would set the learning rates of a training that is over.
         CheckpointError: a checkpoint will be too large, or the disk has less room than last, best, their backups and
             one being written will need.
     """
+    if scheduler.last_epoch > 0 and not resumed:
+        raise ValueError(f"the scheduler has made {scheduler.last_epoch} steps: make a new one for a new run")
     copies = 3 if "betas" in optimizer.defaults else 2  # Adam keeps two numbers per weight, momentum one
     size = copies * sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
     if size > MAX_BYTES and not resumed:
@@ -269,10 +280,11 @@ def check_start(model: nn.Module, optimizer: torch.optim.Optimizer, run: Path, r
         raise CheckpointError(
             f"{run} has {free / 1e6:.0f} MB free, and the run needs {needed / 1e6:.0f} MB. Make room."
         )
-    if uncompiled(model) in _trained and not resumed:
+    if (uncompiled(model) in _trained or optimizer.state) and not resumed:
+        which = "weights that have been" if uncompiled(model) in _trained else "an optimizer that has"
         print(
-            "WARNING: this new run starts from weights that have been trained before. For a fair comparison make a "
-            "new model for every run.",
+            f"WARNING: this new run starts from {which} trained before. For a fair comparison make a new model and a "
+            "new optimizer for every run.",
             flush=True,
         )
     _trained.add(uncompiled(model))
@@ -280,5 +292,6 @@ def check_start(model: nn.Module, optimizer: torch.optim.Optimizer, run: Path, r
         print(f"Training in {run.absolute().parent.name}/{run.name}", flush=True)
 
 
-def _first(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of an error's text or, where it has none, the error's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

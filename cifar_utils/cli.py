@@ -498,7 +498,7 @@ def _calibration(run: Path) -> tuple[Temperature, str]:
         facts = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
         # One that was fitted to the mean of several views does not suit a single view.
         fitted = None if facts.get("tta") else facts.get("temperature")
-        temperature = Temperature(fitted or 1.0, facts.get("model", ""))
+        temperature = Temperature(fitted or 1.0, facts.get("model", "") if fitted else "")
         if not temperature > 0:
             raise ValueError
     except (ValueError, TypeError, AttributeError, RecursionError):

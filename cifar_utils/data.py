@@ -122,18 +122,26 @@ def _class_problem(classes: tuple[str, ...]) -> str:
     return f"the classes {twins[0]} are the same but for upper and lower case; rename one" if twins else ""
 
 
+def beyond_0_to_1(images: Tensor) -> str:
+    """The range of float images [3, H, W], one or many, if they were normalized or never divided by 255; else ""."""
+    low, high = (x.item() for x in images.detach().aminmax())
+    return "" if low >= -0.5 and high <= 1.5 else f"{low:.3g} to {high:.3g}"  # some transforms leave 0 to 1 by a little
+
+
 def cifar10(train: bool = True, sample: bool | None = None, directory: str | Path | None = None) -> Dataset:
     """CIFAR-10's training set, to be divided by `split`, or its test set, on which no choice may depend.
 
     Args:
         sample: True for the sample of 4,000 and 1,000 images that ships with the workshop, False for the full set,
             None for the full set if it is there or can be downloaded, otherwise for the sample, and a line says so.
-        directory: the data directory; if None, CIFAR10_DIR, and without that the folder data/ beside the notebooks.
+        directory: the data directory, see `settings.in_project`; if None, CIFAR10_DIR, and without that the folder
+            data/ beside the notebooks.
 
     Raises:
         DataError: the full set cannot be had with sample=False, or the sample is damaged.
     """
-    name, directory = "training" if train else "test", Path(directory or settings.data_directory()).expanduser()
+    name = "training" if train else "test"
+    directory = settings.in_project(directory) if directory else settings.data_directory()
     try:
         if not sample:
             return Dataset(*_full(directory, train), CIFAR10_CLASSES, split=name, source="CIFAR-10")

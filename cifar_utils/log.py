@@ -3,6 +3,7 @@
 `state` is the `train.TrainerState` of the training.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -45,10 +46,11 @@ def tensorboard(run: Path, state) -> SummaryWriter:
     if folder.is_symlink():
         raise CheckpointError(f"{folder} is a link, and what it points to could be another's. Remove the link.")
     for number, old in enumerate(sorted(folder.glob("events.*"))):
-        if state.epoch + state.step == 0:
-            old.unlink()
-        else:  # TensorBoard reads files by name, a time: what is logged next comes last, even if the clock was set back
-            old.replace(folder / f"events.out.tfevents.{number:010}")
+        with suppress(PermissionError):  # Windows lets nobody remove or rename what TensorBoard has open
+            if state.epoch + state.step == 0:
+                old.unlink()
+            else:  # TensorBoard reads them by name, a time: what is logged next comes last, whatever the clock says
+                old.replace(folder / f"events.out.tfevents.{number:010}")
     return SummaryWriter(str(folder), purge_step=state.epoch + 1)
 
 

@@ -9,7 +9,7 @@ it float32 images in 0 to 1, so a `Normalize` layer comes first:
 import torch
 from torch import Tensor, nn
 
-from cifar_utils.data import Dataset
+from cifar_utils.data import Dataset, beyond_0_to_1
 
 
 class Normalize(nn.Module):
@@ -59,11 +59,11 @@ class Normalize(nn.Module):
         if images.dtype == torch.uint8:
             images = images / 255
         elif images.device.type == "cpu" and images.numel() and not torch.compiler.is_compiling():
-            low, high = (x.item() for x in images[0].detach().aminmax())  # one image tells, and costs nothing
-            if low < -0.5 or high > 1.5:  # some transforms leave 0 to 1 by a little
+            beyond = beyond_0_to_1(images[0])  # one image tells, and costs nothing
+            if beyond and "nan" not in beyond:  # of NaN, the loss tells
                 raise ValueError(
-                    f"Normalize takes images from 0 to 1, and these go from {low:.3g} to {high:.3g}: leave out the "
-                    "other normalization, or divide by 255"
+                    f"Normalize takes images from 0 to 1, and these go from {beyond}: leave out the other "
+                    "normalization, or divide by 255"
                 )
         return (images.float() - self.mean[:, None, None]).div_(self.std[:, None, None])  # in place: one copy less
 
@@ -110,5 +110,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` wrapped, or the model itself: same parameters, plain names."""
-    return getattr(model, "_orig_mod", model)
+    """The module within what `torch.compile` and `scale.parallel.Sharded` wrap: same parameters, plain names."""
+    while hasattr(model, "_orig_mod"):
+        model = model._orig_mod  # type: ignore[assignment]
+    return model

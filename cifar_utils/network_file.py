@@ -116,7 +116,7 @@ def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
     """The network for this many classes, where the class or function takes their number.
 
     Raises:
-        ValueError: it fails, or makes something other than an nn.Module.
+        ValueError: it fails, makes something other than an nn.Module, or has lazy layers.
     """
     try:
         known = inspect.signature(network).parameters
@@ -126,6 +126,8 @@ def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
         raise ValueError(f"{getattr(network, '__name__', network)} cannot be made ({error})") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{network.__name__} makes a {type(model).__name__}; an nn.Module is needed")
+    if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(f"{network.__name__} has lazy layers: give each the number of its inputs, as in nn.Linear")
     return model
 
 
@@ -177,7 +179,7 @@ def _collect(name: str, thing, lines: dict[str, str], things: dict[str, Any]) ->
     things[name] = thing
     if isinstance(thing, ModuleType):
         lines[name] = f"import {thing.__name__}{_alias(name, thing)}"
-    elif isinstance(thing, (bool, int, float, str, tuple)):
+    elif _is_literal(thing):
         lines[name] = f"{name} = {thing!r}"
     elif getattr(thing, "__module__", "__main__") not in behavior.EDITED and hasattr(thing, "__name__"):
         lines[name] = f"from {thing.__module__} import {thing.__name__}{_alias(name, thing)}"
@@ -194,6 +196,15 @@ def _collect(name: str, thing, lines: dict[str, str], things: dict[str, Any]) ->
             _collect(other, outside[other], lines, things)
         del lines[name]  # behind what it uses
         lines[name] = source
+
+
+def _is_literal(thing) -> bool:
+    """Whether its repr is code that makes it: not so for NumPy's numbers, infinity, or a tuple of classes."""
+    if type(thing) not in (bool, int, float, str, tuple):
+        return False
+    with suppress(ValueError, SyntaxError):
+        return bool(ast.literal_eval(repr(thing)) == thing)
+    return False
 
 
 def _alias(name: str, thing) -> str:

@@ -5,6 +5,7 @@ series also differ by marker or line style.
 """
 
 import io
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -177,14 +178,19 @@ def accuracy_against_time(histories: dict[str, list[dict]], title: str) -> Figur
     """Validation accuracy after each epoch against seconds of training, one line per run. histories: see `fit`."""
     figure, axis = new_figure(figsize=(7, 3.4))
     points = []
-    for (name, history), color, marker, line in zip(histories.items(), (BLUE, ORANGE, GREEN), "os^", ("--", "-", ":")):
+    styles = cycle([(BLUE, "o", "--"), (ORANGE, "s", "-"), (GREEN, "^", ":")])
+    for (name, history), (color, marker, line) in zip(histories.items(), styles):
+        if not history:  # stopped within the first epoch
+            points.append(f"{name} no epoch finished")
+            continue
         seconds, accuracy = ([row[key] for row in history] for key in ("seconds", "validation_accuracy"))
         axis.plot(seconds, accuracy, line, marker=marker, color=color, label=literal(name))
         points.append(f"{name} {accuracy[-1]:.1%} after {len(history)} epochs in {seconds[-1]:.0f} seconds")
     axis.set(title=literal(title), xlabel="seconds of training", ylabel="validation accuracy", xlim=(0, None))
     axis.yaxis.set_major_formatter(percent)
     axis.grid(alpha=0.3)
-    axis.legend()
+    if any(histories.values()):
+        axis.legend()
     figure.alt_text = (
         f"{title}. Line plot of validation accuracy against seconds of training. At the end: {'; '.join(points)}."
     )

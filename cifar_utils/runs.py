@@ -85,13 +85,13 @@ def run_lock(run: Path, about: dict) -> Iterator[Callable]:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / ".lock", timeout=0)
+        lock = FileLock(run / ".lock", timeout=0.5)  # the doctor takes each lock for a moment, see `workshop.locks`
         lock.acquire()
     except Timeout:
         owner = _read_json(run / "run.json").get("owner", "a process that has not given its name")
         advice = "Stop that training (another notebook's kernel?)"
         if f"process {os.getpid()}," in owner:
-            advice = "That is this process: end the training by close() of its steps, or restart the kernel,"
+            advice = "That is this process: stop that training (Stop in its dashboard, or close() of its steps),"
         raise CheckpointError(f"{run} is in use: {owner} trains there. {advice} or name another run.") from None
     except (OSError, NotImplementedError) as error:  # a file system without locks
         reason = getattr(error, "strerror", None) or error
@@ -263,6 +263,8 @@ def _load_model(path: Path, saved: dict, model: nn.Module) -> None:
     def refuse(what: str) -> None:
         raise CheckpointError(f"{path} does not fit this model: {what}. Build the model that it was saved from.")
 
+    if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        refuse("it has lazy layers, which have no shape yet (call it on a batch of images first)")
     for name in sorted(expected.keys() - state.keys()):
         refuse(f"the model's {name} is not in the file")
     for name in sorted(state.keys() - expected.keys()):

@@ -72,7 +72,8 @@ def steps(
         transform: the augmentation: a Policy, torchvision transforms, functions, a list; see `apply_transform`.
         loss: a function of (logits, labels); by default cross-entropy.
         optimizer: of all trainable parameters of the model; by default `sgd`.
-        scheduler: any LRScheduler of that optimizer; by default `warm_up_and_decay`.
+        scheduler: any LRScheduler of that optimizer, whose length (T_max, total_steps), where it has one, must be the
+            training's; by default `warm_up_and_decay`.
         scheduler_per: "step" or "epoch": how often the scheduler steps (ReduceLROnPlateau: always per epoch).
         sampler: which images make up an epoch's batches; by default `Shuffle`.
         epochs: passes over the training images.
@@ -91,7 +92,7 @@ def steps(
 
     Raises:
         ValueError: something does not fit together, and nothing has been trained or saved; or a transform fails later,
-            or a learning_rate_scale is wrong, and what was saved before stays.
+            or a learning rate or its scale is below 0, and what was saved before stays.
         FloatingPointError: the loss is no longer a finite number; what was saved before stays.
         CheckpointError: the folder is in use, full, read-only, or holds another or a damaged run.
     """
@@ -118,17 +119,17 @@ def steps(
     images, labels, index = (x.to(device) for x in (train.images, train.labels, train.index))
     with runs.run_lock(run, about) as save, runs.StopSignal() as stop:
         resumed = runs.resume(run, parts, about)
-        checks.check_start(model, optimizer, run, resumed)
+        checks.check_start(model, optimizer, scheduler, run, resumed)
         yield state if resumed else state.look(optimizer)
         if state.epoch >= epochs:
-            print(f"{run} is complete: {state.epoch} epochs, nothing left to train. To train anew, give a seed or run.")
+            print(f"{run} is complete: {state.epoch} epochs. To train anew, give another seed or another folder.")
             return
         if not resumed:
             save(parts, runs.LAST)  # fails now rather than after an epoch
         with log.tensorboard(run, state) as board, log.EpochBar(state) as progress:
             while state.epoch < epochs and not state.stop:
                 model.train()
-                batches = list(sampler.epoch(state.epoch))
+                batches = _batches(sampler, state.epoch, seed)
                 state.steps_per_epoch = len(batches)
                 for batch in [b.to(device) for b in batches[state.step :]]:  # all now: each copy to a GPU waits for it
                     start = time.perf_counter()
@@ -387,11 +388,22 @@ def seeded(*key) -> Iterator[None]:
         random.setstate(python_state)
 
 
+def _batches(sampler, epoch: int, seed: int) -> list[Tensor]:
+    """The sampler's batches of an epoch; a sampler that draws from the global generators draws the same every time."""
+    with seeded(seed, epoch, "order"):
+        return list(sampler.epoch(epoch))
+
+
 def _optimizer_step(optimizer: torch.optim.Optimizer, scale: float) -> None:
     """One step at the scheduler's learning rates times `scale`; many schedulers compute the next from the last."""
     if not (isinstance(scale, (int, float)) and 0 <= scale < math.inf):
         raise ValueError(f"learning_rate_scale is {scale!r}; it must be a number of at least 0")
     rates = [group["lr"] for group in optimizer.param_groups]
+    if not all(0 <= rate < math.inf for rate in rates):
+        raise ValueError(
+            f"the scheduler sets a learning rate of {min(rates):.3g}; it must be at least 0. If the scheduler counts "
+            'epochs, add scheduler_per="epoch"'
+        )
     for group in optimizer.param_groups if scale != 1 else []:
         group["lr"] = group["lr"] * scale
     optimizer.step()

@@ -705,6 +705,9 @@ def test_a_temperature_of_another_model_is_not_used(run, photo, capsys):
     capsys.readouterr()
     assert main(["classify", str(photo), "--run", str(run)]) == 1
     assert "another network" in one_sentence(capsys)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"temperature": None}))  # none was fitted
+    assert main(["classify", str(photo), "--run", str(run)]) == 0
+    assert "not calibrated" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", '{"temperature": "hot"}', '{"temperature": -1}', '{"temperature": [1]}', "[" * 100_000], ids=range(7))  # fmt: skip # noqa: E501
@@ -975,7 +978,7 @@ def test_ctrl_c_and_sigterm(tmp_path, images, number):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
-@pytest.mark.parametrize("module", ["argparse", "numpy", "torch", "torchvision", "cifar_utils.train"])
+@pytest.mark.parametrize("module", ["argparse", "numpy", "torch", "matplotlib", "cifar_utils.train"])
 def test_ctrl_c_while_it_starts(tmp_path, module):
     """Before the import of one of the modules that the command needs: these imports take seconds."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -3,6 +3,7 @@
 import ast
 import io
 import re
+import subprocess
 import sys
 import tokenize
 from pathlib import Path
@@ -178,6 +179,12 @@ def code_lines(path: Path) -> int:
 
 def test_what_a_participant_reads_is_short():
     assert sum(code_lines(PACKAGE / f"{name}.py") for name in READ_BY_PARTICIPANTS) < 1200
+
+
+def test_starting_waits_for_no_package_that_is_not_needed():
+    """torchvision takes a second and 160 MB: for those who use its transforms."""
+    show = "import cifar_utils.cli, sys; print(sorted({'torchvision', 'pandas', 'sklearn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", show], capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_the_loop_is_readable():

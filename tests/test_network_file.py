@@ -156,6 +156,12 @@ def test_a_function_and_a_network_of_the_package():
         ("def answer(classes):\n    return classes", "answer makes a int; an nn.Module is needed"),
         ("def answer(classes):\n    return missing(classes)", "answer cannot be made \\(name 'missing' is not defined"),
         ("class answer(nn.Module):\n    pass", "the code of answer is not in this notebook"),
+        ("def answer():\n    return nn.LazyLinear(10)", "answer has lazy layers: give each the number of its inputs"),
+        ("KINDS = (nn.ReLU, nn.GELU)\ndef answer():\n    return KINDS[0]()", "it uses KINDS, a tuple of the notebook"),
+        (
+            "RATE = float('inf')\ndef answer():\n    return nn.Dropout(1 / RATE)",
+            "it uses RATE, a float of the notebook",
+        ),
     ],
 )
 def test_what_does_not_work_is_refused_and_the_file_that_was_there_stays(code, message):

@@ -84,6 +84,11 @@ FIGURES = {  # how to draw it, and what its text alternative must contain
         lambda: plots.accuracy_against_time({"plain": history(3), "fast": history(8)}, "A race"),
         ["plain 55.8% after 3 epochs in 30 seconds", "fast 84.3% after 8 epochs in 80 seconds"],
     ),
+    "race of five": (
+        lambda: plots.accuracy_against_time({"stopped": [], **dict.fromkeys("abcd", history(3))}, "Five"),
+        ["stopped no epoch finished", "a 55.8%", "d 55.8%"],
+    ),
+    "race of none": (lambda: plots.accuracy_against_time({"stopped": []}, "None"), ["stopped no epoch finished"]),
     "formulas as captions": (lambda: image_grid(4, FORMULA, FORMULA), [FORMULA]),
     "formulas as rows": (lambda: preview(2, 2, (FORMULA, "$"), FORMULA), [FORMULA]),
     "formulas as classes": (lambda: counts((FORMULA, "$y$", "c"), test=9), [FORMULA]),

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, fields, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -32,6 +33,12 @@ def test_the_ends_of_every_range_are_legal(name):
     for end in RANGES[name]:
         value = (end, end) if name in PAIRS else end
         assert getattr(Policy(**{name: value}), name) == value
+
+
+def test_numpys_numbers_are_numbers():
+    policy = Policy(degrees=np.int64(10), scale=(np.float32(0.5), np.float64(1)), fill=np.uint8(3))
+    assert policy == Policy(degrees=10, scale=(0.5, 1), fill=3)
+    assert Policy.from_json(policy.to_json()) == policy
 
 
 @pytest.mark.parametrize("wrong", ["below", "above", *NO_NUMBERS])

@@ -1220,7 +1220,7 @@ def test_checkpoints_without_their_run_json_ask_for_the_whole_folder(tmp_path):
 def test_a_run_that_this_process_trains_already_says_so(tmp_path):
     states = steps(narrow(), tiny(), tiny(32, "validation"), epochs=1, run=tmp_path)
     next(states)
-    with pytest.raises(CheckpointError, match="That is this process: end the training by close()"):
+    with pytest.raises(CheckpointError, match="That is this process: stop that training"):
         next(steps(narrow(), tiny(), tiny(32, "validation"), epochs=1, run=tmp_path))
     states.close()
 

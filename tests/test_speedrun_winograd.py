@@ -119,6 +119,16 @@ def test_other_convolutions_stay_as_they_are(options, calls):
     assert torch.equal(accelerate(layer)(x), expected) and not calls
 
 
+def test_a_subclass_that_convolves_otherwise_stays_as_it_is(calls):
+    class Doubled(nn.Conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return super()._conv_forward(x, 2 * weight, bias)
+
+    layer, x = Doubled(MIN_CHANNELS, 4, 3, padding=1), torch.randn(1, MIN_CHANNELS, 6, 6)
+    expected = layer(x)
+    assert torch.equal(accelerate(layer)(x), expected) and not calls
+
+
 def test_same_padding_is_padding_1(calls):
     layer, x = nn.Conv2d(MIN_CHANNELS, 4, 3, padding="same"), torch.randn(1, MIN_CHANNELS, 6, 6)
     torch.testing.assert_close(layer(x), accelerate(layer)(x), atol=1e-4, rtol=1e-4)

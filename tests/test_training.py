@@ -10,15 +10,27 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import NETWORKS, digest, narrow, network, tiny, train_tiny, without_seconds
+from tiny import NETWORKS, contents, digest, narrow, network, tiny, train_tiny, without_seconds
 from torch import nn
-from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 from torchvision.transforms import v2
 
 from cifar_utils import checkpoint, plots, runs, train
@@ -249,6 +261,11 @@ def test_the_scheduler_steps_as_often_as_it_is_told(tmp_path, per, rates):
         (lambda o: StepLR(o, step_size=3), True),
         (lambda o: ExponentialLR(o, 0.1), True),
         (lambda o: MultiStepLR(o, [1, 2]), True),
+        (lambda o: PolynomialLR(o, total_iters=3), True),
+        (lambda o: LambdaLR(o, lambda epoch: 0.5**epoch), True),
+        (lambda o: LambdaLR(o, lambda epoch: 1 - epoch / 3), True),
+        (lambda o: PolynomialLR(o, total_iters=12), False),
+        (lambda o: warm_up_and_decay(o, 12), False),
         (lambda o: StepLR(o, step_size=8), False),
         (lambda o: LambdaLR(o, lambda step: 1.0), False),
         (lambda o: ReduceLROnPlateau(o), False),
@@ -262,10 +279,76 @@ def test_a_schedule_that_counts_epochs_but_steps_with_every_batch_is_told(tmp_pa
     state = next(steps(model, tiny(), tiny(32, "validation"), run=tmp_path, **options))
     assert ('add scheduler_per="epoch"' in capsys.readouterr().out) == warns
     assert state.learning_rate > 0, "the schedule itself has not moved"
-    if make:
+    if make and not isinstance(options["scheduler"], (PolynomialLR, LambdaLR)):
         options |= {"optimizer": optimizer, "scheduler": make(optimizer), "scheduler_per": "epoch"}
         next(steps(model, tiny(), tiny(32, "validation"), run=tmp_path / "per epoch", **options))
         assert "scheduler_per" not in capsys.readouterr().out
+
+
+def test_a_learning_rate_below_0_ends_training_in_a_sentence(tmp_path):
+    model = narrow()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = LambdaLR(optimizer, lambda epoch: 1 - epoch / 2)
+    with pytest.raises(ValueError, match='sets a learning rate of -0.05; .* add scheduler_per="epoch"'):
+        train_tiny(tmp_path, model, optimizer=optimizer, scheduler=scheduler)
+    train_tiny(tmp_path / "right", narrow(), optimizer=None)
+
+
+def test_the_last_of_several_schedules_is_checked_too(tmp_path):
+    model = narrow()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for length, fits in ((2, False), (3, True)):  # of 4 steps, the first is the warm-up's
+        parts = [LinearLR(optimizer, total_iters=1), CosineAnnealingLR(optimizer, T_max=length)]
+        options = {"optimizer": optimizer, "scheduler": SequentialLR(optimizer, parts, milestones=[1])}
+        with nullcontext() if fits else pytest.raises(ValueError, match="T_max is 2, and it will step 3 times"):
+            train_tiny(tmp_path, model, **options)
+
+
+def test_a_new_run_with_used_parts_is_refused_or_told(tmp_path, capsys):
+    model = narrow()
+    optimizer = sgd(model)
+    scheduler = warm_up_and_decay(optimizer, 4)
+    train_tiny(tmp_path / "first", model, optimizer=optimizer, scheduler=scheduler)
+    with pytest.raises(ValueError, match="the scheduler has made 4 steps: make a new one for a new run"):
+        train_tiny(tmp_path / "second", model, optimizer=optimizer, scheduler=scheduler)
+    capsys.readouterr()
+    fresh = narrow()
+    adam = torch.optim.AdamW(fresh.parameters())
+    fresh(torch.rand(2, 3, 32, 32)).sum().backward()
+    adam.step()
+    train_tiny(tmp_path / "third", fresh, optimizer=adam)
+    assert "starts from an optimizer that has trained before" in capsys.readouterr().out
+
+
+class GlobalShuffle(Shuffle):
+    """A sampler as one writes it who does not think of generators."""
+
+    def order(self, epoch):
+        return torch.randperm(self.n)
+
+
+def test_a_sampler_that_draws_from_the_global_generator_is_seeded(tmp_path):
+    for number in (0, 1):
+        torch.manual_seed(number)  # the caller's generator does not matter
+        train_tiny(tmp_path / str(number), narrow(), sampler=GlobalShuffle(64, 16), batch_size=16)
+    torch.manual_seed(2)
+    train_tiny(tmp_path / "stopped", narrow(), sampler=GlobalShuffle(64, 16), batch_size=16, stop_after=2)
+    torch.manual_seed(3)
+    train_tiny(tmp_path / "stopped", narrow(), sampler=GlobalShuffle(64, 16), batch_size=16)
+    assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "stopped")
+
+
+def test_a_state_that_is_no_tensor_is_refused(tmp_path):
+    class WithState(nn.Linear):
+        def get_extra_state(self):
+            return {"a": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    model = nn.Sequential(nn.Flatten(), WithState(3 * 32 * 32, 10))
+    with pytest.raises(ValueError, match="the model's 1._extra_state is no tensor"):
+        train_tiny(tmp_path, model)
 
 
 def test_a_sampler_brings_its_batch_size(tmp_path):

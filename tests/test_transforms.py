@@ -150,8 +150,18 @@ def test_a_list_is_applied_in_order():
 
 def test_lists_tuples_compose_and_sequential_nest():
     one, two, three = v2.RandomErasing(), FULL, nn.Identity()
-    nested = [one, (v2.Compose([two, nn.Sequential(three)]), [None]), v1.Compose([one])]
-    assert flatten(nested) == [one, two, three, one]
+    nested = [one, (v2.Compose([two, v2.Compose([one])]), [nn.Sequential(three), None]), v1.Compose([one])]
+    assert flatten(nested) == [one, two, one, three, one]
+
+
+@pytest.mark.parametrize("compose", [v1.Compose, v2.Compose])
+def test_a_function_within_compose_gets_single_images(compose):
+    shapes = []
+    upside_down = compose([v2.Identity(), lambda image: shapes.append(tuple(image.shape)) or image.flip(1)])
+    images, _ = run(upside_down)
+    assert torch.equal(images, (noise(6) / 255).flip(2)) and set(shapes) == {(3, 32, 32)}
+    with pytest.raises(ValueError, match="a Policy takes a batch: put both into a list"):
+        run(compose([FULL, lambda image: image]))
 
 
 def test_a_module_with_a_forward_of_its_own_is_not_taken_apart():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_utils.data import beyond_0_to_1
 from cifar_utils.evaluation.inference import checked_model, device_of, evaluation_mode
 
 
@@ -78,9 +79,8 @@ def _checked_images(images: Tensor) -> Tensor:
         return images.float() / 255
     if not images.is_floating_point():
         raise ValueError(f"images have the type {images.dtype}; uint8, or float in 0 to 1, is needed")
-    if not (images.min() >= -0.001 and images.max() <= 1.001):
-        low, high = images.min().item(), images.max().item()
-        raise ValueError(f"images go from {low:.3g} to {high:.3g} instead of 0 to 1: give them before normalization")
+    if beyond := beyond_0_to_1(images):
+        raise ValueError(f"images go from {beyond} instead of 0 to 1: give them before normalization")
     return images.float()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.checks import first_line
 from cifar_utils.exercises.quizzes import QUIZZES
 
 SOURCE = Path(__file__).parent / "source"
@@ -27,7 +28,7 @@ class Wrong:
 
     Attributes:
         what: the mistake, for the teacher's table.
-        code: statements that define `answer`, run by the tests; "" where the mistake has no typical code.
+        code: statements that define `answer`, run by the tests.
         reply: what to look at, never the answer; {names} are filled in by the check.
     """
 
@@ -100,10 +101,12 @@ def judge(found: Exercise, answer) -> str:
     """What is wrong with an answer, in a sentence or two; "" where it is right."""
     if is_stub(answer):
         return "Replace the ... with your answer, and run the cell again."
+    if getattr(answer, "ndim", None) == 0:
+        answer = answer.item()  # a number, computed by torch or NumPy
     try:
         result = found.check(answer)
     except Exception as error:  # a participant's code can fail in any way
-        return f"Your answer fails: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        return f"Your answer fails: {type(error).__name__}: {first_line(error)}"
     name, values = result if isinstance(result, tuple) else (result, {})
     return found.wrong[name].reply.format(**values) if name else RIGHT
 
@@ -115,7 +118,7 @@ def is_stub(answer) -> bool:
         return bool(methods) and all(map(is_stub, methods))
     if inspect.isfunction(answer):
         code, empty = answer.__code__, _documented.__code__ if answer.__doc__ else _empty.__code__
-        return code.co_code == empty.co_code and not code.co_names
+        return code.co_code == empty.co_code and code.co_consts[-1] is None and not code.co_names
     return answer is ... or (isinstance(answer, (tuple, list, set)) and any(part is ... for part in answer))
 
 

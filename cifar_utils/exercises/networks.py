@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cifar_utils import network_file
+from cifar_utils.checks import first_line
 from cifar_utils.exercises.core import RIGHT, Wrong, exercise
 from cifar_utils.exercises.images import images
 from cifar_utils.models import Normalize, count_parameters
@@ -99,11 +100,11 @@ def can_be_made(answer) -> str | tuple[str, dict]:
     try:
         model = answer()
     except Exception as error:
-        return "made", {"error": _first(error)}
+        return "made", {"error": first_line(error).rstrip(".")}
     try:
         outputs = model(torch.zeros(2, 3, 32, 32))
     except Exception as error:
-        return "late", {"error": _first(error)}
+        return "late", {"error": first_line(error).rstrip(".")}
     return RIGHT if _is_whole(model, outputs, convolutions=1) else "layers"
 
 
@@ -189,12 +190,12 @@ def all_layers_are_registered(answer) -> str | tuple[str, dict]:
     try:
         model = answer()
     except Exception as error:
-        return "made", {"error": _first(error)}
+        return "made", {"error": first_line(error).rstrip(".")}
     try:
         outputs = model(torch.rand(4, 3, 32, 32))
         outputs.sum().backward()
     except Exception as error:
-        return "fails", {"error": _first(error)}
+        return "fails", {"error": first_line(error).rstrip(".")}
     if untracked(model, torch.rand(4, 3, 32, 32)):
         if any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
             return "half"
@@ -325,7 +326,7 @@ def network(answer) -> str | tuple[str, dict]:
     try:
         model = network_file.make(answer)
     except ValueError as error:
-        return "module", {"error": _first(error)}
+        return "module", {"error": first_line(error).rstrip(".")}
     train, val = images()
     model = nn.Sequential(Normalize.from_dataset(train), model)
     for count, name in ((8, "shape"), (3, "batch")):
@@ -333,7 +334,7 @@ def network(answer) -> str | tuple[str, dict]:
             found = list(model(val.images[:count]).shape)
             problem = f"it returns {found}" if found != [count, 10] else ""
         except Exception as error:
-            problem = _first(error)
+            problem = first_line(error).rstrip(".")
         if problem:
             return name, {"error": problem}
     F.cross_entropy(model(train.images[:8]), train.labels[:8]).backward()
@@ -381,10 +382,6 @@ def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, most:
 def _save(network) -> str:
     file = network_file.save(network)
     return f"{file.parent.name}/{file.name}"
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @exercise(

@@ -12,11 +12,13 @@ def tune_malloc() -> None:
 
     Otherwise glibc returns each block above 32 MB as soon as it is freed, and the kernel fills every page with zeros
     before handing it out again. The activations of a batch are such blocks, allocated and freed in each step: that
-    cost 8% of the training time. The price is that the memory stays with the process after training.
+    costs about a tenth of the training time (benchmarks/results/ablation.md). The price is that the memory stays with
+    the process after training.
 
     Source: the manual page mallopt(3).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(MMAP_THRESHOLD, LARGEST_INT)
+        if not libc.mallopt(MMAP_THRESHOLD, LARGEST_INT):  # older versions take 32 MB at most
+            libc.mallopt(MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(TRIM_THRESHOLD, LARGEST_INT)

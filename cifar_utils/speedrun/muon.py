@@ -159,7 +159,9 @@ def scale_invariant(model: nn.Module, size: int = 32) -> set[str]:
 
     def outputs() -> Tensor:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(0)  # the same dropout every time
+            torch.default_generator.manual_seed(0)  # the same dropout every time; other devices' generators stay
+            if device.type == "cuda":
+                torch.cuda.default_generators[device.index].manual_seed(0)
             return copy(images).float()
 
     def change(p: Tensor, factor: float) -> float:
