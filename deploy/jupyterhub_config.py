@@ -78,6 +78,8 @@ c.Spawner.args = [
     f"--MappingKernelManager.cull_idle_timeout={MINUTES * 30}",
     "--MappingKernelManager.cull_interval=60",
     "--MappingKernelManager.cull_connected=True",
+    # Started without a terminal, JupyterLab would open login shells, and /etc/profile resets PATH.
+    "--ServerApp.terminado_settings={'shell_command': ['/bin/bash']}",
 ]
 c.JupyterHub.load_roles = [
     {

@@ -1,6 +1,7 @@
 """Catching up: what is missing is there afterwards, and what was there is as before."""
 
 import pytest
+from tiny import train_tiny
 
 from cifar_utils import network_file, overview, runs, settings, speedrun
 from cifar_utils.augment import PRESETS, Policy
@@ -41,12 +42,22 @@ def test_nothing_of_ones_own_is_replaced(home):
     home.mkdir()
     runs.save_policy(PRESETS["strong"])
     settings.network_file().write_text("mine = 1\n")
-    (home / "mine").mkdir()
-    (home / "mine" / runs.BEST).write_bytes(b"mine")
+    train_tiny(home / "mine")
     assert catch_up(4) == ["Nothing is missing."]
     assert Policy.from_json(settings.policy_file().read_text()) == PRESETS["strong"]
     assert settings.network_file().read_text() == "mine = 1\n"
     assert [path.name for path in home.iterdir() if path.is_dir()] == ["mine"]
+
+
+def test_a_run_on_other_images_is_none_of_notebook_3(home, capsys):
+    home.mkdir()
+    for name in ("shapes", "shipped"):
+        (home / name).mkdir()
+        (home / name / runs.BEST).write_bytes(b"mine")
+    assert f"copied the shipped run to {home / 'shipped_2'}" in catch_up(8)[-1]
+    assert sorted(path.name for path in home.iterdir() if path.is_dir()) == ["shapes", "shipped", "shipped_2"]
+    assert (home / "shipped" / runs.BEST).read_bytes() == b"mine"
+    assert catch_up(8) == ["Nothing is missing."]
 
 
 @pytest.mark.parametrize("number", ["0", "9"])

@@ -74,6 +74,9 @@ def test_processors_and_memory_are_divided(server, tmp_path):
     assert config["Spawner"]["environment"]["OMP_NUM_THREADS"] == str(os.cpu_count())
     assert config["Spawner"]["cmd"][:2] == ["prlimit", "--data=2500000000"]
     assert config["PAMAuthenticator"]["allowed_groups"] == ["workshop"]
+    assert any("cull_idle_timeout=" in argument for argument in config["Spawner"]["args"])
+    (culler,) = config["JupyterHub"]["services"]
+    assert "jupyterhub_idle_culler" in culler["command"] and culler["command"][-1].startswith("--timeout=")
     many = yaml.safe_load(configured(server | {"WORKSHOP_PARTICIPANTS": "500"}, tmp_path).stdout)
     assert many["Spawner"]["environment"]["OMP_NUM_THREADS"] == "1"
 

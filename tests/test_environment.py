@@ -7,9 +7,11 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import pytest
 import yaml
 
 from cifar_utils import cli
+from cifar_utils.exercises import EXERCISES
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tools"))
@@ -17,6 +19,7 @@ import make_readme  # noqa: E402
 import rehearse  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "teaching.md").read_text()
 
 
 def requirement(text):
@@ -134,6 +137,26 @@ def test_the_rehearsal_is_of_the_guides_plan():
     assert rows[0][0] == "0:00" and sum(minutes for _, minutes, _ in rows) == 190
     log = (ROOT / "docs" / "rehearsal.md").read_text()
     assert all(f"| {start} | {minutes} | {what} |" in log for start, minutes, what in rows)
+
+
+@pytest.mark.parametrize("title, total", [("## Half a day", 190), ("## A full day", 400)])
+def test_the_guides_plans_add_up(title, total):
+    """Each row begins where the one before it ends; what it holds, with the minutes of the README, fits."""
+    plan = GUIDE.split(title)[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d+):(\d\d) \| (\d+) \| ([^|]*) \|", plan, re.M)
+    now = 0
+    for hours, minutes, lasts, _ in rows:
+        assert 60 * int(hours) + int(minutes) == now
+        now += int(lasts)
+    assert now == total and f"{total} minutes" in plan.splitlines()[0]
+
+
+def test_each_row_of_the_full_day_has_time_for_what_it_holds():
+    """The longest of the notebooks named in it, and four minutes for each exercise; notebook 1's extras are folded."""
+    for lasts, what in re.findall(r"^\| \d:\d\d \| (\d+) \| ([^|]*) \|", GUIDE.split("## A full day")[1], re.M):
+        stated = [re.search(rf"^\| \[{n} · .* (\d+) \|$", README, re.M)[1] for n in re.findall(r"notebook (\d)", what)]
+        mine = [key for n in re.findall(r"exercises of (\d)", what) for key in EXERCISES if key[0] == n]
+        assert max(map(int, stated), default=0) + rehearse.MINUTES_PER_EXERCISE * len(mine) <= int(lasts), what
 
 
 def test_the_readme_is_short():

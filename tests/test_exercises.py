@@ -20,6 +20,7 @@ from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.predictions import Predictions
 from cifar_utils.exercises import EXERCISES, check, core, hint, quiz, solution
+from cifar_utils.exercises.core import is_stub
 from cifar_utils.exercises.quizzes import QUIZZES
 from cifar_utils.models import Normalize, SmallCNN
 from cifar_utils.train import steps
@@ -27,7 +28,7 @@ from tools import make_exercises
 
 SOLUTIONS = make_exercises.ROOT / "notebooks" / "exercises" / "solutions"
 CELLS = [cell for source in sorted(core.SOURCE.glob("*.py")) for cell in jupytext.read(source).cells]
-WRONG = [(key, name) for key, exercise in EXERCISES.items() for name, wrong in exercise.wrong.items() if wrong.code]
+WRONG = [(key, name) for key, exercise in EXERCISES.items() for name in exercise.wrong]
 SOUND = [(key, number) for key, exercise in EXERCISES.items() for number in range(len(exercise.sound))]
 
 
@@ -208,7 +209,7 @@ def test_a_right_policy_on_a_full_disk_is_right_all_the_same(capsys, monkeypatch
 def test_replies_and_hints_differ_and_do_not_hold_the_answer(key):
     exercise = EXERCISES[key]
     replies = [wrong.reply for wrong in exercise.wrong.values()]
-    assert len([wrong for wrong in exercise.wrong.values() if wrong.code]) >= 3
+    assert len(exercise.wrong) >= 3
     assert len(set(replies)) == len(replies) and 2 <= len(exercise.hints) <= 3
     told = "\n".join([*replies, *exercise.hints])
     new = [line for line in part(key, "solution").splitlines() if line not in part(key, "stub").splitlines()]
@@ -226,6 +227,42 @@ def test_answers_that_fail_are_reported_in_a_sentence(capsys):
     assert "Your answer fails: ZeroDivisionError: division by zero" in capsys.readouterr().out
     with pytest.raises(ValueError, match="there is no exercise '9.9'; there are 1.1, 1.2"):
         check("9.9", 1)
+
+
+def test_numbers_of_any_library_are_numbers(capsys):
+    for answer in (torch.tensor(500), np.int64(500), np.array(500)):
+        check("1.1", answer)
+        assert "1.1 Right." in capsys.readouterr().out
+    check("1.5", np.float32(3.5))
+    assert "1.5 Right." in capsys.readouterr().out
+
+
+def test_an_answer_that_fails_without_a_word_is_reported(capsys):
+    def silent(*_):
+        raise RuntimeError(" \n ")
+
+    check("3.2", silent)
+    assert "Your answer fails: RuntimeError" in capsys.readouterr().out
+
+
+def test_a_documented_function_that_returns_a_constant_is_no_stub():
+    def typed_in(history):
+        """The best epoch."""
+        return 3
+
+    def stub(history):
+        """The best epoch."""
+        ...
+
+    assert not is_stub(typed_in) and is_stub(stub)
+
+
+def test_pixels_from_outside_must_be_black(capsys):
+    reflected = v2.RandomCrop(32, padding=4, padding_mode="reflect")
+    check("1.2", [reflected, v2.RandomHorizontalFlip()])
+    assert "or the pixels from outside are not black" in " ".join(capsys.readouterr().out.split())
+    check("1.2", [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
+    assert "1.2 Right." in capsys.readouterr().out
 
 
 def test_hints_come_one_by_one(capsys):

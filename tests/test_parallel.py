@@ -19,6 +19,7 @@ from torch import nn
 from cifar_utils import runs
 from cifar_utils.augment import PRESETS
 from cifar_utils.checkpoint import CheckpointError
+from cifar_utils.models import Normalize
 from cifar_utils.scale import parallel
 from cifar_utils.train import steps
 
@@ -106,6 +107,22 @@ def test_a_sharded_network_is_saved_as_the_plain_one(tmp_path):
     model = runs.load(tmp_path / "run", narrow())
     assert not model.training
     assert runs.about(tmp_path / "run")["settings"]["model"] == "SmallCNN"
+
+
+@pytest.mark.parametrize("shards", [3, 7])
+def test_a_buffer_that_is_no_statistic_stays_as_it_is(shards):
+    model = nn.Sequential(Normalize((0.1, 0.7, 0.9), (0.3, 0.6, 0.7)), nn.Flatten(), nn.Linear(3 * 16, 10))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    parallel.Sharded(model, shards).train()(torch.rand(21, 3, 4, 4))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_a_compiled_network_is_sharded_as_the_network_within_it(tmp_path):
+    compiled = torch.compile(narrow())  # lazily: nothing is compiled before it is called
+    train_tiny(tmp_path / "run", parallel.Sharded(compiled, 2))
+    train_tiny(tmp_path / "plain", parallel.Sharded(narrow(), 2))
+    assert contents(tmp_path / "run") == contents(tmp_path / "plain")
+    runs.load(tmp_path / "run", narrow())
 
 
 def test_shards_that_cannot_be_divided_are_refused(monkeypatch):

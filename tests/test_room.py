@@ -92,7 +92,9 @@ def write(path: Path, content: bytes) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All but install.py's record of what it brought."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != install.BROUGHT]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 WHEEL, DATA, NOTEBOOK = f"wheels/{THIS}/pip-1.0-py3-none-any.whl", "data/cifar-10-batches-py/test_batch", "01_a b.ipynb"
@@ -134,6 +136,24 @@ def test_a_notebook_that_you_changed_is_kept(server, tmp_path, installed, capsys
     install.bring_and_install(server.url, tmp_path / "mine")
     assert (tmp_path / "mine" / "notebooks" / NOTEBOOK).read_bytes() == b"my answers"
     assert f"notebooks/{NOTEBOOK}" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_file_that_the_room_changed_is_brought_again_unless_you_changed_it(stick, tmp_path, installed, capsys):
+    mine = tmp_path / "mine"
+    install.bring_and_install(str(stick), mine)
+    pristine = f".pristine/notebooks/{NOTEBOOK}"
+    write(mine / "notebooks" / NOTEBOOK, b"my answers")
+    manifest = json.loads((stick / install.MANIFEST).read_text())
+    for name in (f"notebooks/{NOTEBOOK}", pristine):
+        write(stick / "workshop" / name, b"a mended notebook")
+        manifest["files"][f"workshop/{name}"] = [hashlib.sha256(b"a mended notebook").hexdigest(), 17]
+    (stick / install.MANIFEST).write_text(json.dumps(manifest))
+    capsys.readouterr()
+    for _ in range(2):  # and once more: yours stays yours
+        install.bring_and_install(str(stick), mine)
+        changed = {f"notebooks/{NOTEBOOK}": b"my answers", pristine: b"a mended notebook"}
+        assert files(mine) == BROUGHT | changed
+        assert capsys.readouterr().out.splitlines()[-1] == f"Kept your changed files: notebooks/{NOTEBOOK}"
 
 
 def test_progress_ends_with_all_megabytes(server, tmp_path, installed, capsys):
@@ -363,7 +383,7 @@ def check_installed(folder: Path, printed: str) -> None:
     assert done.stdout.rstrip().partition(" ")[2] == str(folder / "cifar_utils" / "__init__.py"), done.stderr
     assert (folder / DATA).read_bytes() == b"of a data set"
     assert (folder / "notebooks" / "01_data_and_augmentation.ipynb").exists()
-    assert "torch" in printed and "jupyter lab notebooks/01" in printed and f'cd "{folder}"' in printed
+    assert "torch" in printed and "\n  jupyter lab\n" in printed and f'cd "{folder}"' in printed
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def test_ruff_has_nothing_to_say(arguments):
 
 
 def test_code_in_notebooks_is_formatted_to_the_width_of_a_cell():
-    folders = ["notebooks", "notebooks/exercises", "notebooks/exercises/solutions"]
+    folders = ["notebooks", "notebooks/exercises", "notebooks/exercises/solutions", "cifar_utils/exercises/source"]
     found = run("-m", "ruff", "format", "--check", "--line-length", "88", *folders)
     assert found.returncode == 0, found.stdout + found.stderr
 

@@ -102,7 +102,25 @@ def test_the_interval_by_hand():
     assert abs(row["high"] - 0.6 - 4.302653 * 0.1 / 3**0.5) < 1e-6  # t of 2 degrees of freedom
     (wide,) = sweep.summary([made[0], made[1] | {"validation_accuracy": 0.9}])
     assert (wide["low"], wide["high"]) == (0, 1)  # an accuracy lies nowhere else
-    assert sweep.summary([]) == [] and sweep.as_text([]) == "No training is finished yet."
+    assert sweep.summary([]) == [] and sweep.as_text([]) == "No run is finished yet."
+
+
+def test_an_edited_file_makes_another_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file, names = tmp_path / "sweep.yaml", []
+    file.write_text("policy: mine.json\nmodel: net.py:Net\n")
+    for degrees, width in ((5, 8), (5, 8), (10, 8), (10, 16)):
+        Path("mine.json").write_text(f'{{"degrees": {degrees}}}')
+        Path("net.py").write_text(f"def Net(classes):\n    return {width}\n")
+        names.append(sweep.read(file, tmp_path)[0].folder.name)
+    assert names[0] == names[1] and len(set(names)) == 3
+
+
+def test_a_sweep_is_resumed_with_as_many_threads(swept, images, capsys):
+    assert {row["environment"]["threads"] for row in map(runs.about, swept.glob("*_*"))} == {1}
+    file = write(swept.parent, images, "longer.yaml", epochs=3)
+    assert main(["sweep", str(file), "--folder", str(swept), "--jobs", "1", "--dry-run"]) == 0
+    assert "(1 threads each)" in capsys.readouterr().out
 
 
 def test_a_stop_ends_a_sweep_whose_trainings_run_in_this_process(images, tmp_path, monkeypatch):
@@ -196,7 +214,7 @@ def test_a_process_that_is_killed_is_one_sentence(images, tmp_path, capsys):
     file = write(tmp_path, images)
     file.write_text(file.read_text() + f"model: {tmp_path / 'mine.py'}:Net\n")
     assert main(["sweep", str(file), "--folder", str(tmp_path / "runs"), "--jobs", "2"]) == 1
-    assert "a training's process was killed" in capsys.readouterr().err
+    assert "the process of a run was killed" in capsys.readouterr().err
 
 
 def test_what_was_interrupted_resumes_bit_for_bit(swept, images, tmp_path, monkeypatch):
@@ -226,7 +244,7 @@ def test_a_training_that_fails_stops_no_other(images, tmp_path, capsys):
     arguments = ["sweep", str(file), "--folder", str(tmp_path / "runs"), "--jobs", "1"]
     assert main(arguments) == 1
     told = capsys.readouterr()
-    assert "a network of my own fails" in told.out and "1 runs are not finished" in told.out
+    assert "a network of my own fails" in told.out and "Not finished: 1 of" in told.out
     assert "Traceback" not in told.out + told.err
     status = {bool(row["model"]): row["status"] for row in rows(tmp_path / "runs")}
     assert status[False] == "finished" and "a network of my own fails" in status[True]
@@ -245,7 +263,7 @@ def test_runs_of_an_earlier_file_do_not_count_as_its_own(images, tmp_path, capsy
     (tmp_path / "mine.py").write_text("def Net(classes):\n    raise RuntimeError('it fails')\n")
     file.write_text(f"trainings = [{common | {'model': str(tmp_path / 'mine.py') + ':Net'}!r}]\n")
     assert main(["sweep", str(file), "--folder", str(folder), "--jobs", "1"]) == 1
-    assert "1 runs are not finished" in capsys.readouterr().out
+    assert "Not finished: 1 of" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_one_sentence(images, tmp_path, monkeypatch):
@@ -444,7 +462,7 @@ def test_a_worker_that_cannot_save_is_one_sentence_and_the_same_command_complete
     worker = cluster.start_worker(largest_file=100_000)
     cluster.wait(1)
     told, _ = start_sweep(file, folder, cluster).communicate(timeout=200)
-    assert "Traceback" not in told and "4 runs are not finished. The same command resumes them." in told
+    assert "Traceback" not in told and "Not finished: 4 of 4 runs. The same command resumes them." in told
     assert all("cannot be saved (File too large)" in row["status"] for row in rows(folder))
     worker.kill()
     worker.wait(20)

@@ -527,6 +527,7 @@ def test_an_error_after_continue_is_shown(tmp_path, one_thread):
     resumed(board)
     assert "safetensors" in board.error and board.view["status"] == "ended by an error"
     assert not board.view["running"] and not board.view["stopped"]
+    assert "training was ended by an error" in board._caption() and "safetensors" in board._caption()
 
 
 def test_the_curve_of_a_resumed_run_begins_at_its_beginning(tmp_path, one_thread, no_pause):

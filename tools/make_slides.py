@@ -79,10 +79,14 @@ def fetch_reveal(folder: Path) -> None:
         (archive,) = Path(scratch).glob("*.tgz")
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
-        for part in ("LICENSE", "plugin/notes", "dist"):  # dist last: it tells that all is there
-            source, target = Path(scratch) / "package" / part, folder / part
+        new = folder.with_name(f"{folder.name}.new")
+        for old in (new, folder):  # of a call that was interrupted
+            shutil.rmtree(old, ignore_errors=True)
+        for part in ("LICENSE", "plugin/notes", "dist"):
+            source, target = Path(scratch) / "package" / part, new / part
             target.parent.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+        new.replace(folder)  # as a whole, or not at all
 
 
 if __name__ == "__main__":

@@ -139,6 +139,9 @@ def shift_and_flip(answer) -> str | tuple[str, dict]:
         return "axis"
     if shift.min() < 3.5:
         return "little", {"pixels": shift.min().item()}
+    filled = apply_transform(answer, plain, index, Step(0, 0, index, 0.0))[0]
+    if (filled.amin((1, 2, 3)) < 0.01).float().mean() < 0.8:  # nearly all images were moved, so they have black edges
+        return "shape"
     fraction = mirrored.float().mean().item()
     return RIGHT if 0.35 < fraction < 0.65 else ("mirror", {"fraction": fraction})
 
@@ -206,7 +209,7 @@ KINDS = {
     "perspective": ("distortion_scale", "perspective_p"),
     "color": ("brightness", "contrast", "saturation"),
 }
-TOO_MUCH = "The trained network predicts {before:.0%} of plain images and {after:.0%} of yours correctly. "
+TOO_MUCH = "The shipped network classifies {before:.0%} correctly without augmentation and {after:.0%} with yours. "
 
 
 @exercise(
@@ -256,7 +259,7 @@ TOO_MUCH = "The trained network predicts {before:.0%} of plain images and {after
             TOO_MUCH + "No single transform is too strong, but together they are: try my_policy.scaled(0.5).",
         ),
     },
-    meaning="Under this policy, the trained network keeps at least 85% of its accuracy: most images still show their "
+    meaning="Under this policy, the shipped network keeps at least 85% of its accuracy: most images still show their "
     "class.",
     sound=('answer = PRESETS["full"]', 'answer = PRESETS["flip_and_shift"]', "answer = Policy(flip_p=0.5, degrees=15)"),
     then=lambda policy: _save(policy),

@@ -155,7 +155,7 @@ FAIR = {
         "missed": Wrong(
             "a leak that is overlooked",
             'answer = {"a", "c"}',
-            "What you have is right, and at least one is missing. For each of the others: did images of the report "
+            "What you have is right, and at least one is missing. For each of the others: did images reported on "
             "take part in training, in a measurement or in a choice?",
         ),
         "extra": Wrong(
@@ -171,11 +171,11 @@ FAIR = {
         "all": Wrong(
             "all suspected",
             'answer = set("abcde")',
-            "Not all of them: in some, no choice and no measurement depends on the images of the report.",
+            "Not all of them: in some, no choice and no measurement depends on the images reported on.",
         ),
         "letters": Wrong("something other than letters", "answer = [1, 3]", 'Hand in letters, as in {{"a", "b"}}.'),
     },
-    meaning="In each of the three, images of the report took part in training (a), in a choice (c) or in a "
+    meaning="In each of the three, images reported on took part in training (a), in a choice (c) or in a "
     "measurement (d).",
     sound=('answer = {"a", "c", "d"}', 'answer = ["d", "C", "a"]', 'answer = "acd"'),
 )

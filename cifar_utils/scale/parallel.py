@@ -29,6 +29,7 @@ from torch.func import functional_call
 from cifar_utils import checkpoint, runs, train
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.inference import fingerprint
+from cifar_utils.models import uncompiled
 
 SECONDS = 300  # after which a process that waits for another one gives up: more than saving a checkpoint takes
 
@@ -40,6 +41,7 @@ class Sharded(nn.Module):
 
     Args:
         model: any network, from [N, 3, S, S] to [N, classes]. Its running statistics become the mean over the shards.
+            A compiled one is computed without its compilation, which does not know shards.
         shards: parts of a batch, as `Tensor.tensor_split` makes them; a multiple of the number of processes.
 
     Raises:
@@ -48,7 +50,7 @@ class Sharded(nn.Module):
 
     def __init__(self, model: nn.Module, shards: int) -> None:
         super().__init__()
-        self._orig_mod, self.shards = model, shards
+        self._orig_mod, self.shards = uncompiled(model), shards
         if shards % processes():
             raise ValueError(f"{shards} shards cannot be divided equally among {processes()} processes")
 
@@ -74,7 +76,7 @@ class Sharded(nn.Module):
             own.append((found, slice(row, row + len(found))))
             rows = found.detach().float()
             logits.append(torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])]))
-            statistics.append(_flat(state.values()))
+            statistics.append(_flat(state.values(), wide=True))
         logits, statistics = _of_all_shards(logits), _of_all_shards(statistics)
         mean = statistics[0]
         for others in statistics[1:]:
@@ -254,11 +256,10 @@ def _write(files: dict[str, bytes], run: Path) -> None:
         (run / name).write_bytes(content)
 
 
-def _flat(tensors) -> Tensor:
-    """All values in one vector: float64 holds counts as well."""
+def _flat(tensors, wide: bool = False) -> Tensor:
+    """All values in one vector; `wide`: in float64, which holds counts, and in which equal values have that mean."""
     flat = [tensor.detach().flatten() for tensor in tensors]
-    wide = any(not tensor.is_floating_point() for tensor in flat)
-    if wide and flat[0].device.type == "mps":
+    if wide and flat and flat[0].device.type == "mps":
         flat = [tensor.cpu() for tensor in flat]  # Apple's GPUs have no float64
     return torch.cat([tensor.double() if wide else tensor.float() for tensor in flat]) if flat else torch.zeros(0)
 

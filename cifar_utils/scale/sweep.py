@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import chdir, closing, redirect_stderr, redirect_stdout
+from contextlib import chdir, closing, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -125,8 +125,8 @@ def run(
         folder: of the runs, and of results.csv and summary.csv; by default one in `settings.runs_directory()`, named
             like the file.
         jobs: trainings at once on this machine; by default as many as cores and free memory allow.
-        threads: number of threads of a training; by default the cores, divided by the jobs. The last bits of a result
-            depend on it.
+        threads: number of threads of a training; by default as many as the runs in the folder were trained with or, for
+            the first, the cores divided by the jobs. The last bits of a result depend on it.
         dask: address of a Dask scheduler, whose workers train instead. Each needs this package, and the same folders.
         dry_run: print the trainings and an estimate of the hours, and train nothing.
 
@@ -142,8 +142,9 @@ def run(
     todo = [training for training in trainings if training.folder.name not in done]
     cores = settings.cores()
     fits = int(settings.free_memory() / 1e9 / TRAINING_GB)
-    jobs = jobs or max(1, min(cores, fits, len(trainings)))  # not of `todo`: resumed with as many threads as before
-    threads = threads or (1 if dask else max(1, cores // jobs))  # nothing is known of the workers' machines
+    jobs = jobs or max(1, min(cores, fits, len(trainings)))
+    usual = 1 if dask else max(1, cores // jobs)  # nothing is known of the workers' machines
+    threads = threads or _threads_before(folder) or usual
     print(f"{len(trainings)} runs, {len(trainings) - len(todo)} of them finished; they are in {folder}")
     if dry_run:
         _show_plan(trainings, done, jobs, threads, dask)
@@ -167,7 +168,7 @@ def run(
     print(f"Saved in {folder}: results.csv (one row per run), summary.csv (means over the seeds)")
     left = sum(row["status"] != "finished" for row in rows)
     if left:
-        print(f"{left} runs are not finished. The same command resumes them.")
+        print(f"Not finished: {left} of {len(rows)} runs. The same command resumes them.")
     return not left
 
 
@@ -273,7 +274,16 @@ def _name(options: dict, profile: str) -> str:
     words = [word.rpartition(".py:")[2] for word in words if word not in ("True", "False")]  # of FILE.py:NAME, the name
     words = [re.sub(r"[^\w.=]+", "-", word)[:30].strip("-.") for word in words]
     text = json.dumps({"profile": profile} | options, sort_keys=True, default=str)
+    for file in _files(options):  # a file that was edited makes another training
+        text += hashlib.sha256(file.read_bytes()).hexdigest()
     return "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
+
+
+def _files(options: dict) -> list[Path]:
+    """The files that the options name: a policy's, and the code of a network or recipe."""
+    named = [str(options.get(name, "")) for name in ("policy", "model", "recipe")]
+    paths = [Path(text.rpartition(":")[0] if ".py:" in text else text) for text in named if text]
+    return [path for path in paths if path.is_file()]
 
 
 def _check(file: Path, training: Training) -> None:
@@ -289,6 +299,14 @@ def _check(file: Path, training: Training) -> None:
     except SystemExit:
         problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
         raise ValueError(f"{file}: {problem}") from None
+
+
+def _threads_before(folder: Path) -> int | None:
+    """With how many threads the runs in a folder were trained; None without runs."""
+    for file in sorted(folder.glob("*/run.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads(file.read_text())["environment"]["threads"])
+    return None
 
 
 def _runs(folder: Path) -> dict[str, overview.Run]:
@@ -318,7 +336,7 @@ def _on_this_machine(todo: list[tuple], jobs: int, threads: int) -> Iterator[tup
                 if jobs == 1 and problem == STOPPED:  # it ran in this process, for which the signal was meant
                     raise KeyboardInterrupt
         except BrokenProcessPool:
-            problem = "a training's process was killed, as where memory runs out: try fewer --jobs"
+            problem = "the process of a run was killed, as where memory runs out: try fewer --jobs"
             raise ValueError(f"{problem}. The same command resumes") from None
 
 
@@ -391,7 +409,8 @@ def _estimate(training: Training, threads: int) -> float:
             start = time.perf_counter()
             predict(model, val)
             validation = time.perf_counter() - start
-            return options["epochs"] * (state.steps_per_epoch * step + validation)
+            sampler = options.get("sampler") or train.Shuffle(len(images), options.get("batch_size") or 128)
+            return sampler.total_steps(options["epochs"]) * step + options["epochs"] * validation
     finally:
         torch.set_num_threads(before)
 
@@ -409,7 +428,7 @@ def _write(folder: Path, rows: list[dict]) -> None:
 def as_text(means: list[dict]) -> str:
     """The summary as a table, the highest validation accuracy first."""
     if not means:
-        return "No training is finished yet."
+        return "No run is finished yet."
     names = [name for name in OPTIONS if name in means[0]]
     names += ["trained_on"] * (len({row.get("trained_on") for row in means}) > 1)  # the data arrived in between
     lines = [[*names, "seeds", "validation accuracy", "minutes"]]

@@ -67,6 +67,15 @@ function root(name, ...children) {
   return element("div", { class: `cifar ${name}`, ...inside }, ...children);
 }
 
+// Disables two controls or not. One that is disabled loses the focus, and a keyboard its place: the other one takes it.
+function disable(one, oneIsDisabled, other, otherIsDisabled) {
+  const focused = document.activeElement;
+  one.disabled = oneIsDisabled;
+  other.disabled = otherIsDisabled;
+  if (focused === one && oneIsDisabled && !otherIsDisabled) other.focus();
+  if (focused === other && otherIsDisabled && !oneIsDisabled) one.focus();
+}
+
 const button = (text, cls, action) => element("button", { type: "button", class: cls, onclick: action }, text);
 
 // A list of [value, text] to choose from: its label, and the list itself.

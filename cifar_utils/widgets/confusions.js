@@ -92,8 +92,7 @@ export default {
       heading.textContent = v.heading;
       summary.textContent = v.summary;
       comparison.textContent = v.comparison;
-      back.disabled = v.first === 0;
-      next.disabled = v.first + v.page >= v.count;
+      disable(back, v.first === 0, next, v.first + v.page >= v.count);
       const bytes = model.get("pixels"), length = 4 * v.size * v.size;
       const width = Math.max(96, Math.min(v.size, 192)); // on the page: small images are enlarged
       found.replaceChildren(...v.found.map((image, i) => {

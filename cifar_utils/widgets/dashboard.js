@@ -110,8 +110,7 @@ export default {
       // training on, and not only after the next automatic save.
       if (v.running && !running && context?.model.dirty && context.contentsModel?.writable) context.save();
       running = v.running;
-      stop.disabled = gone || !v.running;
-      resume.disabled = gone || !v.stopped;
+      disable(stop, gone || !v.running, resume, gone || !v.stopped);
       slider.disabled = typed.disabled = gone;
       if (idle()) { put(slider, v.scale); put(typed, v.scale); }
       batchTitle.hidden = canvas.hidden = !v.width;

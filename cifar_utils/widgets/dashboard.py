@@ -191,6 +191,8 @@ class Dashboard(Widget):
         if self._is_complete():
             return "Training is finished."
         place = f"Epoch {state.epochs:.1f} of {state.total_epochs}" if state else "Before the first epoch"
+        if not self._running and state and not self._is_stopped():
+            return f"{place}: training was ended by an error ({self.error})."
         if not self._running and state:
             return f"{place}: training has ended here, and running the cell again resumes."
         # Where JupyterLab finds no kernel at all, it does not say so: it keeps the place of the live widget for ever.

@@ -97,7 +97,7 @@ export default {
       }
       strengthText.textContent = `${v.strength.toFixed(1)} times`;
       strength.setAttribute("aria-valuetext", strengthText.textContent);
-      undo.disabled = !v.can_undo;
+      disable(undo, !v.can_undo, preset, false);
       title.textContent = v.title;
       warning.textContent = v.warning;
       warning.classList.toggle("destroys", v.destroys);

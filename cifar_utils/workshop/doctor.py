@@ -26,7 +26,7 @@ DISTRIBUTION = "cifar-utils"
 _is_activated = os.path.normcase(shutil.which("python") or "") == os.path.normcase(sys.executable)
 PYTHON = "python" if _is_activated else subprocess.list2cmdline([sys.executable])  # in quotes if it has spaces
 LAB_EXTENSIONS = {"@jupyter-widgets/jupyterlab-manager": "jupyterlab-widgets", "anywidget": "anywidget"}  # and packages
-KERNEL_GB = 2.5  # of memory, for the largest notebook's kernel; the smallest needs 1 GB
+KERNEL_GB = 2.5  # of memory, for the largest kernel of notebooks 1 to 7, see benchmarks/results/notebooks.md
 DISK_GB = 1.0  # the unpacked data set takes 0.2 GB; the rest is for the runs of all notebooks
 
 
@@ -148,7 +148,7 @@ def memory() -> Line:
     import psutil
 
     free, total = settings.free_memory() / 1e9, psutil.virtual_memory().total / 1e9
-    text = f"{free:.1f} of {total:.1f} GB of memory is free, and a notebook needs 1 to {KERNEL_GB} GB"
+    text = f"{free:.1f} of {total:.1f} GB of memory is free; a notebook needs 1 to {KERNEL_GB} GB, notebook 8 more"
     if free < KERNEL_GB:
         return Line("FIX", f"{text}: close other programs and notebooks")
     if free < 2 * KERNEL_GB:

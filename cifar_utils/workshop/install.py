@@ -24,6 +24,7 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 INSTALLED = Path(".venv", "installed")  # there once all packages are
+BROUGHT = ".room.json"  # in your folder: file -> SHA-256 sum, as the room brought it
 CHUNK = 1 << 20  # bytes
 STALL_SECONDS = 60  # without a single new byte
 # The room's server is nearby: a proxy to the internet does not reach it.
@@ -57,9 +58,10 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes.", file=sys.stderr)
         return 130
-    activate = r".venv\Scripts\activate" if os.name == "nt" else "source .venv/bin/activate"
-    print(f'\nThe workshop is installed. To begin:\n\n  cd "{folder}"\n  {activate}')
-    print("  jupyter lab notebooks/01_data_and_augmentation.ipynb")
+    # pushd, unlike cd, also changes the drive of a Command Prompt.
+    enter, activate = ("pushd", r".venv\Scripts\activate") if os.name == "nt" else ("cd", "source .venv/bin/activate")
+    print(f'\nThe workshop is installed. To begin:\n\n  {enter} "{folder}"\n  {activate}')
+    print("  jupyter lab\n\nThen open notebooks/01_data_and_augmentation.ipynb in JupyterLab.")
     return code
 
 
@@ -91,7 +93,9 @@ def bring_and_install(source, folder):
             wanted[name] = (folder / name if is_address(source) else Path(source) / name, sha256, size)
     python = venv_python(folder)
     check_space(folder, wanted, 0 if (folder / INSTALLED).exists() else manifest["targets"][target])
-    bring(source, wanted)
+    record = folder / BROUGHT
+    bring(source, wanted, json.loads(record.read_text()) if record.is_file() else {})
+    record.write_text(json.dumps({name: sha256 for name, (_, sha256, _) in wanted.items()}))
     wheels = [path for name, (path, _, _) in wanted.items() if name.startswith("wheels/")]
     install(folder, python, wheels)
 
@@ -168,18 +172,24 @@ def check_space(folder, wanted, unpacked):
         raise InstallError(f"{message}: make room there, or name a folder on another disk")
 
 
-def bring(source, wanted):
-    """Brings every file that is not here yet, each as a whole; what you changed is kept.
+def bring(source, wanted, brought):
+    """Brings every file that is not here yet or that the room has changed since, each as a whole; yours are kept.
+
+    Args:
+        source: the room's folder, or its address.
+        wanted: name in the room -> (path here, SHA-256, bytes).
+        brought: name in the room -> SHA-256 of what came the last time: a file that differs from it is yours.
 
     Raises InstallError: a file is missing, or arrives damaged.
     """
     progress, kept = Progress(sum(size for _, _, size in wanted.values())), []
     for name, (path, sha256, size) in wanted.items():
         if path.is_file():
-            if path.stat().st_size == size and sha256_of(path) == sha256:
+            found = sha256_of(path)
+            if found == sha256:
                 progress.add(size)
                 continue
-            if name.startswith("workshop/"):
+            if name.startswith("workshop/") and found != brought.get(name):
                 kept.append(name.partition("/")[2])
                 progress.add(size)
                 continue

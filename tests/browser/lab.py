@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -69,10 +70,11 @@ class Lab:
                 "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True,
             },
         }  # fmt: skip
-        (folder / "JUPYTER_CONFIG_DIR" / "labconfig").mkdir(parents=True)
-        (folder / "JUPYTER_CONFIG_DIR" / "labconfig" / "default_setting_overrides.json").write_text(
-            json.dumps(settings)
-        )
+        config = folder / "JUPYTER_CONFIG_DIR" / "labconfig"
+        config.mkdir(parents=True)
+        (config / "default_setting_overrides.json").write_text(json.dumps(settings))
+        # Else each page that is opened asks yarn for seconds whether JupyterLab should be built anew.
+        (config / "page_config.json").write_text(json.dumps({"buildCheck": False}))
         self.log = folder / "log"
         command = [
             sys.executable, "-m", application, "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
@@ -104,10 +106,9 @@ class Lab:
         for window in self.windows.values():
             window.close()
         self.process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):  # how fast JupyterLab ends is not what is tested
             self.process.wait(60)
-        finally:
-            self.process.kill()
+        self.process.kill()
 
     def write(self, name: str, *cells: str) -> str:
         """Writes a notebook for a test."""

@@ -182,6 +182,7 @@ def test_stop_stops_while_run_all_waits_and_continue_resumes_in_the_same_dashboa
     assert 0 < at_stop["epoch"] + at_stop["step"] and board.locator(".error").text_content() == ""
     before = curves(notebook)
     assert stop.is_disabled() and resume.is_enabled()
+    assert resume.evaluate("e => e === document.activeElement"), "else a keyboard starts at the page's top again"
     notebook.shoot("dashboard_stopped_dark")
     board.locator("input[type=range]").press("ArrowLeft")  # whose answer JupyterLab remembers by its subshell
     board.locator("input[type=range]").press("ArrowRight")

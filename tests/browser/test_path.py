@@ -36,7 +36,7 @@ def answered(stem: str) -> list[str]:
         if cell.cell_type == "code":
             key = next((key for key in EXERCISES if f'check("{key}", ' in cell.source), None)
             if key:
-                codes = [wrong.code for wrong in EXERCISES[key].wrong.values() if wrong.code]
+                codes = [wrong.code for wrong in EXERCISES[key].wrong.values()]
                 code = next(code for code in codes if "tiny_run" not in code and "_changed" not in code)
                 cells += [f'hint("{key}")', f'{code}\ncheck("{key}", answer)']
             cells.append(cell.source)

@@ -33,9 +33,9 @@ check("1.1", cats)
 # %% [markdown]
 # ## 1.2 Code: shift and flip, and nothing else
 #
-# Write a transform that shifts 32-pixel images by up to 4 pixels horizontally (left or right) and vertically (up or
-# down), and mirrors half of them. Nothing else may happen to an image, and pixels from outside it are black. A `Policy`
-# is the shortest way.
+# Write a transform that shifts 32 x 32 images by up to 4 pixels horizontally (left or right) and vertically (up or
+# down), and mirrors half of the images. Nothing else may happen to an image, and pixels from outside it are black. A
+# `Policy` is the shortest way.
 
 # %% exercise="1.2" part="stub"
 shift_and_flip = ...
@@ -71,8 +71,8 @@ check("1.3", prepare)
 # ## 1.4 Code: your policy
 #
 # This is the first part of your project: the policy with which you will train in notebook 3. It may change images as
-# much as you like, as long as they keep their labels. As a rough test, the shipped network predicts your
-# augmented images: your policy passes if the network keeps 85% of its accuracy. It is then saved for notebook 3.
+# much as you like, as long as they keep their labels. As a rough test, the shipped network classifies images that your
+# policy has augmented: your policy passes if the network keeps 85% of its accuracy. It is then saved for notebook 3.
 
 # %% exercise="1.4" part="stub"
 my_policy = ...
@@ -85,8 +85,9 @@ check("1.4", my_policy)
 # %% [markdown]
 # ## 1.5 Extra · Explore: the strength that halves the accuracy
 #
-# At which strength is the trained network's accuracy half of what it is without augmentation? Use notebook 1's
-# explorer, or try a few strengths here: the reply gives the accuracy of `full.scaled(strength)`.
+# At what strength is the shipped network's accuracy half of what it is without augmentation? Use notebook 1's explorer,
+# or try a few strengths here: until you are within 6 points, the reply gives the accuracy under
+# `full.scaled(strength)`.
 
 # %% exercise="1.5" part="stub"
 strength = ...

@@ -102,7 +102,8 @@ check("2.3", ListNetwork)
 #
 # This is the second part of your project: a network of your own, with at most 250,000 parameters, that takes images
 # [N, 3, 32, 32] and returns logits [N, 10]. Use `block` from notebook 2, repeated below, or anything else. When the
-# checks pass, the network is saved for notebooks 3 and 4.
+# checks of notebook 2 pass (shapes, trained layers, logits, first loss, 64 images memorized), it is saved for notebooks
+# 3 and 4.
 
 
 # %%

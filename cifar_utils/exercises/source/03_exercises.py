@@ -94,8 +94,8 @@ check("3.3", accuracy)
 # %% [markdown]
 # ## 3.4 Code: your run
 #
-# This is the third part of your project. Notebook 3 trains with the policy of exercise 1.4 and the network of
-# exercise 2.4: run it up to and including the training cell, and hand in the name of your run's folder. Of a long
+# This is the third part of your project. Notebook 3 trains with the policy of exercise 1.4 and the network of exercise
+# 2.4: run it up to and including the training cell, and hand in the name of your run's folder, as a string. Of a long
 # name, the six characters at its end are enough. These are your runs (run this cell again when the training has ended):
 
 # %%
@@ -116,5 +116,5 @@ my_run = settings.runs_directory() / "my_run"
 fit(model, train, val, transform=PRESETS["full"], epochs=1, run=my_run)
 
 # %% exercise="3.4" part="solution"
-my_run = "my_run"
+my_run = "my_run"  # take a name from your own table
 check("3.4", my_run)

@@ -55,8 +55,8 @@ check("4.2", best_epoch)
 # %% [markdown]
 # ## 4.3 Explore: find the leak
 #
-# Five teams report an accuracy. In which of these reports did the images of the report influence the training, or
-# the choice of what is reported?
+# Five teams report an accuracy. In which of these reports did the images reported on influence the training, or the
+# choice of what is reported?
 #
 # - **a** makes ten augmented copies of every photo, then splits all copies at random into training and test images.
 # - **b** trains five networks, takes the one with the best validation accuracy, and reports its test accuracy.
@@ -88,10 +88,10 @@ check("4.3", leaks)
 train, val = data.split(data.cifar10(sample=True))
 model = runs.load(runs.SHIPPED, speedrun.network(train))
 first, second = predict(model, val), predict(model, val, tta=True)
-print(compare(first, second))
 
 # For two runs of your own, remove "# " before the next four lines. (0, 1) are rows of
-# the table in exercise 3.4: print(overview.table(overview.find_runs())) shows it again.
+# the table in exercise 3.4, two with the same images:
+# print(overview.table(overview.find_runs())) shows it again.
 
 # one, another = (overview.find_runs()[row].folder for row in (0, 1))
 # model = network_file.trained(one, speedrun.CNN)
@@ -99,8 +99,10 @@ print(compare(first, second))
 # first, second = predict(model, val), predict(other, val)
 
 # Were both trained on the full set? Then compare on all 5,000 validation images: before
-# the line with `first, second`, add
+# the line with `one, another`, add
 # train, val = data.split(data.cifar10())
+
+print(compare(first, second))
 
 # %% exercise="4.4" part="stub"
 claim = ...
@@ -154,8 +156,8 @@ check("4.5", paired_counts)
 # ## 4.6 Extra · Explore: where robustness ends
 #
 # In the curves above (*For your report*): what is the smallest clockwise angle at which the first network's accuracy
-# has fallen by more than 10 percentage points? Hand in the curve and the angle, or None if it never falls so far. Read
-# it off the figure, or let NumPy find it: the columns of a curve are angle, accuracy, and the ends of its interval.
+# has fallen by more than 10 percentage points? Set `angle` to it, or to None if it never falls so far. Read it
+# off the figure, or let NumPy find it: the columns of a curve are angle, accuracy, and the ends of its interval.
 
 # %% exercise="4.6" part="stub"
 angle = ...
