@@ -12,17 +12,13 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cifar_utils import warp
 from cifar_utils.data import beyond_0_to_1
-
-if TYPE_CHECKING:  # importing torchvision takes a second and 160 MB, and a Policy needs none of it
-    from torchvision.transforms import v2
 
 RANGES = {  # the legal range of every number in a Policy, ends included
     "flip_p": (0, 1), "degrees": (0, 180), "translate": (0, 1), "scale": (0.05, 4), "shear": (0, 60),
@@ -32,8 +28,9 @@ RANGES = {  # the legal range of every number in a Policy, ends included
 
 
 def _is_number(x) -> bool:
-    """Neither NaN nor infinite nor an int beyond every float."""
-    return isinstance(x, Real) and not isinstance(x, bool) and abs(x) <= sys.float_info.max  # type: ignore[operator]
+    """Of Python or NumPy; neither NaN nor infinite nor an int beyond every float."""
+    x = x.item() if getattr(x, "ndim", None) == 0 else x
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,13 +178,13 @@ class Policy:
         except RecursionError:
             raise ValueError("not a policy: the JSON is nested too deeply") from None
 
-    def to_torchvision(self) -> "v2.Compose":
-        """The equivalent torchvision transforms, for PIL images or uint8 tensors, one image at a time.
+    def to_torchvision(self):
+        """The equivalent torchvision transforms as a v2.Compose, for PIL images or uint8 tensors, one image at a time.
 
         They draw from the same distributions, with torch's global generator instead of (seed, epoch, index), and
         resample once per transform instead of once in all.
         """
-        from torchvision.transforms import v2
+        from torchvision.transforms import v2  # here: it takes a second and 160 MB, and a Policy needs none of it
 
         def ready(value):
             return v2.InterpolationMode(value) if isinstance(value, str) else value
@@ -394,10 +391,13 @@ def _is_divisible(transform) -> bool:
     """
     if type(transform).__name__ != "Compose" or not _is_torchvision(transform):
         return False
-    known = [_is_torchvision(part) or hasattr(part, "at_step") for part in transform.transforms]
-    if not all(known) and any(hasattr(part, "at_step") for part in transform.transforms):
-        raise ValueError("a Compose hands its parts single images, and a Policy takes a batch: put both into a list")
-    return all(known)
+    parts = transform.transforms
+    of_batches = [p for p in parts if _mixes(p) or hasattr(p, "at_step") and not _is_torchvision(p)]
+    is_divisible = all(_is_torchvision(part) or part in of_batches for part in parts)
+    if of_batches and not is_divisible:
+        what = f"{describe(of_batches[0])} takes a batch, and a Compose with a function hands its parts single images"
+        raise ValueError(f"{what}: put the parts into a list instead")
+    return is_divisible
 
 
 def describe(transform) -> str:

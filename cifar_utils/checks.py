@@ -116,7 +116,7 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
     if not isinstance(scheduler, schedulers.LRScheduler) or scheduler.optimizer is not optimizer:
         raise ValueError("the scheduler must be an LRScheduler of this optimizer; give fit the optimizer as well")
     last, wanted = scheduler, total_steps if scheduler_per == "step" else epochs
-    if isinstance(scheduler, schedulers.SequentialLR):
+    if isinstance(scheduler, schedulers.SequentialLR) and 0 < sum(scheduler._milestones[-1:]) < wanted:
         last, wanted = scheduler._schedulers[-1], wanted - scheduler._milestones[-1]
     for name in ("total_steps", "T_max", "_total_steps"):
         length = getattr(last, name, wanted)
@@ -126,7 +126,7 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
                 f"{scheduler_per!r}, {epochs} epochs of {total_steps // epochs:,} steps); make the two equal"
             )
     if scheduler_per == "step" and epochs > 1:
-        _warn_if_it_counts_epochs(scheduler, total_steps // epochs)
+        _warn_if_it_counts_epochs(last, total_steps // epochs)
 
 
 def _warn_if_it_counts_epochs(scheduler: schedulers.LRScheduler, steps: int) -> None:
@@ -142,7 +142,7 @@ def _warn_if_it_counts_epochs(scheduler: schedulers.LRScheduler, steps: int) -> 
         factor = max(0.0, 1 - steps / scheduler.total_iters) ** scheduler.power
     elif isinstance(scheduler, schedulers.LambdaLR):
         factor = min((f(steps) / f(0) for f in scheduler.lr_lambdas if f(0) > 0), default=1.0)
-    if factor <= 0.1 and scheduler.last_epoch == 0:
+    if factor <= 0.1 and scheduler.last_epoch <= 0:
         print(
             f"WARNING: {type(scheduler).__name__} steps after every batch, so in the first epoch the learning rate is "
             f'multiplied by {factor:.2g}. If it counts epochs, add scheduler_per="epoch".',
@@ -265,8 +265,9 @@ def check_start(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler, r
         CheckpointError: a checkpoint will be too large, or the disk has less room than last, best, their backups and
             one being written will need.
     """
-    if scheduler.last_epoch > 0 and not resumed:
-        raise ValueError(f"the scheduler has made {scheduler.last_epoch} steps: make a new one for a new run")
+    steps = getattr(scheduler, "last_epoch", 0)  # a ChainedScheduler does not count
+    if steps > 0 and not resumed:
+        raise ValueError(f"the scheduler has made {steps} steps: make a new one for a new run")
     copies = 3 if "betas" in optimizer.defaults else 2  # Adam keeps two numbers per weight, momentum one
     size = copies * sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 2**20
     if size > MAX_BYTES and not resumed:
@@ -280,7 +281,8 @@ def check_start(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler, r
         raise CheckpointError(
             f"{run} has {free / 1e6:.0f} MB free, and the run needs {needed / 1e6:.0f} MB. Make room."
         )
-    if (uncompiled(model) in _trained or optimizer.state) and not resumed:
+    has_stepped = any(state.get("step", 1) > 0 for state in optimizer.state.values())  # Adagrad begins with a step 0
+    if (uncompiled(model) in _trained or has_stepped) and not resumed:
         which = "weights that have been" if uncompiled(model) in _trained else "an optimizer that has"
         print(
             f"WARNING: this new run starts from {which} trained before. For a fair comparison make a new model and a "

@@ -118,7 +118,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=_whole(1, 1024),
         help="runs at once (default: one per core, as far as memory allows; OMP_NUM_THREADS limits the cores)",
     )
-    text = "threads per run (default: cores / jobs; with --dask, 1)"
+    text = "threads per run (default: as the runs before it in the folder, else cores / jobs; with --dask, 1)"
     found.add_argument("--threads", metavar="N", type=_whole(1, 1024), help=text)
     found.add_argument("--dask", metavar="ADDRESS", help="address of a Dask scheduler, as tcp://host:8786")
     found.add_argument("--dry-run", action="store_true", help="list the runs and estimate the hours")
@@ -516,7 +516,7 @@ def _calibration(run: Path) -> tuple[Temperature, str]:
 
 
 def _download(options: argparse.Namespace) -> None:
-    directory = Path(options.data).expanduser() if options.data else settings.data_directory()
+    directory = settings.in_project(options.data) if options.data else settings.data_directory()
     download.ensure(directory, patience=24 * 60)
     download.check(directory)
     print(f"CIFAR-10 is in {directory}, whole and checked.")

@@ -399,11 +399,8 @@ def _optimizer_step(optimizer: torch.optim.Optimizer, scale: float) -> None:
     if not (isinstance(scale, (int, float)) and 0 <= scale < math.inf):
         raise ValueError(f"learning_rate_scale is {scale!r}; it must be a number of at least 0")
     rates = [group["lr"] for group in optimizer.param_groups]
-    if not all(0 <= rate < math.inf for rate in rates):
-        raise ValueError(
-            f"the scheduler sets a learning rate of {min(rates):.3g}; it must be at least 0. If the scheduler counts "
-            'epochs, add scheduler_per="epoch"'
-        )
+    if min(rates) < 0:
+        raise ValueError('the scheduler sets a learning rate below 0; if it counts epochs, add scheduler_per="epoch"')
     for group in optimizer.param_groups if scale != 1 else []:
         group["lr"] = group["lr"] * scale
     optimizer.step()

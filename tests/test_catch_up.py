@@ -1,9 +1,11 @@
 """Catching up: what is missing is there afterwards, and what was there is as before."""
 
-import pytest
-from tiny import train_tiny
+from dataclasses import replace
 
-from cifar_utils import network_file, overview, runs, settings, speedrun
+import pytest
+from tiny import narrow, tiny, train_tiny
+
+from cifar_utils import fit, network_file, overview, runs, settings, speedrun
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.cli import run as main
 from cifar_utils.models import SmallCNN
@@ -51,9 +53,11 @@ def test_nothing_of_ones_own_is_replaced(home):
 
 def test_a_run_on_other_images_is_none_of_notebook_3(home, capsys):
     home.mkdir()
-    for name in ("shapes", "shipped"):
-        (home / name).mkdir()
-        (home / name / runs.BEST).write_bytes(b"mine")
+    (home / "shipped").mkdir()
+    (home / "shipped" / runs.BEST).write_bytes(b"mine")
+    own = [replace(tiny(32, split), source="mine") for split in ("training", "validation")]
+    fit(narrow(), *own, epochs=1, run=home / "shapes")
+    capsys.readouterr()
     assert f"copied the shipped run to {home / 'shipped_2'}" in catch_up(8)[-1]
     assert sorted(path.name for path in home.iterdir() if path.is_dir()) == ["shapes", "shipped", "shipped_2"]
     assert (home / "shipped" / runs.BEST).read_bytes() == b"mine"

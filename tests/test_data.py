@@ -315,7 +315,7 @@ def test_the_sample_needs_no_data_directory(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "argument, variable, inside, expected",
     [
-        ("given", "set", "", "given"),
+        ("given", "set", "", "project/given"),
         ("~/given", "~/set", "", "home/given"),
         (Path("~/given"), None, "notebooks", "home/given"),
         (None, "~/set", "notebooks", "home/set"),

@@ -242,7 +242,7 @@ def test_an_answer_that_fails_without_a_word_is_reported(capsys):
         raise RuntimeError(" \n ")
 
     check("3.2", silent)
-    assert "Your answer fails: RuntimeError" in capsys.readouterr().out
+    assert "Your answer fails: RuntimeError\n" in capsys.readouterr().out
 
 
 def test_a_documented_function_that_returns_a_constant_is_no_stub():

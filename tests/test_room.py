@@ -156,6 +156,15 @@ def test_a_file_that_the_room_changed_is_brought_again_unless_you_changed_it(sti
         assert capsys.readouterr().out.splitlines()[-1] == f"Kept your changed files: notebooks/{NOTEBOOK}"
 
 
+def test_a_record_that_was_cut_off_is_none(stick, tmp_path, installed):
+    install.bring_and_install(str(stick), tmp_path / "mine")
+    record = tmp_path / "mine" / install.BROUGHT
+    whole = record.read_bytes()
+    record.write_bytes(whole[:10])
+    install.bring_and_install(str(stick), tmp_path / "mine")
+    assert record.read_bytes() == whole
+
+
 def test_progress_ends_with_all_megabytes(server, tmp_path, installed, capsys):
     install.bring_and_install(server.url, tmp_path / "mine")
     assert capsys.readouterr().out.splitlines()[-1].split() == "0.8 of 0.8 MB received".split()

@@ -33,7 +33,7 @@ from torch.optim.lr_scheduler import (
 )
 from torchvision.transforms import v2
 
-from cifar_utils import checkpoint, plots, runs, train
+from cifar_utils import checkpoint, overview, plots, runs, train
 from cifar_utils.augment import PRESETS
 from cifar_utils.evaluation.inference import predict
 from cifar_utils.train import Shuffle, fit, seeded, sgd, steps, warm_up_and_decay
@@ -262,6 +262,8 @@ def test_the_scheduler_steps_as_often_as_it_is_told(tmp_path, per, rates):
         (lambda o: ExponentialLR(o, 0.1), True),
         (lambda o: MultiStepLR(o, [1, 2]), True),
         (lambda o: PolynomialLR(o, total_iters=3), True),
+        (lambda o: SequentialLR(o, [LinearLR(o, total_iters=1), StepLR(o, 1)], [1]), True),
+        (lambda o: SequentialLR(o, [LinearLR(o, total_iters=50), StepLR(o, 20)], [50]), False),
         (lambda o: LambdaLR(o, lambda epoch: 0.5**epoch), True),
         (lambda o: LambdaLR(o, lambda epoch: 1 - epoch / 3), True),
         (lambda o: PolynomialLR(o, total_iters=12), False),
@@ -279,7 +281,7 @@ def test_a_schedule_that_counts_epochs_but_steps_with_every_batch_is_told(tmp_pa
     state = next(steps(model, tiny(), tiny(32, "validation"), run=tmp_path, **options))
     assert ('add scheduler_per="epoch"' in capsys.readouterr().out) == warns
     assert state.learning_rate > 0, "the schedule itself has not moved"
-    if make and not isinstance(options["scheduler"], (PolynomialLR, LambdaLR)):
+    if make and not isinstance(options["scheduler"], (PolynomialLR, LambdaLR, SequentialLR)):
         options |= {"optimizer": optimizer, "scheduler": make(optimizer), "scheduler_per": "epoch"}
         next(steps(model, tiny(), tiny(32, "validation"), run=tmp_path / "per epoch", **options))
         assert "scheduler_per" not in capsys.readouterr().out
@@ -289,9 +291,8 @@ def test_a_learning_rate_below_0_ends_training_in_a_sentence(tmp_path):
     model = narrow()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = LambdaLR(optimizer, lambda epoch: 1 - epoch / 2)
-    with pytest.raises(ValueError, match='sets a learning rate of -0.05; .* add scheduler_per="epoch"'):
+    with pytest.raises(ValueError, match='sets a learning rate below 0; .* add scheduler_per="epoch"'):
         train_tiny(tmp_path, model, optimizer=optimizer, scheduler=scheduler)
-    train_tiny(tmp_path / "right", narrow(), optimizer=None)
 
 
 def test_the_last_of_several_schedules_is_checked_too(tmp_path):
@@ -311,6 +312,7 @@ def test_a_new_run_with_used_parts_is_refused_or_told(tmp_path, capsys):
     train_tiny(tmp_path / "first", model, optimizer=optimizer, scheduler=scheduler)
     with pytest.raises(ValueError, match="the scheduler has made 4 steps: make a new one for a new run"):
         train_tiny(tmp_path / "second", model, optimizer=optimizer, scheduler=scheduler)
+    assert [run.folder.name for run in overview.find_runs(directory=tmp_path)] == ["first"]
     capsys.readouterr()
     fresh = narrow()
     adam = torch.optim.AdamW(fresh.parameters())
@@ -318,6 +320,9 @@ def test_a_new_run_with_used_parts_is_refused_or_told(tmp_path, capsys):
     adam.step()
     train_tiny(tmp_path / "third", fresh, optimizer=adam)
     assert "starts from an optimizer that has trained before" in capsys.readouterr().out
+    fresh = narrow()
+    train_tiny(tmp_path / "fourth", fresh, optimizer=torch.optim.Adagrad(fresh.parameters()))
+    assert "WARNING" not in capsys.readouterr().out
 
 
 class GlobalShuffle(Shuffle):

@@ -160,8 +160,10 @@ def test_a_function_within_compose_gets_single_images(compose):
     upside_down = compose([v2.Identity(), lambda image: shapes.append(tuple(image.shape)) or image.flip(1)])
     images, _ = run(upside_down)
     assert torch.equal(images, (noise(6) / 255).flip(2)) and set(shapes) == {(3, 32, 32)}
-    with pytest.raises(ValueError, match="a Policy takes a batch: put both into a list"):
-        run(compose([FULL, lambda image: image]))
+    for batchwise in (FULL, v2.CutMix(num_classes=10)):
+        with pytest.raises(ValueError, match="takes a batch, and .* single images: put the parts into a list"):
+            run(compose([batchwise, lambda image: image]))
+    run(compose([FusedTransform(FULL), lambda image: image]))
 
 
 def test_a_module_with_a_forward_of_its_own_is_not_taken_apart():

@@ -400,6 +400,12 @@ SCHEDULERS = {  # name -> how often it steps, and its maker; there are 6 steps i
     "CosineAnnealingLR per epoch": ("epoch", lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 2)),
     "MultiStepLR": ("epoch", lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [1], gamma=0.1)),
     "ReduceLROnPlateau": ("epoch", lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)),
+    "ChainedScheduler": (
+        "epoch",
+        lambda optimizer: lr_scheduler.ChainedScheduler(
+            [lr_scheduler.ConstantLR(optimizer, 0.5, total_iters=1), lr_scheduler.ExponentialLR(optimizer, 0.9)]
+        ),
+    ),
     "SequentialLR": (
         "step",
         lambda optimizer: lr_scheduler.SequentialLR(

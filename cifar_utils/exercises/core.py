@@ -106,7 +106,8 @@ def judge(found: Exercise, answer) -> str:
     try:
         result = found.check(answer)
     except Exception as error:  # a participant's code can fail in any way
-        return f"Your answer fails: {type(error).__name__}: {first_line(error)}"
+        said = f": {first_line(error)}" if str(error).strip() else ""
+        return f"Your answer fails: {type(error).__name__}{said}"
     name, values = result if isinstance(result, tuple) else (result, {})
     return found.wrong[name].reply.format(**values) if name else RIGHT
 

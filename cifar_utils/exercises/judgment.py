@@ -155,8 +155,8 @@ FAIR = {
         "missed": Wrong(
             "a leak that is overlooked",
             'answer = {"a", "c"}',
-            "What you have is right, and at least one is missing. For each of the others: did images reported on "
-            "take part in training, in a measurement or in a choice?",
+            "What you have is right, and at least one is missing. For each of the others: did the images of the "
+            "reported accuracy take part in training, in a measurement or in a choice?",
         ),
         "extra": Wrong(
             "a fair set-up suspected",
@@ -171,12 +171,12 @@ FAIR = {
         "all": Wrong(
             "all suspected",
             'answer = set("abcde")',
-            "Not all of them: in some, no choice and no measurement depends on the images reported on.",
+            "Not all of them: in some, no choice and no measurement depends on the images of the reported accuracy.",
         ),
         "letters": Wrong("something other than letters", "answer = [1, 3]", 'Hand in letters, as in {{"a", "b"}}.'),
     },
-    meaning="In each of the three, images reported on took part in training (a), in a choice (c) or in a "
-    "measurement (d).",
+    meaning="In each of the three, the images of the reported accuracy took part in training (a), in a choice (c) or "
+    "in a measurement (d).",
     sound=('answer = {"a", "c", "d"}', 'answer = ["d", "C", "a"]', 'answer = "acd"'),
 )
 def leaks(answer) -> str | tuple[str, dict]:

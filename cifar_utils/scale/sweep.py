@@ -142,9 +142,9 @@ def run(
     todo = [training for training in trainings if training.folder.name not in done]
     cores = settings.cores()
     fits = int(settings.free_memory() / 1e9 / TRAINING_GB)
-    jobs = jobs or max(1, min(cores, fits, len(trainings)))
-    usual = 1 if dask else max(1, cores // jobs)  # nothing is known of the workers' machines
-    threads = threads or _threads_before(folder) or usual
+    threads = threads or _threads_before(folder)
+    jobs = jobs or max(1, min(cores // (threads or 1), fits, len(trainings)))
+    threads = threads or (1 if dask else max(1, cores // jobs))  # nothing is known of the workers' machines
     print(f"{len(trainings)} runs, {len(trainings) - len(todo)} of them finished; they are in {folder}")
     if dry_run:
         _show_plan(trainings, done, jobs, threads, dask)

@@ -12,7 +12,7 @@ def tune_malloc() -> None:
 
     Otherwise glibc returns each block above 32 MB as soon as it is freed, and the kernel fills every page with zeros
     before handing it out again. The activations of a batch are such blocks, allocated and freed in each step: that
-    costs about a tenth of the training time (benchmarks/results/ablation.md). The price is that the memory stays with
+    costs up to a tenth of the training time (benchmarks/results/ablation.md). The price is that the memory stays with
     the process after training.
 
     Source: the manual page mallopt(3).

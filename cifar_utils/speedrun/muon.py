@@ -153,6 +153,8 @@ def scale_invariant(model: nn.Module, size: int = 32) -> set[str]:
     for module in copy.modules():
         if isinstance(getattr(module, "eps", None), float):
             vars(module)["eps"] = 1e-30  # a norm's eps would be a scale of its own
+    if next(copy.parameters(), torch.empty(0)).device.type == "mps":
+        copy = copy.cpu()  # so that no generator but the CPU's has to be brought back
     parameters = dict(copy.named_parameters())
     device = next(iter(parameters.values()), torch.empty(0)).device
     images = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)

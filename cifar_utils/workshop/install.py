@@ -93,9 +93,7 @@ def bring_and_install(source, folder):
             wanted[name] = (folder / name if is_address(source) else Path(source) / name, sha256, size)
     python = venv_python(folder)
     check_space(folder, wanted, 0 if (folder / INSTALLED).exists() else manifest["targets"][target])
-    record = folder / BROUGHT
-    bring(source, wanted, json.loads(record.read_text()) if record.is_file() else {})
-    record.write_text(json.dumps({name: sha256 for name, (_, sha256, _) in wanted.items()}))
+    bring(source, wanted, Record(folder / BROUGHT))
     wheels = [path for name, (path, _, _) in wanted.items() if name.startswith("wheels/")]
     install(folder, python, wheels)
 
@@ -178,7 +176,7 @@ def bring(source, wanted, brought):
     Args:
         source: the room's folder, or its address.
         wanted: name in the room -> (path here, SHA-256, bytes).
-        brought: name in the room -> SHA-256 of what came the last time: a file that differs from it is yours.
+        brought: the Record of what came the last time: a file that differs from it is yours.
 
     Raises InstallError: a file is missing, or arrives damaged.
     """
@@ -187,6 +185,7 @@ def bring(source, wanted, brought):
         if path.is_file():
             found = sha256_of(path)
             if found == sha256:
+                brought[name] = sha256
                 progress.add(size)
                 continue
             if name.startswith("workshop/") and found != brought.get(name):
@@ -206,9 +205,28 @@ def bring(source, wanted, brought):
             part.unlink()
             raise InstallError(f"{source}/{name} arrived damaged (its SHA-256 sum is wrong). The same command resumes.")
         os.replace(part, path)
+        brought[name] = sha256
     progress.close()
+    brought.save()
     if kept:
         print(f"Kept your changed files: {', '.join(kept)}")
+
+
+class Record(dict):
+    """Name in the room -> SHA-256 sum of what came, in a file."""
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            super().__init__(json.loads(path.read_text()))
+        except (OSError, ValueError):  # none yet, or cut off
+            super().__init__()
+
+    def save(self):
+        """Writes the file as a whole."""
+        part = self.path.with_name(self.path.name + ".part")
+        part.write_text(json.dumps(self))
+        os.replace(part, self.path)
 
 
 def chunks(stream, name):

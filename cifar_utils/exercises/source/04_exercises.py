@@ -55,8 +55,8 @@ check("4.2", best_epoch)
 # %% [markdown]
 # ## 4.3 Explore: find the leak
 #
-# Five teams report an accuracy. In which of these reports did the images reported on influence the training, or the
-# choice of what is reported?
+# Five teams report an accuracy. In which of these did the images of the reported accuracy influence the training, or
+# the choice of what is reported?
 #
 # - **a** makes ten augmented copies of every photo, then splits all copies at random into training and test images.
 # - **b** trains five networks, takes the one with the best validation accuracy, and reports its test accuracy.
@@ -89,9 +89,9 @@ train, val = data.split(data.cifar10(sample=True))
 model = runs.load(runs.SHIPPED, speedrun.network(train))
 first, second = predict(model, val), predict(model, val, tta=True)
 
-# For two runs of your own, remove "# " before the next four lines. (0, 1) are rows of
-# the table in exercise 3.4, two with the same images:
-# print(overview.table(overview.find_runs())) shows it again.
+# Have you two runs of your own? (0, 1) are rows of the table in exercise 3.4, which
+# overview.table(overview.find_runs()) shows again: choose two with the same images,
+# and remove "# " before the next four lines.
 
 # one, another = (overview.find_runs()[row].folder for row in (0, 1))
 # model = network_file.trained(one, speedrun.CNN)
