@@ -1,6 +1,7 @@
 """Participants' copies: nothing computed or solved is in them, and everything that the notebooks need is."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_the_readme_of_the_copies_leaves_out_what_is_for_teachers_and_its_links_
     assert "\nmake lab " in readme and "\nmake test " in whole and "\nmake test " not in readme
     whole = copies.NOT_IN_COPIES.sub("", whole)
     assert "teaching.md" in whole and len(whole) - 500 < len(readme) < len(whole)
+
+
+def test_no_page_of_the_copies_names_a_command_that_needs_more_than_they_hold(copied):
+    folder, _ = copied
+    assert "tools/run_notebooks.py" in (ROOT / "docs" / "installing.md").read_text()
+    for page in ("README.md", "docs/installing.md"):
+        text = (folder / page).read_text()
+        assert "make check" in text
+        assert not re.search(r"tools/\w+\.py|make (run|slides|test)\b", text), page
 
 
 def test_the_notebooks_links_resolve_but_to_solutions(copied):

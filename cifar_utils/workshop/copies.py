@@ -1,7 +1,7 @@
 """Participants' copies of the notebooks: without outputs and solutions, in a folder that works like the project's.
 
 The folder holds the package and the files that the notebooks read or link to as well, so it can be installed, and the
-README's commands run there; those that need tools/ or tests/ (make run, web and test) are left out of it.
+README's commands run there; those that need tools/ or tests/ (make run, slides, web and test) are left out.
 `.pristine/` holds each notebook once more: `reset` restores it from there.
 """
 
@@ -24,7 +24,7 @@ FOR_TEACHERS = ("solutions", "exercises.md", "teaching.md")  # notebooks/exercis
 # Notebooks are copied apart, without outputs.
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "node_modules", ".*", "*.ipynb", *FOR_TEACHERS)
 TEACHERS_TEXT = re.compile(r"<!-- for teachers -->.*?<!-- end -->\n+", re.DOTALL)  # in the README
-NOT_IN_COPIES = re.compile(r"^make (?:run|web|test) .*\n", re.MULTILINE)  # the README's commands that need more
+NOT_IN_COPIES = re.compile(r"^(?:\| `)?make (?:run|slides|web|test)\b.*\n", re.MULTILINE)  # commands that need more
 LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)|\b(?:src|href)=["']([^"']+)""")  # [text](target), <img src="target">
 
 
@@ -52,9 +52,10 @@ def write(folder: Path) -> list[str]:
             shutil.copytree(PROJECT / name, folder / name, ignore=LEFT_OUT)
         elif (PROJECT / name).exists():
             shutil.copy2(PROJECT / name, folder / name)
-    if (readme := folder / "README.md").exists():
-        text = NOT_IN_COPIES.sub("", TEACHERS_TEXT.sub("", readme.read_text(encoding="utf-8")))
-        readme.write_text(text, encoding="utf-8", newline="\n")
+    for page in (folder / "README.md", folder / "docs" / "installing.md"):
+        if page.exists():
+            text = NOT_IN_COPIES.sub("", TEACHERS_TEXT.sub("", page.read_text(encoding="utf-8")))
+            page.write_text(text, encoding="utf-8", newline="\n")
     sources = [path.relative_to(PROJECT) for path in sorted((PROJECT / NOTEBOOKS).rglob("*.ipynb"))]
     sources = [path for path in sources if not {".ipynb_checkpoints", *FOR_TEACHERS} & set(path.parts)]
     for source in sources:
