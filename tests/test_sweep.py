@@ -131,6 +131,19 @@ def test_a_stop_ends_a_sweep_whose_trainings_run_in_this_process(images, tmp_pat
     assert len(started) == 1
 
 
+def test_the_table_fills_while_the_sweep_goes_on(images, tmp_path, monkeypatch):
+    told = []
+
+    def train_one(training, *_):
+        file = tmp_path / "runs" / "results.csv"
+        told.append([row["status"] for row in rows(tmp_path / "runs")].count("failed") if file.exists() else 0)
+        return training, "failed"
+
+    monkeypatch.setattr(sweep, "train_one", train_one)
+    assert not sweep.run(write(tmp_path, images), tmp_path / "runs", jobs=1, threads=1)
+    assert told == [0, 1, 2, 3] and [row["status"] for row in rows(tmp_path / "runs")] == ["failed"] * 4
+
+
 @pytest.mark.parametrize("code,said", [("import math\nmath.lingspace", "lingspace"), ("x = 1", "trainings is needed")])
 def test_what_is_wrong_in_a_python_file_is_told(tmp_path, code, said):
     (tmp_path / "sweep.py").write_text(code)

@@ -60,9 +60,9 @@ def pictures() -> dict[str, bytes]:
 def filled(page: str, text: str) -> str:
     """The page's text with everything between its markers made anew."""
     for name, make in MADE[page].items():
-        pattern = rf"(<!-- made: {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text, flags=re.DOTALL)
-        assert count == 1, f"{page} has no place for {name}"
+        found = re.search(rf"(?<=<!-- made: {name} -->\n).*?(?=<!-- end -->)", text, re.DOTALL)
+        assert found, f"{page} has no place for {name}"
+        text = text[: found.start()] + make() + text[found.end() :]
     return text
 
 

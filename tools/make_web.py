@@ -78,8 +78,8 @@ def main() -> int:
 
 def build(builder: str, source: Path, output: Path, trees: Path) -> int:
     """Runs Sphinx, for which warnings are errors, and returns its exit code; what it has read is kept in `trees`."""
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", builder, "-d", trees, source, output]
-    return subprocess.run(command).returncode
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", builder]
+    return subprocess.run([*command, "-d", str(trees), str(source), str(output)]).returncode
 
 
 def collect(source: Path) -> None:

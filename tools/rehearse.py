@@ -101,7 +101,8 @@ class Participant:
     """
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.stack, self.open = stack, {}
+        self.stack = stack
+        self.open: dict[str, OpenNotebook] = {}
 
     def notebook(self, pattern: str) -> OpenNotebook:
         if pattern not in self.open:

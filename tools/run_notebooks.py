@@ -61,7 +61,7 @@ def run(path: Path, target: Path, pages: Path, step: float, observe=lambda clien
     notebook = nbformat.read(path, as_version=4)
     code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     bar = tqdm(total=code_cells, desc=path.stem, unit="cell", file=sys.stdout, mininterval=5)
-    client = NotebookClient(
+    client: NotebookClient = NotebookClient(
         notebook,
         timeout=None,
         kernel_name="python3",
