@@ -284,7 +284,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _preview(options: argparse.Namespace) -> None:
-    images, policy = _images(options, True, None), _policy(options.policy)
+    policy, images = _policy(options.policy), _images(options, True, None)  # the first is quickly refused
     images = images.select([int((images.labels == k).nonzero()[0]) for k in range(min(len(images.classes), 8))])
     draws = [plots.to_pixels(policy(images.images, images.index, epoch)) for epoch in range(8)]
     names = [images.classes[label] for label in images.labels]

@@ -165,7 +165,7 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
     if any(not module.startswith("cifar_utils") for module in modules):
         raise CheckpointError(problem)
     raise CheckpointError(
-        f"{run} holds a {about['model']} of your own, and its code is not among the networks that you saved. Save it "
+        f"{run} holds a {about['model']} whose code is neither the package's nor among the networks you saved. Save it "
         "(network_file.save in notebook 2), or name it with --model FILE.py:NAME."
     )
 

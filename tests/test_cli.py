@@ -425,7 +425,7 @@ def test_a_run_of_ones_own_network_needs_it_named(tmp_path, models, capsys):
     run = str(tmp_path / "mine")
     assert main(["train", *SMOKE, "--model", f"{models}:Net", "--folder", run]) == 0
     assert main(["evaluate", run]) == 1
-    assert re.search("holds a Net of your own, .* name it with --model FILE.py:NAME", one_sentence(capsys))
+    assert re.search("holds a Net whose code is neither .* name it with --model FILE.py:NAME", one_sentence(capsys))
     assert main(["evaluate", run, "--model", f"{models}:make"]) == 1
     assert "does not fit this model" in one_sentence(capsys)
 
@@ -887,17 +887,19 @@ def test_help(capsys, command, flag):
     assert "train" not in command or all(name in text for name in [*PRESETS, *settings.PROFILES])
 
 
-def test_the_examples_of_the_help_are_right(monkeypatch):
+def test_the_examples_of_the_help_are_right(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     examples = re.findall(r"^  python -m cifar_utils(.*?)(?:   *\w.*)$", cli.EPILOG, re.MULTILINE)
     assert len(examples) >= 5
     monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda *_: None)
-    for name in (*COMMANDS, "sweep", "doctor", "reset", "copies", "prepare_room"):
+    for name in (*COMMANDS, "preview", "sweep", "doctor", "reset", "copies", "prepare_room"):
         monkeypatch.setattr(cli, f"_{name}", lambda _: None)
     for example in examples:
         try:
             assert main(shlex.split(example)) == 0
         except SystemExit as ended:  # --help
             assert ended.code == 0
+    assert not list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.parametrize("command", ["run", "train"])

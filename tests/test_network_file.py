@@ -266,6 +266,6 @@ def test_a_runs_model_is_found_among_all_saved_networks(tmp_path):
     for file in (tmp_path / network_file.KEPT).glob("*.py"):
         file.unlink()
     settings.network_file().unlink()
-    with pytest.raises(CheckpointError, match="holds a Sequential of your own"):
+    with pytest.raises(CheckpointError, match="holds a Sequential whose code is neither the package"):
         network_file.trained(run)
     assert isinstance(network_file.trained(run, networks[1], networks[0])[1][2], nn.Identity)

@@ -23,6 +23,7 @@ import run_notebooks  # noqa: E402
 README = (ROOT / "README.md").read_text()
 PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 NAMES = [path.stem for path in PATHS]
+REMEDY = 'its outputs must be made again, with the full data set: see "Changing a notebook" in CONTRIBUTING.md'
 
 
 @pytest.fixture(params=PATHS, ids=NAMES)
@@ -85,8 +86,8 @@ def test_outputs_are_of_the_full_set(path, notebook):
     if path.stem[:2] in ("05", "06", "08"):  # always of the sample
         assert "SAMPLE, 3,600 training images" in text_of(notebook)
         return
-    assert "SAMPLE" not in text_of(notebook)
-    assert all("SAMPLE" not in str(output.get("metadata")) for output in outputs(notebook))
+    assert "SAMPLE" not in text_of(notebook), REMEDY
+    assert all("SAMPLE" not in str(output.get("metadata")) for output in outputs(notebook)), REMEDY
 
 
 def test_small_and_portable(path, notebook):
@@ -103,6 +104,15 @@ def test_the_first_cell_names_goal_time_and_needs_and_cells_are_small(notebook):
     assert max(sizes) <= 20 and statistics.median(sizes) < 7
     lines = [line for cell in code_cells(notebook) for line in cell.source.splitlines()]
     assert max(map(len, lines)) <= 88, "JupyterLab would scroll the cell"
+
+
+def test_every_preset_is_named_in_notebook_1_and_in_the_glossary():
+    text = "\n".join(cell.source for cell in nbformat.read(PATHS[0], as_version=4).cells)
+    row = next(
+        line for line in (ROOT / "docs" / "glossary.md").read_text().splitlines() if line.startswith("| preset |")
+    )
+    for name in PRESETS:
+        assert f"`{name}`" in text and re.search(rf"\b{name}\b", row), name
 
 
 @pytest.mark.parametrize("path", PATHS[:3], ids=NAMES[:3])
@@ -181,7 +191,7 @@ def test_notebook_4_evaluates_any_run_of_a_network_of_ones_own(tmp_path, monkeyp
 
 
 def test_the_outputs_are_those_of_the_code(path, notebook):
-    assert notebook.metadata["code"] == run_notebooks.code_hash(notebook), "run tools/run_notebooks.py --in-place"
+    assert notebook.metadata["code"] == run_notebooks.code_hash(notebook), REMEDY
 
 
 def test_in_the_committed_run_the_plain_network_reaches_83_percent_within_10_minutes():

@@ -174,7 +174,7 @@ def test_presets(name):
 
 
 def test_presets_by_strength():
-    assert list(PRESETS) == ["none", "flip_and_shift", "light", "full", "strong"]
+    assert list(PRESETS) == ["none", "flip_and_shift", "light", "full", "strong"], "the weakest first"
     assert PRESETS["full"] == FULL
     assert PRESETS["light"].degrees < FULL.degrees < PRESETS["strong"].degrees
 
