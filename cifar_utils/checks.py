@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler as schedulers
 from cifar_utils.augment import Step, apply_transform
 from cifar_utils.checkpoint import MAX_BYTES, CheckpointError
 from cifar_utils.data import Dataset, beyond_0_to_1
-from cifar_utils.models import uncompiled
+from cifar_utils.models import has_lazy_layers, uncompiled
 from cifar_utils.words import words_of
 
 _trained: weakref.WeakSet = weakref.WeakSet()  # models that this process has trained
@@ -54,7 +54,7 @@ def check_types(model, optimizer, sampler, autocast, **parts) -> None:
         if isinstance(part, type):
             raise ValueError(f"{name} is the class {part.__name__}; make one: {part.__name__}(...)")
     check_trainable(model)
-    if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+    if has_lazy_layers(model):
         raise ValueError("the model has lazy layers, which have no shape yet: call it on a batch of images first")
     if extra := [name for name, t in model.state_dict().items() if not isinstance(t, torch.Tensor)]:
         raise ValueError(f"the model's {extra[0]} is no tensor, and checkpoints hold only tensors: make it a buffer")
@@ -116,8 +116,9 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
     if not isinstance(scheduler, schedulers.LRScheduler) or scheduler.optimizer is not optimizer:
         raise ValueError("the scheduler must be an LRScheduler of this optimizer; give fit the optimizer as well")
     last, wanted = scheduler, total_steps if scheduler_per == "step" else epochs
-    if isinstance(scheduler, schedulers.SequentialLR) and 0 < sum(scheduler._milestones[-1:]) < wanted:
-        last, wanted = scheduler._schedulers[-1], wanted - scheduler._milestones[-1]
+    if isinstance(scheduler, schedulers.SequentialLR) and scheduler._milestones:
+        if 0 < scheduler._milestones[-1] < wanted:
+            last, wanted = scheduler._schedulers[-1], wanted - scheduler._milestones[-1]
     for name in ("total_steps", "T_max", "_total_steps"):
         length = getattr(last, name, wanted)
         if length != wanted:

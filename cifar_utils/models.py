@@ -109,6 +109,11 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def has_lazy_layers(model: nn.Module) -> bool:
+    """Whether some of its layers get their shapes from the first batch, and have none yet."""
+    return any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers()))
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The module within what `torch.compile` and `scale.parallel.Sharded` wrap: same parameters, plain names."""
     while hasattr(model, "_orig_mod"):

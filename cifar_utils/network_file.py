@@ -26,7 +26,7 @@ from torch import nn
 
 from cifar_utils import behavior, checkpoint, runs, settings
 from cifar_utils.checkpoint import CheckpointError
-from cifar_utils.models import Normalize, SmallCNN
+from cifar_utils.models import Normalize, SmallCNN, has_lazy_layers
 
 KEPT = "networks"  # the folder of the copies, one per version
 
@@ -126,7 +126,7 @@ def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
         raise ValueError(f"{getattr(network, '__name__', network)} cannot be made ({error})") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{network.__name__} makes a {type(model).__name__}; an nn.Module is needed")
-    if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+    if has_lazy_layers(model):
         raise ValueError(f"{network.__name__} has lazy layers: give each the number of its inputs, as in nn.Linear")
     return model
 

@@ -58,7 +58,7 @@ def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -
     """
     found = []
     for file in sorted(settings.in_project(directory or settings.runs_directory()).glob("*/run.json")):
-        if not any(name.name == "history.json" or name.suffix == ".safetensors" for name in file.parent.iterdir()):
+        if not any(x.name == "history.json" or x.suffix == ".safetensors" for x in file.parent.iterdir()):
             continue  # it was refused before anything was saved
         try:
             found.append(_read(file.parent))

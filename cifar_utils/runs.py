@@ -28,7 +28,7 @@ from torch import nn
 from cifar_utils import checkpoint, identity, settings
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.inference import checked_model, outputs
-from cifar_utils.models import uncompiled
+from cifar_utils.models import has_lazy_layers, uncompiled
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 SHIPPED = Path(__file__).parent / "shipped"  # the run whose network ships: a stand-in where nothing is trained yet
@@ -263,7 +263,7 @@ def _load_model(path: Path, saved: dict, model: nn.Module) -> None:
     def refuse(what: str) -> None:
         raise CheckpointError(f"{path} does not fit this model: {what}. Build the model that it was saved from.")
 
-    if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+    if has_lazy_layers(model):
         refuse("it has lazy layers, which have no shape yet (call it on a batch of images first)")
     for name in sorted(expected.keys() - state.keys()):
         refuse(f"the model's {name} is not in the file")

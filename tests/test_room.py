@@ -156,6 +156,14 @@ def test_a_file_that_the_room_changed_is_brought_again_unless_you_changed_it(sti
         assert capsys.readouterr().out.splitlines()[-1] == f"Kept your changed files: notebooks/{NOTEBOOK}"
 
 
+def test_what_came_before_an_interruption_is_on_record(stick, tmp_path, installed):
+    *before, last = [name for name in ROOM if not name.startswith("wheels/")]
+    (stick / last).unlink()
+    with pytest.raises(OSError):
+        install.bring_and_install(str(stick), tmp_path / "mine")
+    assert {*before} <= set(json.loads((tmp_path / "mine" / install.BROUGHT).read_text())) and not installed
+
+
 def test_a_record_that_was_cut_off_is_none(stick, tmp_path, installed):
     install.bring_and_install(str(stick), tmp_path / "mine")
     record = tmp_path / "mine" / install.BROUGHT

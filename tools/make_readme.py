@@ -60,9 +60,9 @@ def pictures() -> dict[str, bytes]:
 def filled(page: str, text: str) -> str:
     """The page's text with everything between its markers made anew."""
     for name, make in MADE[page].items():
-        found = re.search(rf"(?<=<!-- made: {name} -->\n).*?(?=<!-- end -->)", text, re.DOTALL)
-        assert found, f"{page} has no place for {name}"
-        text = text[: found.start()] + make() + text[found.end() :]
+        places = list(re.finditer(rf"(?<=<!-- made: {name} -->\n).*?(?=<!-- end -->)", text, re.DOTALL))
+        assert len(places) == 1, f"{page} must have one place for {name}"
+        text = text[: places[0].start()] + make() + text[places[0].end() :]
     return text
 
 

@@ -107,7 +107,8 @@ def shift_and_flip(answer) -> str | tuple[str, dict]:
     """Three colored marks on black tell what a transform does, whatever it is made of."""
     index = torch.arange(256)
     plain = torch.tensor([200, 120, 40], dtype=torch.uint8)[:, None, None].expand(256, 3, 32, 32).contiguous()
-    center = apply_transform(answer, plain, index, Step(0, 0, index, 0.0))[0][:, :, 16, 16]
+    filled, _ = apply_transform(answer, plain, index, Step(0, 0, index, 0.0))
+    center = filled[:, :, 16, 16]
     seen = center[center.amax(1) > 0]  # a far shift leaves black; all else here would be a change of color
     if ((seen - plain[0, :, 0, 0] / 255).abs().amax(1) > 0.02).float().mean() > 0.2:
         return "color"
@@ -139,7 +140,6 @@ def shift_and_flip(answer) -> str | tuple[str, dict]:
         return "axis"
     if shift.min() < 3.5:
         return "little", {"pixels": shift.min().item()}
-    filled = apply_transform(answer, plain, index, Step(0, 0, index, 0.0))[0]
     if (filled.amin((1, 2, 3)) < 0.01).float().mean() < 0.8:  # nearly all images were moved, so they have black edges
         return "shape"
     fraction = mirrored.float().mean().item()

@@ -100,11 +100,11 @@ def can_be_made(answer) -> str | tuple[str, dict]:
     try:
         model = answer()
     except Exception as error:
-        return "made", {"error": first_line(error).rstrip(".")}
+        return "made", {"error": _said(error)}
     try:
         outputs = model(torch.zeros(2, 3, 32, 32))
     except Exception as error:
-        return "late", {"error": first_line(error).rstrip(".")}
+        return "late", {"error": _said(error)}
     return RIGHT if _is_whole(model, outputs, convolutions=1) else "layers"
 
 
@@ -190,12 +190,12 @@ def all_layers_are_registered(answer) -> str | tuple[str, dict]:
     try:
         model = answer()
     except Exception as error:
-        return "made", {"error": first_line(error).rstrip(".")}
+        return "made", {"error": _said(error)}
     try:
         outputs = model(torch.rand(4, 3, 32, 32))
         outputs.sum().backward()
     except Exception as error:
-        return "fails", {"error": first_line(error).rstrip(".")}
+        return "fails", {"error": _said(error)}
     if untracked(model, torch.rand(4, 3, 32, 32)):
         if any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
             return "half"
@@ -326,7 +326,7 @@ def network(answer) -> str | tuple[str, dict]:
     try:
         model = network_file.make(answer)
     except ValueError as error:
-        return "module", {"error": first_line(error).rstrip(".")}
+        return "module", {"error": _said(error)}
     train, val = images()
     model = nn.Sequential(Normalize.from_dataset(train), model)
     for count, name in ((8, "shape"), (3, "batch")):
@@ -334,7 +334,7 @@ def network(answer) -> str | tuple[str, dict]:
             found = list(model(val.images[:count]).shape)
             problem = f"it returns {found}" if found != [count, 10] else ""
         except Exception as error:
-            problem = first_line(error).rstrip(".")
+            problem = _said(error)
         if problem:
             return name, {"error": problem}
     F.cross_entropy(model(train.images[:8]), train.labels[:8]).backward()
@@ -382,6 +382,11 @@ def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, most:
 def _save(network) -> str:
     file = network_file.save(network)
     return f"{file.parent.name}/{file.name}"
+
+
+def _said(error: Exception) -> str:
+    """For a reply, which ends the sentence itself."""
+    return first_line(error).rstrip(".")
 
 
 @exercise(

@@ -409,8 +409,9 @@ def _estimate(training: Training, threads: int) -> float:
             start = time.perf_counter()
             predict(model, val)
             validation = time.perf_counter() - start
-            sampler = options.get("sampler") or train.Shuffle(len(images), options.get("batch_size") or 128)
-            return sampler.total_steps(options["epochs"]) * step + options["epochs"] * validation
+            sampler, epochs = options.get("sampler"), options["epochs"]  # later epochs may have fewer steps
+            steps = sampler.total_steps(epochs) if sampler else epochs * state.steps_per_epoch
+            return steps * step + epochs * validation
     finally:
         torch.set_num_threads(before)
 

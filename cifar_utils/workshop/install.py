@@ -93,7 +93,12 @@ def bring_and_install(source, folder):
             wanted[name] = (folder / name if is_address(source) else Path(source) / name, sha256, size)
     python = venv_python(folder)
     check_space(folder, wanted, 0 if (folder / INSTALLED).exists() else manifest["targets"][target])
-    bring(source, wanted, Record(folder / BROUGHT))
+    brought = Record(folder / BROUGHT)
+    try:
+        bring(source, wanted, brought)
+    finally:
+        if brought:  # what has come is known, whatever stops the rest
+            brought.save()
     wheels = [path for name, (path, _, _) in wanted.items() if name.startswith("wheels/")]
     install(folder, python, wheels)
 
@@ -207,7 +212,6 @@ def bring(source, wanted, brought):
         os.replace(part, path)
         brought[name] = sha256
     progress.close()
-    brought.save()
     if kept:
         print(f"Kept your changed files: {', '.join(kept)}")
 
