@@ -40,11 +40,11 @@ def processor() -> str:
 
 
 def machine(threads: int, *packages: str) -> dict[str, str]:
-    """CPU, GPU, the versions of torch and of the packages that are compared, date and command."""
+    """CPU, GPU, the versions of this package, of torch and of the packages that are compared, date and command."""
     facts = {"CPU": f"{processor()}, {threads} threads"}
     if torch.cuda.is_available():
         facts["GPU"] = torch.cuda.get_device_name()
-    for package in ("torch", "torchvision", *packages):
+    for package in ("cifar_utils", "torch", "torchvision", *packages):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:

@@ -25,8 +25,8 @@ PICTURES = {  # file in docs/ -> notebook, start of the figure's text alternativ
     "confusion.png": ("04_evaluation", "10,000 test images"),
 }
 TRAININGS = {  # name in time_to_accuracy.json -> what a reader should know
-    "tutorial": "the usual tutorial's pipeline: DataLoader, torchvision, three convolutions, SGD, full policy",
-    "plain": "**the plain network** of notebook 2, SGD, full policy",
+    "tutorial": "the usual tutorial's pipeline: DataLoader, torchvision, three convolutions, SGD, full policy, float32",
+    "plain": "**the plain network** of notebook 2, SGD, full policy, float32",
     "plain_tricks": "the plain network with the tricks of notebook 5, bfloat16, test-time augmentation",
     "class": "**the fast network**, full policy, bfloat16",
     "fast": "the fast network, flips and shifts, bfloat16",
