@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Exercises for notebook 1 · Data and augmentation
 #
-# Four exercises and one extra. Each takes at most six lines and eight minutes. Replace the `...`, and run the cell:
-# the check says what is right or what to look at. `hint("1.1")` gives up to three hints, one per call, and
-# `solution("1.1")` shows a solution. Any sound answer passes, not only ours.
+# Four exercises and one extra. Each takes at most six lines and eight minutes. Replace the `...` or repair the code,
+# and run the cell: the check says what is right or what to look at. `hint("1.1")` gives up to three hints, one per
+# call, and `solution("1.1")` shows a solution. Any sound answer passes, not only ours.
 
 # %%
 from dataclasses import replace
@@ -72,7 +72,8 @@ check("1.3", prepare)
 #
 # This is the first part of your project: the policy with which you will train in notebook 3. It may change images as
 # much as you like, as long as they keep their labels. As a rough test, the shipped network classifies images that your
-# policy has augmented: your policy passes if the network keeps 85% of its accuracy. It is then saved for notebook 3.
+# policy has augmented: your policy passes if the network keeps 85% of its accuracy. Your policy is then saved for
+# notebook 3.
 
 # %% exercise="1.4" part="stub"
 my_policy = ...
@@ -86,8 +87,8 @@ check("1.4", my_policy)
 # ## 1.5 Extra · Explore: the strength that halves the accuracy
 #
 # At what strength is the shipped network's accuracy half of what it is without augmentation? Use notebook 1's explorer,
-# or try a few strengths here: until you are within 6 points, the reply gives the accuracy under
-# `full.scaled(strength)`.
+# or try a few strengths here: the check passes within 6 points of half, and until then it replies with the accuracy
+# under `full.scaled(strength)`.
 
 # %% exercise="1.5" part="stub"
 strength = ...

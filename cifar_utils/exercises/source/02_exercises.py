@@ -101,9 +101,9 @@ check("2.3", ListNetwork)
 # ## 2.4 Code: your network
 #
 # This is the second part of your project: a network of your own, with at most 250,000 parameters, that takes images
-# [N, 3, 32, 32] and returns logits [N, 10]. Use `block` from notebook 2, repeated below, or anything else. When the
-# checks of notebook 2 pass (shapes, trained layers, logits, first loss, 64 images memorized), it is saved for notebooks
-# 3 and 4.
+# [N, 3, 32, 32] and returns logits [N, 10]. Use `block` from notebook 2, repeated below, or anything else. The check
+# covers shapes, trained layers, logits, the first loss, and memorizing 64 images. If your network passes, it is saved
+# for notebooks 3 and 4.
 
 
 # %%

@@ -95,8 +95,8 @@ check("3.3", accuracy)
 # ## 3.4 Code: your run
 #
 # This is the third part of your project. Notebook 3 trains with the policy of exercise 1.4 and the network of exercise
-# 2.4: run it up to and including the training cell, and hand in the name of your run's folder, as a string. Of a long
-# name, the six characters at its end are enough. These are your runs (run this cell again when the training has ended):
+# 2.4: run it up to and including the training cell, and hand in the name of your run's folder, as a string. For a long
+# name, the last six characters are enough. These are your runs (run this cell again when the training has ended):
 
 # %%
 print(overview.table(overview.find_runs()))

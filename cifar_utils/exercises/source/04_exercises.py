@@ -89,7 +89,7 @@ train, val = data.split(data.cifar10(sample=True))
 model = runs.load(runs.SHIPPED, speedrun.network(train))
 first, second = predict(model, val), predict(model, val, tta=True)
 
-# Have you two runs of your own? (0, 1) are rows of the table in exercise 3.4, which
+# Do you have two runs of your own? (0, 1) are rows of the table in exercise 3.4, which
 # overview.table(overview.find_runs()) shows again: choose two with the same images,
 # and remove "# " before the next four lines.
 
