@@ -348,14 +348,15 @@ def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tu
                 images = part.at_step(images, step)
             elif _mixes(part):
                 images, labels = part(to_float(images), labels)
-            elif _takes_labels(part):
+            elif takes_labels(part):
                 images, labels = part(images, labels)
             elif _is_torchvision(part):
-                images = torch.stack([part(image) for image in images])
+                found = [part(image) for image in images]
+                images = torch.stack(found if len({x.dtype for x in found}) == 1 else [*map(to_float, found)])
             else:
                 images = part(images)
         except Exception as error:  # a transform of the participant's own may raise anything
-            hint = "; with two arguments, it is given images and labels" if _takes_labels(part) else ""
+            hint = "; with two arguments, it is given images and labels" if takes_labels(part) else ""
             hint = "; leave it out, images are tensors already" if type(part).__name__.endswith("ToTensor") else hint
             where = f"the transform {describe(part)} fails on a batch {_said(images)}"
             raise ValueError(f"{where}: {error}{hint}") from error
@@ -426,10 +427,8 @@ def _is_torchvision(part) -> bool:
     return any(c.__module__.startswith("torchvision.transforms") for c in type(part).__mro__)
 
 
-def _takes_labels(part: Callable) -> bool:
-    """Whether a function of the participant's own has two arguments without a default."""
-    if _is_torchvision(part):
-        return False
+def takes_labels(part: Callable) -> bool:
+    """Whether it has two arguments without a default, as a function of the participant's own may."""
     try:
         parameters = inspect.signature(part.forward if isinstance(part, torch.nn.Module) else part).parameters.values()
     except (TypeError, ValueError):  # some built-in functions have no signature

@@ -79,16 +79,26 @@ def check_trainable(model: nn.Module) -> None:
     """Raises ValueError: this is no nn.Module, nothing in it is trainable, or layers hide in a plain list or dict."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"the model is a {type(model).__name__}; an nn.Module is needed")
-    known = list(model.modules())
-    for module in known:
+    known = {id(p) for p in model.parameters()}
+    for module in list(model.modules()):
         for name, value in vars(module).items():
-            layers = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-            hidden = [layer for layer in layers if isinstance(layer, nn.Module) and layer not in known]
-            if any(p.requires_grad for layer in hidden for p in layer.parameters()):
+            if any(p.requires_grad and id(p) not in known for p in _parameters_within(value)):
                 where = f"{type(module).__name__}.{name}, a plain {type(value).__name__}"
-                raise ValueError(f"the layers in {where}, would not be trained; make it an nn.ModuleList or ModuleDict")
+                cure = "make it an nn.ModuleList or ModuleDict (of single parameters, an nn.ParameterList)"
+                raise ValueError(f"the layers in {where}, would not be trained; {cure}")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("the model has no trainable parameter; is all of it frozen?")
+
+
+def _parameters_within(value, depth: int = 4) -> list[nn.Parameter]:
+    """Those in plain lists, tuples and dicts, also of one another, which PyTorch does not look into."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)) and depth:
+        return [p for part in value for p in _parameters_within(part, depth - 1)]
+    if depth == 4:  # an attribute itself: PyTorch knows it
+        return []
+    return list(value.parameters()) if isinstance(value, nn.Module) else [value] * isinstance(value, nn.Parameter)
 
 
 def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, total_steps: int) -> None:
@@ -126,6 +136,13 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
                 f"the scheduler's {name.strip('_')} is {length}, and it will step {wanted:,} times (scheduler_per="
                 f"{scheduler_per!r}, {epochs} epochs of {total_steps // epochs:,} steps); make the two equal"
             )
+    for function in getattr(last, "lr_lambdas", []):
+        try:
+            function(wanted)
+        except Exception as error:
+            hint = ' If it counts epochs, add scheduler_per="epoch".' if scheduler_per == "step" else ""
+            problem = f"the scheduler counts {scheduler_per}s from 0 to {wanted:,}, and its function fails at that"
+            raise ValueError(f"{problem}: {first_line(error)}.{hint}") from None
     if scheduler_per == "step" and epochs > 1:
         _warn_if_it_counts_epochs(last, total_steps // epochs)
 
@@ -166,6 +183,9 @@ def _smallest_batch(sampler, train: Dataset) -> int:
     legal = [isinstance(b, torch.Tensor) and b.dtype == torch.int64 and b.ndim == 1 and len(b) > 0 for b in batches]
     if not legal or not all(legal) or not all(0 <= b.min() <= b.max() <= last for b in batches):
         raise ValueError(f"the sampler must have batches, int64 tensors [b] of positions from 0 to {last}")
+    if len(batches) != sampler.total_steps(1):
+        said = f"total_steps(1) is {sampler.total_steps(1)}, and its first epoch has {len(batches)} batches"
+        raise ValueError(f"the sampler's {said}; make the two agree, since schedules end after total_steps")
     return min(map(len, batches))
 
 
@@ -192,6 +212,7 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
         model = copy.deepcopy(model)
     except Exception as error:
         raise ValueError(f"the model cannot be copied ({error}); fit tries a copy before the first step") from None
+    names = {name for name, _ in model.named_parameters()}
     # Copies: a transform may change its batch in place.
     images, labels, index = (x[:count].to(device, copy=True) for x in (train.images, train.labels, train.index))
     plain, _ = apply_transform(None, images, labels, Step(0, 0, index, 0.0))
@@ -199,7 +220,7 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     if beyond := beyond_0_to_1(augmented):
         raise ValueError(
             f"the transform returns images from {beyond} instead of 0 to 1; to normalize, put a Normalize layer in "
-            "front of the model"
+            "front of the model; otherwise clamp them to 0 to 1"
         )
     if not (targets.is_floating_point() if targets.ndim == 2 else targets.dtype == torch.int64):
         raise ValueError(f"the transform returns labels of {targets.dtype}, not int64 [N] or float [N, classes]")
@@ -209,7 +230,12 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     with torch.no_grad():
         logits = _logits(model, plain, train)
         _logits(model, plain[:1], train)
-    if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(count, device=device), atol=1e-4):
+    if made := [name for name, _ in model.named_parameters() if name not in names]:
+        raise ValueError(
+            f"the model makes {made[0]} when it is first called, too late for the optimizer: make it in __init__, or "
+            "call the model on a batch of images first"
+        )
+    if (logits >= 0).all() and torch.allclose(logits.float().sum(1), torch.ones(count, device=device), atol=1e-4):
         print(
             "WARNING: the model's outputs are probabilities (rows sum to 1). Cross-entropy takes logits: leave out "
             "the softmax at its end, or it will hardly learn.",
@@ -266,7 +292,8 @@ def check_start(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler, r
         CheckpointError: a checkpoint will be too large, or the disk has less room than last, best, their backups and
             one being written will need.
     """
-    steps = getattr(scheduler, "last_epoch", 0)  # a ChainedScheduler does not count
+    counting = [scheduler, *getattr(scheduler, "_schedulers", [])]  # a ChainedScheduler does not count itself
+    steps = max(getattr(one, "last_epoch", 0) for one in counting)
     if steps > 0 and not resumed:
         raise ValueError(f"the scheduler has made {steps} steps: make a new one for a new run")
     copies = 3 if "betas" in optimizer.defaults else 2  # Adam keeps two numbers per weight, momentum one

@@ -372,14 +372,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     for path in paths:
         name = path.resolve().name if len({p.resolve().name for p in paths}) == len(paths) else str(path)
         if path.is_dir():
-            tables[name], about, validation = _predictions_of_a_run(path, options)
+            tables[name], about, validation, images = _predictions_of_a_run(path, options)
             title = f"{name}, epoch {about['epoch']}" + ", test-time augmentation" * options.tta
         else:
-            tables[name], about, validation = _predictions_from_elsewhere(path, options)
+            tables[name], about, validation, images = _predictions_from_elsewhere(path, options)
             title = name
         folder = _folder_for(path, options)
         print(reports.report(tables[name], title, validation=validation))
-        written = reports.write(folder, tables[name], title, about, validation)
+        written = reports.write(folder, tables[name], title, about, validation, images)
         print(f"\nSaved in {folder}: {', '.join(written)}\n")
     first, *others = tables
     comparisons = {name: comparison.compare(tables[first], tables[name]) for name in others}
@@ -409,8 +409,8 @@ def _trained(run: Path, named: list[str] | None) -> tuple[nn.Module, dict]:
     return network_file.trained(run, *others).to(train.best_device()), about
 
 
-def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predictions, dict, Predictions]:
-    """Its best model's predictions of the test (or validation) images, facts, and of both, those for validation.
+def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple:
+    """Its best model's predictions of the test (or validation) images, facts, those for validation, and the images.
 
     The validation images must be those of the run: on another split, some of them would be training images.
     """
@@ -438,7 +438,7 @@ def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple[Predi
         predictions = predict(model, images, tta=options.tta)
     if options.robustness:
         _plot_robustness(model, images, run, _folder_for(run, options))
-    return predictions, facts | {"data": str(images)}, on_val
+    return predictions, facts | {"data": str(images)}, on_val, images
 
 
 def _folder_for(path: Path, options: argparse.Namespace) -> Path:
@@ -457,13 +457,14 @@ def _plot_robustness(model: nn.Module, images: data.Dataset, run: Path, folder: 
     print(f"Saved {file}.")
 
 
-def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple[Predictions, dict, None]:
+def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple:
     """A table that `Predictions.save` wrote, or a NumPy array of any model's predictions of the test images."""
     if not path.is_file():
         raise ValueError(f"there is no run and no file of predictions {path}")
     if options.tta or options.robustness or options.validation:
         raise ValueError(f"--tta, --robustness and --validation need a run's network; {path} is a file of predictions")
-    return Predictions.load(path, _images(options, False, None)), {"file": str(path)}, None
+    images = _images(options, False, None)
+    return Predictions.load(path, images), {"file": str(path)}, None, images
 
 
 def _classify(options: argparse.Namespace) -> None:

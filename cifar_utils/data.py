@@ -64,7 +64,7 @@ class Dataset:
         try:
             chosen = torch.as_tensor(positions)
             values = {name: value[chosen] for name in names if (value := getattr(self, name)) is not None}
-        except (IndexError, RuntimeError, TypeError):
+        except (IndexError, RuntimeError, TypeError, ValueError):
             what = f"whole numbers from 0 to {len(self) - 1}, or a mask of {len(self)} bools"
             raise ValueError(f"positions must be {what}") from None
         if not values["labels"].numel():

@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-LAYOUT = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LAYOUT = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+LAYOUT |= {"test": "test", "testing": "test"}
 # Formats that Pillow does not read everywhere, or (cameras' raw files) of which it reads a thumbnail.
 FOREIGN = {".heic", ".heif", ".avif", ".webp", ".jxl", ".svg", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".raf", ".raw"}
 
@@ -36,7 +37,7 @@ def read_image(path: str | Path) -> Tensor:
             image = ImageOps.exif_transpose(opened)
         if image.mode[0] in "IF":  # 16 or 32 bits per pixel
             values = np.asarray(image, dtype=np.float32)
-            top = 1 if image.mode == "F" and values.max() <= 1 else 65535
+            top = next(t for t in (1, 255, 65535) if values.max() <= t or t == 65535) if image.mode == "F" else 65535
             if not 0 <= values.min() <= values.max() <= top:
                 raise ValueError("its values are not within 16 bits")
             image = Image.fromarray((values * (255 / top)).round().astype(np.uint8))
@@ -97,7 +98,12 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
                 others = ", ".join(f.name for f in folders if f.name.lower() not in LAYOUT)
                 if others and any(f.name.lower() in LAYOUT for f in folders):
                     raise DataError(f"Beside train/, val/ and test/ there may be no other folder in {root}: {others}.")
-                raise DataError(f"{entry} is a folder within a class. Move its images up, or move it away.")
+                if len(folders) == 1:
+                    raise DataError(f"{root} holds a single folder, with folders in it. Give {folders[0]} instead.")
+                raise DataError(
+                    f"{entry} is a folder within a class. Move its images up, or move it away. If {folder.name}/"
+                    f"{entry.parent.name} holds one folder per class, call it and those beside it train/, val/, test/."
+                )
             if entry.is_dir() and not hidden:
                 images_of[part, entry.name] = []
             elif nested and not hidden and entry.suffix.lower() in known:

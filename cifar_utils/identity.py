@@ -48,6 +48,8 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
         | {"parameters": short_hash(" ".join(name_of[p] for p in group["params"]))}
         for first, group in zip(at_first, optimizer.param_groups)
     ]
+    # A learning rate that is a tensor is changed in place by its scheduler; `initial_lr` of the groups tells it.
+    defaults = {k: v for k, v in optimizer.defaults.items() if not isinstance(v, torch.Tensor)}
     methods = edited_methods(type(optimizer))
     names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
@@ -62,7 +64,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
         "transform": words_of(transforms[0] if len(transforms) == 1 else transforms),
         "loss": words_of(loss),
         "optimizer": {
-            "name": type(optimizer).__name__, "defaults": _plain(optimizer.defaults), "groups": groups,
+            "name": type(optimizer).__name__, "defaults": _plain(defaults), "groups": groups,
             **({"code": short_hash(words_of(methods))} if methods else {}),
         },
         "scheduler": words_of(parts["scheduler"]),

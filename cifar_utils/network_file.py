@@ -218,6 +218,7 @@ def _definition(thing) -> tuple[str, dict]:
     """
     functions = [thing] if inspect.isfunction(thing) else [f for f in vars(thing).values() if inspect.isfunction(f)]
     for function in map(inspect.unwrap, functions):  # what a decorator wraps
+        linecache.checkcache(function.__code__.co_filename)  # `load` reads a file that `save` writes anew
         source = "".join(linecache.getlines(function.__code__.co_filename))
         for node in ast.walk(ast.parse(source)):
             if not (isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == thing.__name__):

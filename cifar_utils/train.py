@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from cifar_utils import checks, identity, log, runs, settings
 from cifar_utils.augment import Step, apply_transform
 from cifar_utils.data import Dataset
-from cifar_utils.evaluation.inference import predict
+from cifar_utils.evaluation.inference import one_at_a_time, predict
 from cifar_utils.models import uncompiled
 
 
@@ -33,8 +33,8 @@ def fit(model: nn.Module, train: Dataset, val: Dataset, **options) -> list[dict]
     Returns:
         The history, one row per epoch: epoch (from 1), learning_rate, training_loss and training_accuracy (means over
         the epoch, on augmented images), validation_loss, validation_accuracy, seconds (of training so far),
-        learning_rate_scale (other than 1 where the rate was changed by hand meanwhile). Losses are cross-entropies,
-        whatever `loss` trains with, so that the two can be compared.
+        learning_rate_scale (at the epoch's end; other than 1 where the rate was changed by hand). Losses are
+        cross-entropies, whatever `loss` trains with, so that the two can be compared.
     """
     return deque(steps(model, train, val, **options), maxlen=1)[0].history  # of all states, the last
 
@@ -376,16 +376,16 @@ def seeded(*key) -> Iterator[None]:
     """
     number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices):
+    with one_at_a_time, torch.random.fork_rng(devices):
+        numpy_state, python_state = np.random.get_state(), random.getstate()
+        try:
             torch.manual_seed(number)
             np.random.seed(number % 2**32)
             random.seed(number)
             yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def _batches(sampler, epoch: int, seed: int) -> list[Tensor]:

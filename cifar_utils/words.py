@@ -126,9 +126,9 @@ def _values(part, arrays: bool) -> dict:
 
 
 def _are_numbers(x) -> bool:
-    """Whether it is a list or dict of numbers or texts."""
+    """Whether it is a list or dict of numbers, texts, or transforms such as those of a v2.Compose."""
     values = list(x.values()) if isinstance(x, dict) else x if isinstance(x, list) else []
-    return bool(values) and all(isinstance(v, (int, float, str)) for v in values)
+    return bool(values) and all(isinstance(v, (int, float, str)) or is_part(v) for v in values)
 
 
 def _code_and_values(function) -> tuple[str, list]:
@@ -138,8 +138,12 @@ def _code_and_values(function) -> tuple[str, list]:
     used = {k: x for k, x in behavior.outside(function).items() if k.partition(".")[0] not in changed}
     used = {k: x for k, x in used.items() if x is not function}
     values = {k: x for k, x in used.items() if _is_value(x) and not ("*" in changed and isinstance(x, _COLLECTIONS))}
-    # A module's weights are no setting: it may be a network that is trained meanwhile.
-    values |= {k: words_of(uncompiled(x), 3, arrays=False) for k, x in used.items() if isinstance(x, nn.Module)}
+    # A network's weights are no setting, since it may be trained meanwhile; those of the classes in a loss are one.
+    modules = {k: uncompiled(x) for k, x in used.items() if isinstance(x, nn.Module)}
+    values |= {k: words_of(x, 3, arrays=next(x.parameters(), None) is None) for k, x in modules.items()}
+    # A transform of another library: its repr, since calls may change its attributes.
+    foreign = {k: x for k, x in used.items() if callable(x) and k not in values and not behavior.is_edited(type(x))}
+    values |= {k: describe(x) for k, x in foreign.items() if not (isinstance(x, type) or inspect.isroutine(x))}
     own = {k: _class_parts(x) if isinstance(x, type) else x for k, x in used.items() if _is_own_code(x)}
     # A library's code changes with its version, and Python's instructions with Python's.
     is_a_librarys = (function.__module__ or "").partition(".")[0] in behavior.LIBRARIES

@@ -39,6 +39,7 @@ RUN_FILES = {
 }  # fmt: skip
 EVALUATION_FILES = {
     "report.json", "classes.csv", "predictions.csv", "confusion_matrix.png", "class_accuracy.png", "reliability.png",
+    "errors.png",
 }  # fmt: skip
 
 
@@ -616,7 +617,7 @@ def test_several_are_compared(tmp_path, several, capsys):
     facts = json.loads((tmp_path / "both" / "comparison.json").read_text())
     assert facts["accuracy"]["labels.npy"]["value"] == 1 and facts["accuracy"]["even.npy"]["value"] == 0.1
     assert facts["accuracy"]["done"] == facts["accuracy"]["predictions.csv"]
-    assert names(tmp_path / "labels.npy_evaluation") == EVALUATION_FILES - {"reliability.png"}
+    assert names(tmp_path / "labels.npy_evaluation") == EVALUATION_FILES - {"reliability.png", "errors.png"}
     assert names(tmp_path / "even.npy_evaluation") == EVALUATION_FILES
 
 

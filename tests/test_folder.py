@@ -103,9 +103,9 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
     assert np.array_equal(values(tmp_path / "int32.tiff"), expected)
 
 
-def test_floats_are_taken_from_0_to_1_or_from_0_to_65535(tmp_path):
+def test_floats_are_taken_from_0_to_1_to_255_or_to_65535(tmp_path):
     unit = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
-    for i, (scaled, top) in enumerate([(unit, 1), (unit * 65535, 65535)]):
+    for i, (scaled, top) in enumerate([(unit, 1), (unit * 255, 255), (unit * 65535, 65535)]):
         Image.fromarray(scaled).save(tmp_path / f"{i}.tiff")
         assert np.array_equal(values(tmp_path / f"{i}.tiff")[..., 1], (scaled * (255 / top)).round().astype(np.uint8))
     for i, wrong in enumerate((unit - 0.5, unit * 1e6, unit * np.nan)):
@@ -440,6 +440,11 @@ def misuse(root: Path, case: str) -> str:
     if case == "folder in a class":
         (root / "cat" / "more").mkdir()
         return f"{root / 'cat' / 'more'} is a folder within a class"
+    if case == "one folder too many":
+        for folder in list(root.iterdir()):
+            (root / "photos" / folder.name).mkdir(parents=True)
+            folder.rename(root / "photos" / folder.name)
+        return f"{root} holds a single folder, with folders in it. Give {root / 'photos'} instead."
     if case == "folder named as an image":
         (root / "cat" / "more.png").mkdir()
         return f"{root / 'cat' / 'more.png'} is a folder within a class"
@@ -465,7 +470,8 @@ def misuse(root: Path, case: str) -> str:
 
 
 CASES = ["missing", "a file", "no classes", "one class", "too many classes", "empty class", "class of other files"]
-CASES += ["case", "folder in a class", "folder named as an image", "parts beside classes", "broken", "empty file"]
+CASES += ["case", "folder in a class", "one folder too many", "folder named as an image", "parts beside classes"]
+CASES += ["broken", "empty file"]
 CASES += ["heic", "broken link", "unprintable"]
 
 

@@ -168,6 +168,19 @@ class InAList(nn.Module):
         return self.head(x)
 
 
+class Late(nn.Module):
+    """It makes its head when it first sees images, too late for the optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.scale, self.head = nn.Flatten(), nn.Parameter(torch.ones(())), None
+
+    def forward(self, x):
+        if self.head is None:
+            self.head = nn.Linear(3072, 10)
+        return self.head(self.flat(x)) * self.scale
+
+
 def frozen() -> nn.Module:
     return linear().requires_grad_(False)
 
@@ -202,11 +215,23 @@ def with_batch_norm_1d() -> nn.Module:
         ("in a list", InAList(), "the layers in InAList.layers, a plain list, would not be trained"),
         ("half of it in a list", InAList(nn.Linear(10, 10)), "the layers in InAList.layers, a plain list"),
         ("in a dict", Of(lambda net, x: net(x), more={"a": nn.Linear(3, 3)}), "the layers in Of.more, a plain dict"),
+        ("in pairs", Of(lambda net, x: net(x), more=[(nn.Linear(3, 3), nn.ReLU())]), "layers in Of.more, a plain list"),
+        ("parameters", Of(lambda net, x: net(x), more=[nn.Parameter(torch.ones(3))]), "nn.ParameterList"),
+        ("in a nested dict", Of(lambda net, x: net(x), more={"a": {"b": nn.Linear(3, 3)}}), "Of.more, a plain dict"),
+        ("made when called", Late(), "makes head.weight when it is first called, too late for the optimizer"),
         ("detached", Of(lambda net, x: net(x).detach()), "no gradient leads from the model's outputs"),
     ),
 )
 def test_a_model_that_cannot_be_trained_is_refused(tmp_path, model, words):
     refused(tmp_path / "run", words, model)
+
+
+def test_a_network_that_was_called_before_trains_what_it_made_then(tmp_path):
+    model = Late()
+    model(TRAIN.images[:2] / 255)
+    before = model.head.weight.clone()
+    fit(model, TRAIN, VAL, run=tmp_path, **USUAL)
+    assert not torch.equal(model.head.weight, before)
 
 
 def test_a_frozen_teacher_may_hide_in_a_list(tmp_path):
@@ -532,6 +557,13 @@ class Floats(training.Shuffle):
         return [torch.zeros(5)]
 
 
+class HalfEach(training.Shuffle):
+    """Half of the images per epoch, which `total_steps` does not know."""
+
+    def epoch(self, epoch):
+        return self.batches(self.order(epoch)[: self.n // 2])
+
+
 @pytest.mark.parametrize(
     "sampler,words",
     table(
@@ -539,6 +571,7 @@ class Floats(training.Shuffle):
         ("a class", training.Shuffle, "sampler is the class Shuffle; make one"),
         ("of more images", training.Shuffle(100, 32), "positions from 0 to 63"),
         ("without batches", NoBatches(64, 32), "the sampler must have batches"),
+        ("of half as many", HalfEach(64, 32), "total_steps(1) is 2, and its first epoch has 1 batches"),
         ("of floats", Floats(64, 32), "int64 tensors [b] of positions"),
     ),
 )

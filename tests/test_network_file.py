@@ -60,6 +60,15 @@ def test_a_class_made_from_the_saved_one_can_be_saved():
     assert network_file.make(network_file.load())(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_a_class_made_from_a_saved_one_that_was_edited_and_saved_again_has_its_new_code():
+    code = "class Wider(Network):\n    def forward(self, x):\n        return 2 * super().forward(x)"
+    for number in (1, 2):  # the first time, Python remembers the file's lines
+        edited = NETWORK.replace("self.body(x)", f"{number} * self.body(x)")
+        network_file.save(cell("\n\n\n".join((IMPORTS, BLOCK, BASE, edited)))["MyNetwork"])
+        network_file.save(cell(code, Network=network_file.load())["Wider"])
+        assert f"{number} * self.body(x)" in settings.network_file().read_text()
+
+
 def test_a_name_that_stands_for_two_things_is_refused(folder):
     network_file.save(cell("\n\n\n".join((IMPORTS, BLOCK, BASE, NETWORK)))["MyNetwork"])
     code = "class Wider(Network):\n    def forward(self, x):\n        return block(super().forward(x))"

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tables import certain, names, random_predictions
 
@@ -135,6 +136,29 @@ def test_the_files_hold_what_the_report_states(tmp_path):
         with Image.open(tmp_path / "new" / name) as image:
             assert len(image.text["Description"]) > 40
             assert image.text["Description"].startswith(f"title: {len(p)} test images")
+
+
+def test_the_most_confident_errors_become_a_figure_without_rejected_labels(tmp_path, monkeypatch):
+    from cifar_utils import data, plots
+
+    test = data.cifar10(train=False, sample=True).select(torch.arange(40))
+    rng = np.random.default_rng(0)
+    p = Predictions.from_array(rng.dirichlet(np.ones(10), len(test)), test)
+    rejected = int(p.index[metrics.most_confident_errors(p)[0]])
+    monkeypatch.setattr(metrics, "label_errors", lambda: {rejected})
+    shown, draw = [], plots.image_grid
+    monkeypatch.setattr(plots, "image_grid", lambda *args, **options: shown.append(args) or draw(*args, **options))
+    assert "errors.png" in write(tmp_path, p, images=test)
+    images, captions, title = shown[0]
+    kept = metrics.without_label_errors(p)
+    rows = metrics.most_confident_errors(kept)
+    assert len(images) == len(rows) == 16 and rejected not in kept.index[rows]
+    for image, caption, row in zip(images, captions, rows):
+        assert torch.equal(image, test.images[test.index == int(kept.index[row])][0])
+        assert caption == (
+            f"{test.classes[kept.predicted[row]]} {kept.confidence[row]:.1%}\nlabel: {test.classes[kept.labels[row]]}"
+        )
+    assert "errors.png" not in write(tmp_path / "right", p.select(np.flatnonzero(p.correct)), images=test)
 
 
 def test_classes_alone_give_the_files_that_they_can(tmp_path):

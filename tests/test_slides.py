@@ -31,6 +31,7 @@ CELLS = {
 def test_headings_begin_slides_code_stays_and_tags_decide(make_slides):
     assert {make_slides.slide_type(cell) for cell in CELLS.values()} == set(CELLS)
     assert all(make_slides.slide_type(cell) == kind for kind, cell in CELLS.items())
+    assert make_slides.slide_type(new_code_cell("import json\n\nfor x in (1, 2):\n    print(x)\nprint(json)")) == "-"
     assert make_slides.slide_type(new_markdown_cell("What came out.\n\n## The next section")) == "slide"
     tagged = new_code_cell("print(1)", metadata={"tags": ["other", "notes"]})
     assert make_slides.slide_type(tagged) == "notes"

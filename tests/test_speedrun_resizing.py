@@ -68,6 +68,8 @@ def test_in_a_list_with_mixup():
     assert x.shape == (6, 3, 16, 16) and y.shape == (6, 10)
     with pytest.raises(ValueError, match="put it behind ProgressiveResizing"):
         ProgressiveResizing([PRESETS["full"], v2.MixUp(num_classes=10)]).at_step(images(), step())
+    with pytest.raises(ValueError, match="takes labels: put it behind ProgressiveResizing"):
+        ProgressiveResizing(lambda images, labels: (images, labels))
 
 
 @pytest.mark.parametrize(

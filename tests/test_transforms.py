@@ -141,6 +141,11 @@ def test_uint8_stays_uint8_between_transforms():
 # Lists
 
 
+def test_a_random_conversion_to_floats_leaves_no_image_from_0_to_255():
+    found, _ = run(v2.RandomApply([v2.ToDtype(torch.float32, scale=True)], p=0.5))
+    assert torch.allclose(found, noise(6) / 255)
+
+
 def test_a_list_is_applied_in_order():
     darker, square_root = (lambda images: images / 2), torch.sqrt
     images = noise(6) / 255

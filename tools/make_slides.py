@@ -65,7 +65,9 @@ def slide_type(cell: nbformat.NotebookNode) -> str:
     if tagged:
         return tagged[0]
     if cell.cell_type == "code":
-        return "skip" if cell.source.startswith(("import ", "from ")) else "-"
+        # What a notebook begins with. Other cells may begin with an import and show a result.
+        lines = [line for line in cell.source.splitlines() if line and line[0] not in " )"]
+        return "skip" if 2 * sum(line.startswith(("import ", "from ")) for line in lines) > len(lines) else "-"
     return "slide" if re.search("^#+ ", cell.source, re.MULTILINE) else "subslide"
 
 

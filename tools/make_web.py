@@ -62,9 +62,12 @@ def main() -> int:
         collect(source)
         if code := build("html", source, Path(folder, "pages"), Path(folder, "trees")):
             return code
-        shutil.rmtree(options.output, ignore_errors=True)
+        new = options.output.with_name(f"{options.output.name}.new")  # complete before it gets its name
+        shutil.rmtree(new, ignore_errors=True)
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(Path(folder, "pages"), options.output)
+        shutil.move(Path(folder, "pages"), new)
+        shutil.rmtree(options.output, ignore_errors=True)
+        new.rename(options.output)
         print(f"Open {options.output / 'index.html'}.")
         if options.pdf:
             if code := build("singlehtml", source, one_page, Path(folder, "trees")):

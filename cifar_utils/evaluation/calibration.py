@@ -116,7 +116,10 @@ def check_temperature(temperature: float, model: str) -> None:
     if not isinstance(temperature, Real) or not 0 < temperature < float("inf"):
         raise ValueError(f"the temperature is {temperature!r}; it must be a number above 0")
     if model and getattr(temperature, "model", "") not in ("", model):
-        raise ValueError("the temperature was fitted on the predictions of another network; fit it on this one's")
+        raise ValueError(
+            "the temperature was fitted on the predictions of another network, or before this one was trained further; "
+            "fit it on this one's (on the command line: evaluate again)"
+        )
 
 
 def _softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import random
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from torch.nn import functional as F
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.predictions import Predictions, check_dataset
 from cifar_utils.models import uncompiled
+
+# Networks' modes and the global random generators belong to one at a time: a widget may predict in another thread
+# while a cell trains.
+one_at_a_time = threading.RLock()
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -43,9 +48,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     the same every time.
     """
     device = device_of(model)
-    modes = {module: module.training for module in model.modules()}
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with one_at_a_time, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        modes = {module: module.training for module in model.modules()}
+        python, numpy = random.getstate(), np.random.get_state()
         try:
             random.seed(0)
             np.random.seed(0)
@@ -129,7 +134,8 @@ def predict(
         return F.pad(x, (1, 1, 1, 1), mode="reflect")[..., 1 - by : 1 - by + size, 1 - by : 1 - by + size]
 
     def averaged(images: Tensor, found: Tensor) -> Tensor:
-        few = images[:8].to(device_of(model)).float() / 255
+        # Noise, since mirror-symmetric images would make any network look symmetric.
+        few = torch.rand(8, *images.shape[1:], generator=torch.Generator().manual_seed(0)).to(device_of(model))
         one, other = (outputs(model, [x]) for x in (few, few.flip(3)))
         is_symmetric = (one - other).abs().max() <= 1e-3 * one.std()
         views = [found] + [logits(images, lambda x, by=by: shifted(x, by)) for by in (-1, 1)]

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from cifar_utils import checkpoint, plots
+from cifar_utils.data import Dataset
 from cifar_utils.evaluation import metrics
 from cifar_utils.evaluation import plots as evaluation_plots
 from cifar_utils.evaluation.calibration import Temperature, fit_temperature, reliability, with_temperature
@@ -39,13 +41,17 @@ def report(predictions: Predictions, title: str = "", validation: Predictions | 
         lines.append(f"expected calibration error {error:.2%} (15 equally wide bins)")
         if validation is not None:
             lines[-1] += f"; {_at_the_temperature(predictions, validation)}"
-    if predictions.split == "test" and predictions.source in ("CIFAR-10", "SAMPLE"):
+    if _is_of_cifar10s_test_images(predictions):
         wrong = np.isin(predictions.index, list(metrics.label_errors()))
         if 0 < wrong.sum() < len(wrong):
             interval = _percent(metrics.proportion(metrics.without_label_errors(predictions).correct))
             lines.append(f"accuracy without the {wrong.sum()} known label errors {interval}")
     lines += ["", per_class_table(matrix, predictions.classes), "", metrics.top_confusions(matrix, predictions.classes)]
     return "\n".join(lines)
+
+
+def _is_of_cifar10s_test_images(predictions: Predictions) -> bool:
+    return predictions.split == "test" and predictions.source in ("CIFAR-10", "SAMPLE")
 
 
 def heading(predictions: Predictions, title: str = "") -> str:
@@ -102,6 +108,7 @@ def write(
     title: str = "",
     about: dict | None = None,
     validation: Predictions | None = None,
+    images: Dataset | None = None,
 ) -> list[str]:
     """Writes report.json, classes.csv, predictions.csv and the figures into a folder; returns their names.
 
@@ -109,6 +116,7 @@ def write(
         folder: see `folder_for`; files of an earlier evaluation are replaced.
         predictions, title, validation: see `report`.
         about: JSON-like facts that go into report.json first: which run, which epoch.
+        images: those of the predictions; with them, the most confident errors become a figure as well.
 
     Raises:
         CheckpointError: the folder is a link, or a file cannot be written.
@@ -147,6 +155,8 @@ def write(
             facts["expected_calibration_error_at_that_temperature"] = after.expected_calibration_error
             curves[f"at temperature {temperature:.2f}"] = after
         figures["reliability.png"] = evaluation_plots.reliability_diagram(curves, title)
+        if images is not None and (figure := _most_confident_errors(predictions, images)):
+            figures["errors.png"] = figure
     folder = make_folder(folder)  # only now: where something does not fit, nothing is half written
     for name, figure in figures.items():
         plots.save(figure, folder / name)
@@ -154,6 +164,20 @@ def write(
     checkpoint.write(folder / "classes.csv", _classes_csv(found, classes).encode())
     checkpoint.write(folder / "report.json", _json(facts))
     return ["report.json", "classes.csv", "predictions.csv", *figures]
+
+
+def _most_confident_errors(predictions: Predictions, images: Dataset) -> Figure | None:
+    """Those on images whose label was not rejected (see `metrics.label_errors`); None without errors."""
+    is_known = _is_of_cifar10s_test_images(predictions)
+    kept = metrics.without_label_errors(predictions) if is_known else predictions
+    rows = metrics.most_confident_errors(kept)
+    if not len(rows):
+        return None
+    found = [int((images.index == i).nonzero()[0, 0]) for i in kept.index[rows].tolist()]
+    names = np.array(kept.classes)
+    said = zip(names[kept.predicted[rows]], kept.confidence[rows], names[kept.labels[rows]])
+    captions = [f"{predicted} {p:.1%}\nlabel: {label}" for predicted, p, label in said]
+    return plots.image_grid(images.images[found], captions, f"The most confident errors ({images})", columns=8)
 
 
 def write_comparison(
@@ -207,7 +231,8 @@ def _temperature(predictions: Predictions, validation: Predictions) -> Temperatu
         raise ValueError("a temperature cannot be judged on the validation images, on which it was fitted")
     if predictions.classes != validation.classes:
         raise ValueError("the classes of the validation predictions are others; the temperature needs the same network")
-    return None if validation.correct.all() else fit_temperature(validation)
+    is_perfect = validation.split == "validation" and validation.correct.all()
+    return None if is_perfect else fit_temperature(validation)
 
 
 def _k(predictions: Predictions) -> int:

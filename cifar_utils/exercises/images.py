@@ -106,11 +106,12 @@ def cats_in_validation(answer) -> str:
 def shift_and_flip(answer) -> str | tuple[str, dict]:
     """Three colored marks on black tell what a transform does, whatever it is made of."""
     index = torch.arange(256)
-    plain = torch.tensor([200, 120, 40], dtype=torch.uint8)[:, None, None].expand(256, 3, 32, 32).contiguous()
+    color = torch.tensor([200, 120, 40], dtype=torch.uint8)
+    plain = color[:, None, None].expand(256, 3, 32, 32).contiguous()  # which the answer may change in place
     filled, _ = apply_transform(answer, plain, index, Step(0, 0, index, 0.0))
     center = filled[:, :, 16, 16]
     seen = center[center.amax(1) > 0]  # a far shift leaves black; all else here would be a change of color
-    if ((seen - plain[0, :, 0, 0] / 255).abs().amax(1) > 0.02).float().mean() > 0.2:
+    if ((seen - color / 255).abs().amax(1) > 0.02).float().mean() > 0.2:
         return "color"
     marks = torch.zeros(256, 3, 32, 32, dtype=torch.uint8)
     for channel, (row, column) in enumerate([(12, 12), (12, 19), (19, 12)]):
@@ -231,27 +232,27 @@ TOO_MUCH = "The shipped network classifies {before:.0%} correctly without augmen
         "rotation": Wrong(
             "a rotation to any side",
             "answer = Policy(flip_p=0.5, degrees=180)",
-            TOO_MUCH + "Rotation causes most of the loss: when have you seen a ship upside down?",
+            TOO_MUCH + "Rotation costs the most accuracy: when have you seen a ship upside down?",
         ),
         "shift": Wrong(
             "shifts out of the image",
             "answer = Policy(flip_p=0.5, translate=(0.9, 0.9))",
-            TOO_MUCH + "Shifts cause most of the loss: much of the object is outside.",
+            TOO_MUCH + "Shifts cost the most accuracy: much of the object is outside.",
         ),
         "zoom": Wrong(
             "objects of a few pixels",
             "answer = Policy(scale=(0.15, 0.5))",
-            TOO_MUCH + "The zoom causes most of the loss: how many pixels are left of the object?",
+            TOO_MUCH + "The zoom costs the most accuracy: how many pixels are left of the object?",
         ),
         "perspective": Wrong(
             "the largest perspective",
             "answer = Policy(distortion_scale=1, perspective_p=1)",
-            TOO_MUCH + "Perspective causes most of the loss: look at the corners.",
+            TOO_MUCH + "Perspective costs the most accuracy: look at the corners.",
         ),
         "color": Wrong(
             "black or white images",
             "answer = Policy(brightness=2, contrast=2, saturation=2)",
-            TOO_MUCH + "Colors cause most of the loss: look for images that are nearly black or white.",
+            TOO_MUCH + "Colors cost the most accuracy: look for images that are nearly black or white.",
         ),
         "together": Wrong(
             "a little too much of everything",

@@ -276,6 +276,10 @@ def _name(options: dict, profile: str) -> str:
     text = json.dumps({"profile": profile} | options, sort_keys=True, default=str)
     for file in _files(options):  # a file that was edited makes another training
         text += hashlib.sha256(file.read_bytes()).hexdigest()
+    if "images" in options:  # so does an image that was added, moved or replaced
+        folder = Path(options["images"])
+        sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in sorted(folder.rglob("*.*"))}
+        text += json.dumps(sizes)
     return "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
 
 

@@ -80,10 +80,10 @@ def muon(
     """Muon for all trainable parameters of any network, in groups with learning rates of their own.
 
     filters    filter banks and matrices whose scale a norm layer undoes: lr, orthogonalized and rescaled
-    matrices   other filter banks and matrices, as in a transformer: lr / 2, orthogonalized
+    matrices   other filter banks and matrices, as in a transformer, embeddings too: lr / 2, orthogonalized
     head       the last linear layer's matrix: lr * head_lr_scale
     biases     lr * bias_lr_scale, without weight decay
-    others     gains, embeddings, scalars: lr / 2, without weight decay
+    others     gains, scalars, vectors: lr / 2, without weight decay
 
     Args:
         model: its frozen parameters are in no group. Groups without a parameter are left out.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_utils.augment import Policy, Step, apply_transform, describe
+from cifar_utils.augment import Policy, Step, apply_transform, describe, flatten, takes_labels
 
 SIZES = ((0.5, 0.15), (0.75, 0.65))  # half the size in the first 15% of all steps, three quarters until 65%
 MULTIPLE, SMALLEST = 8, 16  # pixels: sizes that networks halve three times without a rest
@@ -44,6 +44,8 @@ class ProgressiveResizing:
 
     def __init__(self, transform=None, sizes: tuple[tuple[float, float], ...] = SIZES) -> None:
         self.transform, self.sizes = transform, tuple((fraction, until) for fraction, until in sizes)
+        if any(takes_labels(part) and not hasattr(part, "at_step") for part in flatten(transform)):
+            raise ValueError(f"{describe(transform)} takes labels: put it behind ProgressiveResizing, in a list")
         ends = [0, *(until for _, until in self.sizes)]
         if ends != sorted(set(ends)) or ends[-1] > 1 or not all(0 < fraction <= 1 for fraction, _ in self.sizes):
             raise ValueError(f"sizes are {sizes}; they are pairs (fraction of the size, until which fraction of steps)")

@@ -52,12 +52,14 @@ export default {
     const heading = element("p", { class: "title heading", role: "status" });
     const summary = element("p", { class: "summary" });
     const comparison = element("p", { class: "comparison" });
-    const found = element("div", { class: "found" });
+    // In a narrow cell the images are one row above the matrix, along which the keyboard must be able to scroll.
+    const found = element("div", { class: "found", tabindex: "0", role: "group", "aria-label": "images of the chosen cell" });
+    const shown = element("div", { class: "shown" }, heading, element("div", { class: "bar" }, back, next), found);
 
     el.replaceChildren(root("confusions",
       element("div", { class: "bar" }, runLabel, otherLabel, orderLabel), errors(model),
       element("div", { class: "halves" }, element("div", { class: "scrolling" }, table),
-        element("div", { class: "result" }, heading, found, element("div", { class: "bar" }, back, next), comparison, summary))));
+        element("div", { class: "result" }, shown, comparison, summary))));
 
     // The whole matrix: at first, and when another run is chosen.
     const showTable = () => {
@@ -102,7 +104,7 @@ export default {
         const caption = element("figcaption", {}, image.caption);
         if (image.other) caption.append(element("br"), element("em", {}, `other: ${image.other}`));
         const figure = element("figure", {}, canvas, caption);
-        figure.style.width = `${width + 36}px`;
+        figure.style.width = `${width + 6}px`;
         return figure;
       }));
     };
