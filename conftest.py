@@ -7,7 +7,7 @@ import pytest
 
 os.environ["CIFAR_PROFILE"] = "smoke"
 os.environ["CIFAR_HEADLESS"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # two test files run at a time: more threads would wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # several test files run at a time: more threads would wait for each other
 RUNS = tempfile.TemporaryDirectory(prefix="cifar-runs-", ignore_cleanup_errors=True)  # there until the process ends
 os.environ["CIFAR_RUNS"] = RUNS.name
 IPYTHON = tempfile.TemporaryDirectory(prefix="cifar-ipython-", ignore_cleanup_errors=True)  # history of the kernels
@@ -23,11 +23,17 @@ collect_ignore_glob = ["notebooks/exercises/solutions/0[34]*"]
 def pytest_collection_modifyitems(items) -> None:
     """The quick round runs the core notebooks and the exercises; solutions and optional notebooks are slow.
 
-    The browser's tests come last: Playwright's event loop stays in this process, and other tests have their own. Of
-    them the longest come first, so that no process has minutes to do when the other has nothing left.
+    The browser's tests come last: Playwright's event loop stays in this process, and other tests have their own. The
+    longest come first, and notebooks before tests, so that no process has minutes to do when the others are ready.
     """
     for item in items:
         if item.path.suffix == ".ipynb" and ("solutions" in item.path.parts or item.path.name > "05"):
             item.add_marker("slow")
     order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ("browser" in item.path.parts, order.get(item.path.stem, len(order))))
+    items.sort(
+        key=lambda item: (
+            "browser" in item.path.parts,
+            item.path.suffix != ".ipynb",
+            order.get(item.path.stem, len(order)),
+        )
+    )

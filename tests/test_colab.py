@@ -55,7 +55,8 @@ def content(tmp_path_factory) -> Path:
 def test_a_notebook_runs_behind_the_first_cell(content, name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     cell = first_cell().replace("/content", str(content))
-    last = next((i for i, each in enumerate(notebook.cells) if "dashboard.train()" in each.source), len(notebook.cells))
+    widget = re.compile(r"Explorer\(train|dashboard\.train\(\)")
+    last = next(i for i, each in enumerate(notebook.cells) if each.cell_type == "code" and widget.search(each.source))
     del notebook.cells[last + 1 :]  # what follows shows no widget
     notebook.cells[:0] = [nbformat.v4.new_code_cell(cell), nbformat.v4.new_code_cell(WHICH)]
     place = {"metadata": {"path": str(content)}}

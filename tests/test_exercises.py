@@ -124,6 +124,9 @@ def test_the_solution_is_right(key, capsys):
 @pytest.mark.parametrize(("notebook", "keys"), [("03", ["3.4"]), ("04", ["4.4", "4.6"])])
 def test_the_solutions_that_need_their_notebook_are_right(notebook, keys, tmp_path):
     cells = nbformat.read(SOLUTIONS / f"{notebook}_solutions.ipynb", as_version=4)
+    for cell in cells.cells:  # fewer images: the curve has nine strengths
+        fewer = r"\1\nval = val.select(list(range(0, len(val), 4)))"
+        cell.source = re.sub(r"^(.*, val = data.split\(.*)$", fewer, cell.source, flags=re.M)
     NotebookClient(cells, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     text = "\n".join(output.get("text", "") for cell in cells.cells for output in cell.get("outputs", []))
     assert all(f"{key} Right." in text for key in keys) and "Not yet." not in text
@@ -262,6 +265,19 @@ def test_pixels_from_outside_must_be_black(capsys):
     check("1.2", [reflected, v2.RandomHorizontalFlip()])
     assert "or the pixels from outside are not black" in " ".join(capsys.readouterr().out.split())
     check("1.2", [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
+    assert "1.2 Right." in capsys.readouterr().out
+
+
+def test_a_transform_that_works_in_place_is_right(capsys):
+    def shift_and_flip(images):
+        for i, image in enumerate(images.clone()):
+            down, right = torch.randint(-4, 5, (2,)).tolist()
+            images[i] = nn.functional.pad(image, (4, 4, 4, 4))[:, 4 + down : 36 + down, 4 + right : 36 + right]
+            if torch.rand(()) < 0.5:
+                images[i] = images[i].flip(2)
+        return images
+
+    check("1.2", shift_and_flip)
     assert "1.2 Right." in capsys.readouterr().out
 
 

@@ -79,7 +79,9 @@ def test_killed_at_every_boundary_of_every_save(fork, references, complete, tmp_
     assert set(boundaries) == kinds | {"half written"}
     first = [name.removeprefix("before ").removeprefix("after ") for name in boundaries[: len(A_WRITE)]]
     assert first == A_WRITE, "flushed before it is renamed, the folder after it"
-    for number, name in enumerate(boundaries, start=1):
+    # Without a power cut, flushing and renaming leave the same files as the boundary before them.
+    same = {"before fsync", "after fsync", "after to_disk", "before replace"}
+    for number, name in [(n, name) for n, name in enumerate(boundaries, start=1) if name not in same]:
         run, log = tmp_path / str(number), tmp_path / f"log{number}"
         assert run_to_its_end(fork, run, "plainly", number, log) == -signal.SIGKILL
         assert log.read_text().split("\n")[:-1] == boundaries[:number], "the boundary was not reached"

@@ -17,6 +17,7 @@ from tiny import NETWORKS, contents, narrow, network, tiny, train_tiny
 from torch import nn
 
 from cifar_utils import runs
+from cifar_utils.__main__ import main
 from cifar_utils.augment import PRESETS
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.models import Normalize
@@ -150,6 +151,13 @@ def folder(tmp_path_factory) -> Path:
 
 
 STARTED: list[subprocess.Popen] = []
+EPOCHS = 20  # where a run must not be over before it is stopped or killed
+
+
+def arguments(folder: Path, run: Path, epochs: int = 3, shards: int = 4) -> list[str]:
+    """Of the command that trains the tiny run."""
+    words = ["train", "--images", folder / "images", "--size", 16, "--shards", shards, "--epochs", epochs]
+    return list(map(str, [*words, "--model", f"{folder / 'mine.py'}:Net", "--folder", run]))
 
 
 def start(folder: Path, run: Path, processes: int, epochs: int = 3, shards: int = 4, restarts: int = 0, **env: str):
@@ -158,9 +166,7 @@ def start(folder: Path, run: Path, processes: int, epochs: int = 3, shards: int 
     if processes > 1:
         python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         python += [f"--max-restarts={restarts}"]
-    command = [*python, "-m", "cifar_utils", "train", "--images", folder / "images", "--size", "16"]
-    command += ["--shards", str(shards)]
-    command += ["--model", f"{folder / 'mine.py'}:Net", "--epochs", str(epochs), "--folder", run]
+    command = [*python, "-m", "cifar_utils", *arguments(folder, run, epochs, shards)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     STARTED.append(subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"} | env, cwd=ROOT, **pipes))
     return STARTED[-1]
@@ -188,23 +194,23 @@ def alone(folder, tmp_path_factory):
     @cache
     def run(epochs: int = 3) -> Path:
         found = tmp_path_factory.mktemp("alone") / "run"
-        finish(start(folder, found, 1, epochs))
+        assert main(arguments(folder, found, epochs)) == 0
         return found
 
     return run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_train_the_run_of_one_bit_for_bit(folder, alone, tmp_path, processes):
-    text = finish(start(folder, tmp_path / "run", processes))
+def test_several_processes_train_the_run_of_one_bit_for_bit(folder, alone, tmp_path):
+    """Four; the tests below, of processes that are stopped or killed, have two."""
+    text = finish(start(folder, tmp_path / "run", 4))
     assert contents(tmp_path / "run") == contents(alone())
     assert len(re.findall("Training in", text)) == 1, "only the first process tells"
 
 
 @pytest.mark.slow
 def test_the_number_of_shards_counts(folder, alone, tmp_path):
-    finish(start(folder, tmp_path / "run", 2, shards=2))
+    assert main(arguments(folder, tmp_path / "run", shards=2)) == 0
     assert contents(tmp_path / "run") != contents(alone())
 
 
@@ -225,13 +231,13 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("first,second", [(1, 2), (2, 1)])
 def test_a_run_resumes_with_another_number_of_processes(folder, alone, tmp_path, first, second):
-    process = start(folder, tmp_path / "run", first, epochs=60)
+    process = start(folder, tmp_path / "run", first, epochs=EPOCHS)
     wait_for(tmp_path / "run" / "history.json", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    text = finish(start(folder, tmp_path / "run", second, epochs=60))
+    text = finish(start(folder, tmp_path / "run", second, epochs=EPOCHS))
     assert "Resuming" in text
-    assert contents(tmp_path / "run") == contents(alone(60))
+    assert contents(tmp_path / "run") == contents(alone(EPOCHS))
 
 
 @pytest.mark.slow
@@ -250,13 +256,13 @@ def test_a_process_without_the_images_ends_all_with_a_message(folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_stop_of_one_process_stops_all_and_the_same_command_resumes(folder, alone, tmp_path):
-    process = start(folder, tmp_path / "run", 2, epochs=60)
+    process = start(folder, tmp_path / "run", 2, epochs=EPOCHS)
     wait_for(tmp_path / "run" / "best.safetensors", process)
     os.kill(children(process)[-1], signal.SIGTERM)
     text, _ = process.communicate(timeout=120)
     assert "Stopped in epoch" in text, text
-    finish(start(folder, tmp_path / "run", 2, epochs=60))
-    assert contents(tmp_path / "run") == contents(alone(60))
+    finish(start(folder, tmp_path / "run", 2, epochs=EPOCHS))
+    assert contents(tmp_path / "run") == contents(alone(EPOCHS))
 
 
 @pytest.mark.slow
@@ -313,16 +319,15 @@ def test_two_nodes_whose_link_is_cut_end_and_resume(folder, alone, tmp_path):
     if subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True).returncode:
         pytest.skip("this machine permits no network namespace")
     (tmp_path / "sitecustomize.py").write_text("from cifar_utils.scale import parallel\nparallel.SECONDS = 8\n")
-    words = ["--images", folder / "images", "--size", "16", "--shards", "4", "--model", f"{folder / 'mine.py'}:Net"]
-    words += ["--epochs", "60", "--folder", tmp_path / "run"]
+    words = arguments(folder, tmp_path / "run", EPOCHS)[1:]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "RUN": str(tmp_path / "run")}
-    environment |= {"PYTHONPATH": str(tmp_path), "ARGUMENTS": " ".join(map(str, words)), "LOGS": str(tmp_path / "log")}
+    environment |= {"PYTHONPATH": str(tmp_path), "ARGUMENTS": " ".join(words), "LOGS": str(tmp_path / "log")}
     command = ["unshare", "-rn", "bash", "-c", f"set -e\n{NODES}"]
     done = subprocess.run(command, env=environment, cwd=ROOT, timeout=400, capture_output=True, text=True)
     logs = {path.name: path.read_text() for path in tmp_path.glob("log.*")}
     assert done.returncode == 0, (done.returncode, done.stderr, logs)
     assert "the connection to another process is lost" in logs["log.cut"]
-    assert "Resuming" in logs["log.0"] and contents(tmp_path / "run") == contents(alone(60))
+    assert "Resuming" in logs["log.0"] and contents(tmp_path / "run") == contents(alone(EPOCHS))
 
 
 def test_the_policys_draws_do_not_depend_on_the_shards(tmp_path):

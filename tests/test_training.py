@@ -107,15 +107,17 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_bits_in_two_processes_for_every_network(tmp_path):
+def test_the_same_seed_gives_the_same_bits_in_two_processes_for_every_network(tmp_path, monkeypatch, capsys):
     """In each process, Python hashes text differently and torch's generator starts elsewhere."""
-    outputs = []
-    for number in "12":
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": number}
-        command = [sys.executable, "-c", PROCESS, str(tmp_path / number), *NETWORKS]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=True)
-        outputs.append(done.stderr)
-    assert outputs[0] == outputs[1] and len(outputs[0].splitlines()) == len(NETWORKS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", PROCESS, str(tmp_path / "there"), *NETWORKS]
+    there = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=True).stderr
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "here"), *NETWORKS])
+    capsys.readouterr()
+    exec(PROCESS, {})
+    here = [line for line in capsys.readouterr().err.splitlines() if line.startswith(tuple(NETWORKS))]
+    assert here == [line for line in there.splitlines() if line.startswith(tuple(NETWORKS))]
+    assert len(here) == len(NETWORKS)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"resnet18", "mobilenet"}))  # these: test_whole_way.py
@@ -303,6 +305,35 @@ def test_the_last_of_several_schedules_is_checked_too(tmp_path):
         options = {"optimizer": optimizer, "scheduler": SequentialLR(optimizer, parts, milestones=[1])}
         with nullcontext() if fits else pytest.raises(ValueError, match="T_max is 2, and it will step 3 times"):
             train_tiny(tmp_path, model, **options)
+
+
+@pytest.mark.parametrize("per,hint", [("step", True), ("epoch", False)])
+def test_a_schedule_that_ends_too_early_is_refused_before_the_first_step(tmp_path, per, hint):
+    """It reads a list that has no rate for the last count."""
+    model = narrow()
+    optimizer = sgd(model)
+    scheduler = LambdaLR(optimizer, lambda count: (1.0, 0.5)[count])
+    with pytest.raises(ValueError, match=f"counts {per}s from 0 to .*list|tuple index out of range") as found:
+        train_tiny(tmp_path / "run", model, optimizer=optimizer, scheduler=scheduler, scheduler_per=per, epochs=2)
+    assert ("scheduler_per" in str(found.value)) == hint and not (tmp_path / "run").exists()
+
+
+def test_while_a_widget_predicts_in_another_thread_training_keeps_its_bits(tmp_path):
+    """Predicting seeds the global generators, and changes the mode of a network that trains."""
+    import threading
+
+    def trained(name, beside):
+        model, over = network("dropout"), threading.Event()
+        watcher = threading.Thread(target=lambda: [predict(model, tiny(32)) for _ in iter(over.is_set, True)])
+        if beside:
+            watcher.start()
+        history, _ = train_tiny(tmp_path / name, model, epochs=3)
+        over.set()
+        if beside:
+            watcher.join()
+        return without_seconds(history)
+
+    assert trained("alone", False) == trained("beside", True)
 
 
 def test_a_new_run_with_used_parts_is_refused_or_told(tmp_path, capsys):

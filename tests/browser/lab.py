@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import nbformat
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCREENSHOTS = ROOT / "build" / "screenshots"
@@ -49,7 +50,7 @@ class Lab:
     """
 
     def __init__(self, folder: Path, packages: Path | None = None, application: str = "jupyterlab") -> None:
-        self.application, self.windows = application, {}
+        self.application, self.window = application, None
         self.notebooks, self.runs = folder / "project" / "notebooks", folder / "runs"
         shutil.copytree(ROOT / "notebooks", self.notebooks)
         shutil.copytree(ROOT / "benchmarks" / "results", folder / "project" / "benchmarks" / "results")
@@ -95,20 +96,19 @@ class Lab:
                 time.sleep(0.2)
         raise AssertionError(self.log.read_text()[-2000:])
 
-    def open_page(self, chromium, zoom: float):
-        """A new page of a window at this zoom; the pages of a window share the browser's cache, as a person's do."""
-        if zoom not in self.windows:
-            screen = {"width": int(1280 / zoom), "height": int(720 / zoom)}
-            self.windows[zoom] = chromium.new_context(viewport=screen, device_scale_factor=zoom)
-        return self.windows[zoom].new_page()
+    def open_page(self, chromium):
+        """A new page of one window, whose pages share the browser's cache, as a person's do."""
+        self.window = self.window or chromium.new_context(viewport={"width": 1280, "height": 720})
+        return self.window.new_page()
 
     def close(self) -> None:
-        for window in self.windows.values():
-            window.close()
-        self.process.terminate()
-        with suppress(subprocess.TimeoutExpired):  # how fast JupyterLab ends is not what is tested
-            self.process.wait(60)
-        self.process.kill()
+        if self.window:
+            self.window.close()
+        # How JupyterLab ends is not what is tested.
+        for process in (*psutil.Process(self.process.pid).children(recursive=True), self.process):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(60)
 
     def write(self, name: str, *cells: str) -> str:
         """Writes a notebook for a test."""
@@ -127,13 +127,11 @@ class Notebook:
         chromium: the browser.
         lab: the server.
         name: of the notebook, without .ipynb.
-        zoom: of the browser; at 1.5 the screen of 1280 x 720 pixels has room for 853 x 480 of the page's.
-        dark: whether in JupyterLab's dark theme.
     """
 
-    def __init__(self, chromium, lab: Lab, name: str, zoom: float = 1, dark: bool = False) -> None:
+    def __init__(self, chromium, lab: Lab, name: str) -> None:
         self.lab, self.name, self.problems = lab, name, []
-        self.page = lab.open_page(chromium, zoom)
+        self.page = lab.open_page(chromium)
         self.page.on("console", lambda m: m.type == "error" and self.problems.append(f"console: {m.text}"))
         self.page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
         self.page.on("request", self._check_host)
@@ -143,7 +141,7 @@ class Notebook:
         self.page.wait_for_function(KERNEL_IS_IDLE, timeout=120_000)
         if in_lab:
             self.page.locator("#filebrowser").wait_for()
-        self.set_dark(dark)
+        self.set_dark(False)
 
     def _check_host(self, request) -> None:
         address = urlparse(request.url)
@@ -155,6 +153,11 @@ class Notebook:
         self.page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: '{theme}'}})")
         is_light = f"() => document.body.dataset.jpThemeLight === '{str(not dark).lower()}'"
         self.page.wait_for_function(is_light)
+
+    def look(self, zoom: float = 1, dark: bool = False) -> None:
+        """As in a browser at this zoom: at 1.5 the screen of 1280 x 720 pixels has room for 853 x 480 of the page's."""
+        self.page.set_viewport_size({"width": int(1280 / zoom), "height": int(720 / zoom)})
+        self.set_dark(dark)
 
     def reload(self) -> None:
         """Reloads the page, while the kernel keeps running."""

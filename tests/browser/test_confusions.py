@@ -156,6 +156,38 @@ def test_no_serious_accessibility_issue_and_nothing_cut_off(notebook):
     assert not notebook.is_cut_off(".cifar.confusions")
 
 
+@pytest.mark.parametrize("zoom,dark", [(1, False), (1.5, True)], ids=["light", "150 percent and dark"])
+def test_the_images_are_in_sight_when_a_cell_is_chosen(notebook, request, zoom, dark):
+    request.addfinalizer(lambda: notebook.look())
+    notebook.look(zoom, dark)
+    other = part(notebook, "other")
+    for compared in (False, True):
+        other.select_option(index=2 if compared else 0)
+        notebook.page.wait_for_function(
+            "yes => document.querySelector('.comparison').textContent.includes('McNemar') === yes", arg=compared
+        )
+        for true in (0, 3, 9):
+            part(notebook, f"cell-{true}-{true}").click()
+            heading(notebook, f"{data.CIFAR10_CLASSES[true]} predicted correctly")
+            cell = f".cifar.confusions .cell-{true}-{true}"
+            for selector in (".heading", "figure canvas >> nth=0"):
+                assert notebook.is_in_sight(f".cifar.confusions {selector}"), (true, compared, selector)
+            assert notebook.is_in_sight(cell)
+        notebook.shoot(f"confusions_{zoom}_{'compared' if compared else 'alone'}", scroll=False)
+    assert notebook.serious_accessibility_issues(".cifar.confusions") == []
+    assert not notebook.is_cut_off(".cifar.confusions")
+    # The check can fail: images below the matrix are noticed.
+    style = notebook.page.add_style_tag(
+        content=".cifar .halves { flex-flow: column !important }"
+        ".cifar .shown { position: static !important; order: 0 !important }"
+    )
+    part(notebook, "cell-9-9").scroll_into_view_if_needed()
+    assert not notebook.is_in_sight(".cifar.confusions figure canvas >> nth=0")
+    style.evaluate("e => e.remove()")
+    other.select_option("")
+    notebook.page.wait_for_function("() => document.querySelector('.comparison').textContent === ''")
+
+
 def test_100_classes_of_64_pixels(lab, open_notebook):
     notebook = open_notebook(lab.write("hundred", MANY))
     notebook.run_all()

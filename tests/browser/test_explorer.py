@@ -6,8 +6,10 @@ import re
 from dataclasses import replace
 from functools import cache
 
+import nbformat
 import pytest
 from lab import Notebook
+from nbconvert import HTMLExporter
 
 from cifar_utils import data, takehome
 from cifar_utils.augment import PRESETS, RANGES, Policy
@@ -139,10 +141,10 @@ def out_of_sight(explorer, sliders: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("zoom,dark", [(1, False), (1.5, True)], ids=["light", "150 percent and dark"])
-def test_the_images_stay_in_sight_while_any_slider_moves(chromium, lab, zoom, dark):
-    notebook = Notebook(chromium, lab, lab.write("in_sight", CELL), zoom, dark)
-    notebook.run_all()
-    explorer = Explorer(notebook)
+def test_the_images_stay_in_sight_while_any_slider_moves(explorer, request, zoom, dark):
+    notebook = explorer.notebook
+    request.addfinalizer(lambda: notebook.look())
+    notebook.look(zoom, dark)
     assert out_of_sight(explorer, SLIDERS) == []
     assert not notebook.is_cut_off(".cifar.explorer")
     for slider in ("strength", "slider-shear"):
@@ -150,10 +152,9 @@ def test_the_images_stay_in_sight_while_any_slider_moves(chromium, lab, zoom, da
         notebook.shoot(f"explorer_{zoom}_{'dark' if dark else 'light'}_{slider}", scroll=False)
     assert notebook.serious_accessibility_issues(".cifar.explorer") == []
     # The check can fail: images that scroll away are noticed.
-    notebook.page.add_style_tag(content=".cifar :is(.stage, .framed) { position: static !important }")
+    style = notebook.page.add_style_tag(content=".cifar :is(.stage, .framed) { position: static !important }")
     assert out_of_sight(explorer, SLIDERS[-2:])
-    notebook.check()
-    notebook.close()
+    style.evaluate("e => e.remove()")
 
 
 @pytest.mark.parametrize("key", FIELDS)
@@ -342,6 +343,21 @@ def test_a_policy_is_saved_and_loaded(explorer, lab):
     explorer.shows(expected(PRESETS["none"]))
     explorer.part("load").click()
     explorer.shows(expected(policy))
+
+
+def test_where_no_widget_can_be_shown_there_is_an_image(lab, explorer):
+    """A notebook saved from the browser carries no widget state, and its page shows the static figure."""
+    explorer.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    for _ in range(50):
+        saved = nbformat.read(lab.notebooks / "explorer.ipynb", as_version=4)
+        if saved.cells[0].outputs:
+            break
+        explorer.page.wait_for_timeout(100)
+    output = saved.cells[0].outputs[-1]
+    assert "widgets" not in saved.metadata or not json.dumps(saved.metadata["widgets"]).count("layout")
+    assert len(output.data["image/png"]) > 10_000 and "5 rows" in output.metadata["image/png"]["alt"]
+    page, _ = HTMLExporter().from_notebook_node(saved)
+    assert "data:image/png;base64," in page and "widget-view+json" not in page.split("<main")[-1]
 
 
 def test_100_classes_of_64_pixels_and_a_network_of_your_own(lab, open_notebook):

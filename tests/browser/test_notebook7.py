@@ -3,7 +3,7 @@
 import pytest
 from lab import Lab
 from test_dashboard import AFTER, SET_UP, TRAIN, saved, status
-from test_explorer import CELL, Explorer, expected
+from test_explorer import Explorer, expected
 
 from cifar_utils.augment import PRESETS
 
@@ -25,16 +25,10 @@ def lab(chromium, tmp_path_factory):
     lab.close()
 
 
-def test_notebook_1_runs_through(open_notebook):
+def test_notebook_1_runs_through_and_its_explorer_shows_what_its_controls_say(open_notebook):
     notebook = open_notebook("01_data_and_augmentation")
     notebook.run_all()
     assert notebook.ran_in_order()
-    check(notebook)
-
-
-def test_the_explorer_shows_what_its_controls_say(lab, open_notebook):
-    notebook = open_notebook(lab.write("explorer", CELL))
-    notebook.run_all()
     explorer = Explorer(notebook)
     explorer.shows(expected(PRESETS["full"]))
     explorer.part("preset").select_option("strong")
