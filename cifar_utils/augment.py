@@ -352,7 +352,8 @@ def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tu
                 images, labels = part(images, labels)
             elif _is_torchvision(part):
                 found = [part(image) for image in images]
-                images = torch.stack(found if len({x.dtype for x in found}) == 1 else [*map(to_float, found)])
+                mixed = {getattr(x, "dtype", None) for x in found} == {torch.uint8, torch.float32}
+                images = torch.stack([*map(to_float, found)] if mixed else found)
             else:
                 images = part(images)
         except Exception as error:  # a transform of the participant's own may raise anything
@@ -433,8 +434,7 @@ def takes_labels(part: Callable) -> bool:
         parameters = inspect.signature(part.forward if isinstance(part, torch.nn.Module) else part).parameters.values()
     except (TypeError, ValueError):  # some built-in functions have no signature
         return False
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters) == 2
+    return sum(p.kind <= p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters) == 2
 
 
 def checked_batch(images: Tensor) -> Tensor:

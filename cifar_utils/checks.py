@@ -84,7 +84,7 @@ def check_trainable(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if any(p.requires_grad and id(p) not in known for p in _parameters_within(value)):
                 where = f"{type(module).__name__}.{name}, a plain {type(value).__name__}"
-                cure = "make it an nn.ModuleList or ModuleDict (of single parameters, an nn.ParameterList)"
+                cure = "use an nn.ModuleList, ModuleDict or ParameterList for each list, tuple or dict"
                 raise ValueError(f"the layers in {where}, would not be trained; {cure}")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("the model has no trainable parameter; is all of it frozen?")
@@ -142,7 +142,7 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
         except Exception as error:
             hint = ' If it counts epochs, add scheduler_per="epoch".' if scheduler_per == "step" else ""
             problem = f"the scheduler counts {scheduler_per}s from 0 to {wanted:,}, and its function fails at that"
-            raise ValueError(f"{problem}: {first_line(error)}.{hint}") from None
+            raise ValueError(f"{problem}: {first_line(error).rstrip('.')}.{hint}") from None
     if scheduler_per == "step" and epochs > 1:
         _warn_if_it_counts_epochs(last, total_steps // epochs)
 
@@ -230,11 +230,6 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     with torch.no_grad():
         logits = _logits(model, plain, train)
         _logits(model, plain[:1], train)
-    if made := [name for name, _ in model.named_parameters() if name not in names]:
-        raise ValueError(
-            f"the model makes {made[0]} when it is first called, too late for the optimizer: make it in __init__, or "
-            "call the model on a batch of images first"
-        )
     if (logits >= 0).all() and torch.allclose(logits.float().sum(1), torch.ones(count, device=device), atol=1e-4):
         print(
             "WARNING: the model's outputs are probabilities (rows sum to 1). Cross-entropy takes logits: leave out "
@@ -245,6 +240,11 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     precision = torch.autocast(device.type, autocast, enabled=autocast is not None)
     with precision:
         logits = _logits(model, augmented, train)
+    if made := [name for name, p in model.named_parameters() if p.requires_grad and name not in names]:
+        raise ValueError(
+            f"the model makes {made[0]} when it is first called, too late for the optimizer: make it in __init__, or "
+            "call the model on a batch of images first"
+        )
     if not logits.requires_grad:
         raise ValueError("no gradient leads from the model's outputs to its parameters: does it use no_grad or detach?")
     try:

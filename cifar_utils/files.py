@@ -23,6 +23,8 @@ class DataError(Exception):
 def read_image(path: str | Path) -> Tensor:
     """One image file as [3, H, W] uint8: turned as its EXIF data say, alpha over white, 16 bits as 8, the first frame.
 
+    Floats are taken from 0 to 1, to 255 or to 65535, whichever is the first that none of the image's values exceeds.
+
     Raises:
         DataError: there is no such file, or it is damaged, too large, or of a format that Pillow does not read.
     """
@@ -98,12 +100,11 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
                 others = ", ".join(f.name for f in folders if f.name.lower() not in LAYOUT)
                 if others and any(f.name.lower() in LAYOUT for f in folders):
                     raise DataError(f"Beside train/, val/ and test/ there may be no other folder in {root}: {others}.")
-                if len(folders) == 1:
+                if folder == root and len(folders) == 1 and not images_of[part, entry.parent.name]:
                     raise DataError(f"{root} holds a single folder, with folders in it. Give {folders[0]} instead.")
-                raise DataError(
-                    f"{entry} is a folder within a class. Move its images up, or move it away. If {folder.name}/"
-                    f"{entry.parent.name} holds one folder per class, call it and those beside it train/, val/, test/."
-                )
+                hint = f" If {entry.parent} holds a folder per class, call it and those beside it train/, val/, test/."
+                message = f"{entry} is a folder within a class. Move its images up, or move it away."
+                raise DataError(message + hint * (folder == root))
             if entry.is_dir() and not hidden:
                 images_of[part, entry.name] = []
             elif nested and not hidden and entry.suffix.lower() in known:

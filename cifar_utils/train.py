@@ -128,8 +128,7 @@ def steps(
             save(parts, runs.LAST)  # fails now rather than after an epoch
         with log.tensorboard(run, state) as board, log.EpochBar(state) as progress:
             while state.epoch < epochs and not state.stop:
-                model.train()
-                batches = _batches(sampler, state.epoch, seed)
+                batches = _begin_epoch(model, sampler, state.epoch, seed)
                 state.steps_per_epoch = len(batches)
                 for batch in [b.to(device) for b in batches[state.step :]]:  # all now: each copy to a GPU waits for it
                     start = time.perf_counter()
@@ -388,9 +387,13 @@ def seeded(*key) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def _batches(sampler, epoch: int, seed: int) -> list[Tensor]:
-    """The sampler's batches of an epoch; a sampler that draws from the global generators draws the same every time."""
+def _begin_epoch(model: nn.Module, sampler, epoch: int, seed: int) -> list[Tensor]:
+    """Puts the model into training mode and returns the sampler's batches.
+
+    A sampler that draws from the global generators draws the same every time.
+    """
     with seeded(seed, epoch, "order"):
+        model.train()
         return list(sampler.epoch(epoch))
 
 

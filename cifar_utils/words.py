@@ -118,14 +118,14 @@ def _values(part, arrays: bool) -> dict:
     kept = made - behavior.assigned(methods, later) if arrays else ()
     found = {
         k: v for k, v in found.items()
-        if k not in changes and (k in kept or _are_numbers(v) or not isinstance(v, passing))
+        if k not in changes and (k in kept or _are_settings(v) or not isinstance(v, passing))
     }  # fmt: skip
     if isinstance(part, nn.Module):
         found |= {k: v for k, v in part._modules.items() if v is not None}
     return found | ({"methods": methods} if methods else {})
 
 
-def _are_numbers(x) -> bool:
+def _are_settings(x) -> bool:
     """Whether it is a list or dict of numbers, texts, or transforms such as those of a v2.Compose."""
     values = list(x.values()) if isinstance(x, dict) else x if isinstance(x, list) else []
     return bool(values) and all(isinstance(v, (int, float, str)) or is_part(v) for v in values)
@@ -140,7 +140,7 @@ def _code_and_values(function) -> tuple[str, list]:
     values = {k: x for k, x in used.items() if _is_value(x) and not ("*" in changed and isinstance(x, _COLLECTIONS))}
     # A network's weights are no setting, since it may be trained meanwhile; those of the classes in a loss are one.
     modules = {k: uncompiled(x) for k, x in used.items() if isinstance(x, nn.Module)}
-    values |= {k: words_of(x, 3, arrays=next(x.parameters(), None) is None) for k, x in modules.items()}
+    values |= {k: words_of(x, 3, arrays=_keeps_no_state(x)) for k, x in modules.items()}
     # A transform of another library: its repr, since calls may change its attributes.
     foreign = {k: x for k, x in used.items() if callable(x) and k not in values and not behavior.is_edited(type(x))}
     values |= {k: describe(x) for k, x in foreign.items() if not (isinstance(x, type) or inspect.isroutine(x))}
@@ -149,6 +149,12 @@ def _code_and_values(function) -> tuple[str, list]:
     is_a_librarys = (function.__module__ or "").partition(".")[0] in behavior.LIBRARIES
     code = "" if is_a_librarys else behavior.instructions(function.__code__, function.__doc__)
     return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, values, own]
+
+
+def _keeps_no_state(module: nn.Module) -> bool:
+    """A loss or transform whose attributes are settings: no network, nor a metric of a library, which counts."""
+    ours = type(module).__module__.startswith(("torch.nn.", "torchvision.")) or behavior.is_edited(type(module))
+    return ours and next(module.parameters(), None) is None
 
 
 def _class_parts(kind: type) -> list:

@@ -40,7 +40,7 @@ def one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """No test cuts the power, which is all that flushing to the disk protects against; it took a tenth of the time."""
+    """No test cuts the power, which is all that flushing to the disk protects against."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield

@@ -124,7 +124,7 @@ def test_the_solution_is_right(key, capsys):
 @pytest.mark.parametrize(("notebook", "keys"), [("03", ["3.4"]), ("04", ["4.4", "4.6"])])
 def test_the_solutions_that_need_their_notebook_are_right(notebook, keys, tmp_path):
     cells = nbformat.read(SOLUTIONS / f"{notebook}_solutions.ipynb", as_version=4)
-    for cell in cells.cells:  # fewer images: the curve has nine strengths
+    for cell in cells.cells if notebook == "04" else []:  # fewer images: the curve has nine strengths
         fewer = r"\1\nval = val.select(list(range(0, len(val), 4)))"
         cell.source = re.sub(r"^(.*, val = data.split\(.*)$", fewer, cell.source, flags=re.M)
     NotebookClient(cells, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -73,13 +73,13 @@ def references(fork, tmp_path_factory):
 
 @posix
 @pytest.mark.slow
-def test_killed_at_every_boundary_of_every_save(fork, references, complete, tmp_path):
+def test_killed_in_every_state_of_the_files_of_every_save(fork, references, complete, tmp_path):
     wanted, boundaries = references("plainly")
     kinds = {f"{when} {what}" for when in ("before", "after") for what in ("write", "to_disk", "replace", "fsync")}
     assert set(boundaries) == kinds | {"half written"}
     first = [name.removeprefix("before ").removeprefix("after ") for name in boundaries[: len(A_WRITE)]]
     assert first == A_WRITE, "flushed before it is renamed, the folder after it"
-    # Without a power cut, flushing and renaming leave the same files as the boundary before them.
+    # Without a power cut, a flush changes no file, and nothing changes between it and the next rename.
     same = {"before fsync", "after fsync", "after to_disk", "before replace"}
     for number, name in [(n, name) for n, name in enumerate(boundaries, start=1) if name not in same]:
         run, log = tmp_path / str(number), tmp_path / f"log{number}"

@@ -246,7 +246,7 @@ def test_nbval_notices_a_changed_output(tmp_path):
     """A negative control: with one stored number changed, the run must fail."""
     for number in (27, 28):
         printed = nbformat.v4.new_output("stream", name="stdout", text=f"{number}\n")
-        cell = nbformat.v4.new_code_cell("# NBVAL_CHECK_OUTPUT\nprint(27)", outputs=[printed])
+        cell = nbformat.v4.new_code_cell("# NBVAL_CHECK_OUTPUT\nprint(27)", outputs=[printed], execution_count=1)
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"stored_{number}.ipynb")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
     done = subprocess.run([*command, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True)

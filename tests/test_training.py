@@ -309,21 +309,22 @@ def test_the_last_of_several_schedules_is_checked_too(tmp_path):
 
 @pytest.mark.parametrize("per,hint", [("step", True), ("epoch", False)])
 def test_a_schedule_that_ends_too_early_is_refused_before_the_first_step(tmp_path, per, hint):
-    """It reads a list that has no rate for the last count."""
+    """It reads a tuple that has no rate for the last count."""
     model = narrow()
     optimizer = sgd(model)
     scheduler = LambdaLR(optimizer, lambda count: (1.0, 0.5)[count])
-    with pytest.raises(ValueError, match=f"counts {per}s from 0 to .*list|tuple index out of range") as found:
+    with pytest.raises(ValueError, match=f"counts {per}s from 0 to .*: tuple index out of range") as found:
         train_tiny(tmp_path / "run", model, optimizer=optimizer, scheduler=scheduler, scheduler_per=per, epochs=2)
     assert ("scheduler_per" in str(found.value)) == hint and not (tmp_path / "run").exists()
 
 
-def test_while_a_widget_predicts_in_another_thread_training_keeps_its_bits(tmp_path):
+@pytest.mark.parametrize("make", [lambda: network("dropout"), narrow], ids=["dropout", "batch norm"])
+def test_while_a_widget_predicts_in_another_thread_training_keeps_its_bits(tmp_path, make):
     """Predicting seeds the global generators, and changes the mode of a network that trains."""
     import threading
 
     def trained(name, beside):
-        model, over = network("dropout"), threading.Event()
+        model, over = make(), threading.Event()
         watcher = threading.Thread(target=lambda: [predict(model, tiny(32)) for _ in iter(over.is_set, True)])
         if beside:
             watcher.start()

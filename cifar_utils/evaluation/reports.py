@@ -160,6 +160,8 @@ def write(
     folder = make_folder(folder)  # only now: where something does not fit, nothing is half written
     for name, figure in figures.items():
         plots.save(figure, folder / name)
+    for name in {"reliability.png", "errors.png"} - set(figures):
+        (folder / name).unlink(missing_ok=True)  # of an earlier evaluation
     predictions.save(folder / "predictions.csv")
     checkpoint.write(folder / "classes.csv", _classes_csv(found, classes).encode())
     checkpoint.write(folder / "report.json", _json(facts))
@@ -168,8 +170,11 @@ def write(
 
 def _most_confident_errors(predictions: Predictions, images: Dataset) -> Figure | None:
     """Those on images whose label was not rejected (see `metrics.label_errors`); None without errors."""
-    is_known = _is_of_cifar10s_test_images(predictions)
-    kept = metrics.without_label_errors(predictions) if is_known else predictions
+    kept = predictions
+    if _is_of_cifar10s_test_images(predictions):
+        if np.isin(predictions.index, list(metrics.label_errors())).all():
+            return None
+        kept = metrics.without_label_errors(predictions)
     rows = metrics.most_confident_errors(kept)
     if not len(rows):
         return None

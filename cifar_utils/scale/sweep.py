@@ -34,7 +34,7 @@ import torch
 import yaml
 from joblib import Parallel, delayed, parallel_config
 
-from cifar_utils import checkpoint, cli, data, overview, settings, train
+from cifar_utils import checkpoint, cli, data, files, overview, settings, train
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.comparison import mean_and_interval
 from cifar_utils.evaluation.inference import predict
@@ -88,6 +88,7 @@ def read(file: Path, folder: Path) -> list[Training]:
         ValueError: the file cannot be read, or it asks for something that `train` does not take; or CIFAR_PROFILE names
             no profile.
     """
+    _names_and_sizes.cache_clear()  # the folders may have changed
     blocks = _content(file)
     blocks = [blocks] if isinstance(blocks, dict) else blocks
     if not isinstance(blocks, list) or not blocks or not all(isinstance(block, dict) and block for block in blocks):
@@ -276,11 +277,20 @@ def _name(options: dict, profile: str) -> str:
     text = json.dumps({"profile": profile} | options, sort_keys=True, default=str)
     for file in _files(options):  # a file that was edited makes another training
         text += hashlib.sha256(file.read_bytes()).hexdigest()
-    if "images" in options:  # so does an image that was added, moved or replaced
-        folder = Path(options["images"])
-        sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in sorted(folder.rglob("*.*"))}
-        text += json.dumps(sizes)
+    if "images" in options:  # so does an image that was added, moved, or replaced by one of another size
+        text += _names_and_sizes(str(options["images"]))
     return "_".join([*words, hashlib.sha256(text.encode()).hexdigest()[:6]])
+
+
+@cache
+def _names_and_sizes(folder: str) -> str:
+    """Of the image files in the folder; "" where `data.from_folder` will say what is wrong."""
+    root = Path(folder).expanduser()
+    try:
+        images, _ = files.find_images(root)
+        return json.dumps({str(f.relative_to(root)): f.stat().st_size for part in images.values() for f in part})
+    except (files.DataError, OSError):
+        return ""
 
 
 def _files(options: dict) -> list[Path]:
