@@ -82,7 +82,8 @@ def check_trainable(model: nn.Module) -> None:
     known = {id(p) for p in model.parameters()}
     for module in list(model.modules()):
         for name, value in vars(module).items():
-            if any(p.requires_grad and id(p) not in known for p in _parameters_within(value)):
+            hidden = _parameters_within(value) if isinstance(value, (list, tuple, dict)) else []
+            if any(p.requires_grad and id(p) not in known for p in hidden):
                 where = f"{type(module).__name__}.{name}, a plain {type(value).__name__}"
                 cure = "use an nn.ModuleList, ModuleDict or ParameterList for each list, tuple or dict"
                 raise ValueError(f"the layers in {where}, would not be trained; {cure}")
@@ -91,13 +92,11 @@ def check_trainable(model: nn.Module) -> None:
 
 
 def _parameters_within(value, depth: int = 4) -> list[nn.Parameter]:
-    """Those in plain lists, tuples and dicts, also of one another, which PyTorch does not look into."""
+    """Those of modules in plain lists, tuples and dicts, also of one another, which PyTorch does not look into."""
     if isinstance(value, dict):
         value = list(value.values())
-    if isinstance(value, (list, tuple)) and depth:
-        return [p for part in value for p in _parameters_within(part, depth - 1)]
-    if depth == 4:  # an attribute itself: PyTorch knows it
-        return []
+    if isinstance(value, (list, tuple)):
+        return [p for part in value for p in _parameters_within(part, depth - 1)] if depth else []
     return list(value.parameters()) if isinstance(value, nn.Module) else [value] * isinstance(value, nn.Parameter)
 
 

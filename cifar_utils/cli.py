@@ -409,7 +409,9 @@ def _trained(run: Path, named: list[str] | None) -> tuple[nn.Module, dict]:
     return network_file.trained(run, *others).to(train.best_device()), about
 
 
-def _predictions_of_a_run(run: Path, options: argparse.Namespace) -> tuple:
+def _predictions_of_a_run(
+    run: Path, options: argparse.Namespace
+) -> tuple[Predictions, dict, Predictions | None, data.Dataset]:
     """Its best model's predictions of the test (or validation) images, facts, those for validation, and the images.
 
     The validation images must be those of the run: on another split, some of them would be training images.
@@ -457,7 +459,9 @@ def _plot_robustness(model: nn.Module, images: data.Dataset, run: Path, folder: 
     print(f"Saved {file}.")
 
 
-def _predictions_from_elsewhere(path: Path, options: argparse.Namespace) -> tuple:
+def _predictions_from_elsewhere(
+    path: Path, options: argparse.Namespace
+) -> tuple[Predictions, dict, None, data.Dataset]:
     """A table that `Predictions.save` wrote, or a NumPy array of any model's predictions of the test images."""
     if not path.is_file():
         raise ValueError(f"there is no run and no file of predictions {path}")

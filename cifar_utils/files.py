@@ -39,7 +39,8 @@ def read_image(path: str | Path) -> Tensor:
             image = ImageOps.exif_transpose(opened)
         if image.mode[0] in "IF":  # 16 or 32 bits per pixel
             values = np.asarray(image, dtype=np.float32)
-            top = next(t for t in (1, 255, 65535) if values.max() <= t or t == 65535) if image.mode == "F" else 65535
+            tops = (1, 255) if image.mode == "F" else ()
+            top = next((top for top in tops if values.max() <= top), 65535)
             if not 0 <= values.min() <= values.max() <= top:
                 raise ValueError("its values are not within 16 bits")
             image = Image.fromarray((values * (255 / top)).round().astype(np.uint8))

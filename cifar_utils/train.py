@@ -388,7 +388,7 @@ def seeded(*key) -> Iterator[None]:
 
 
 def _begin_epoch(model: nn.Module, sampler, epoch: int, seed: int) -> list[Tensor]:
-    """Puts the model into training mode and returns the sampler's batches.
+    """Puts the model into training mode, while no widget predicts with it, and returns the sampler's batches.
 
     A sampler that draws from the global generators draws the same every time.
     """

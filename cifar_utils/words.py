@@ -153,8 +153,9 @@ def _code_and_values(function) -> tuple[str, list]:
 
 def _keeps_no_state(module: nn.Module) -> bool:
     """A loss or transform whose attributes are settings: no network, nor a metric of a library, which counts."""
-    ours = type(module).__module__.startswith(("torch.nn.", "torchvision.")) or behavior.is_edited(type(module))
-    return ours and next(module.parameters(), None) is None
+    kind = type(module)
+    is_known = kind.__module__.startswith(("torch.nn.", "torchvision.")) or behavior.is_edited(kind)
+    return is_known and next(module.parameters(), None) is None
 
 
 def _class_parts(kind: type) -> list:

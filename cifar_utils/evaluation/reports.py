@@ -41,17 +41,18 @@ def report(predictions: Predictions, title: str = "", validation: Predictions | 
         lines.append(f"expected calibration error {error:.2%} (15 equally wide bins)")
         if validation is not None:
             lines[-1] += f"; {_at_the_temperature(predictions, validation)}"
-    if _is_of_cifar10s_test_images(predictions):
-        wrong = np.isin(predictions.index, list(metrics.label_errors()))
-        if 0 < wrong.sum() < len(wrong):
-            interval = _percent(metrics.proportion(metrics.without_label_errors(predictions).correct))
-            lines.append(f"accuracy without the {wrong.sum()} known label errors {interval}")
+    wrong = _known_label_errors(predictions)
+    if 0 < wrong.sum() < len(wrong):
+        interval = _percent(metrics.proportion(metrics.without_label_errors(predictions).correct))
+        lines.append(f"accuracy without the {wrong.sum()} known label errors {interval}")
     lines += ["", per_class_table(matrix, predictions.classes), "", metrics.top_confusions(matrix, predictions.classes)]
     return "\n".join(lines)
 
 
-def _is_of_cifar10s_test_images(predictions: Predictions) -> bool:
-    return predictions.split == "test" and predictions.source in ("CIFAR-10", "SAMPLE")
+def _known_label_errors(predictions: Predictions) -> np.ndarray:
+    """[N] bool: which labels were rejected, see `metrics.label_errors`; none of images other than CIFAR-10's."""
+    is_known = predictions.split == "test" and predictions.source in ("CIFAR-10", "SAMPLE")
+    return np.isin(predictions.index, list(metrics.label_errors())) & is_known
 
 
 def heading(predictions: Predictions, title: str = "") -> str:
@@ -169,18 +170,14 @@ def write(
 
 
 def _most_confident_errors(predictions: Predictions, images: Dataset) -> Figure | None:
-    """Those on images whose label was not rejected (see `metrics.label_errors`); None without errors."""
-    kept = predictions
-    if _is_of_cifar10s_test_images(predictions):
-        if np.isin(predictions.index, list(metrics.label_errors())).all():
-            return None
-        kept = metrics.without_label_errors(predictions)
-    rows = metrics.most_confident_errors(kept)
+    """Those on images whose label was not rejected; None without errors."""
+    rows = metrics.most_confident_errors(predictions, len(predictions))
+    rows = rows[~_known_label_errors(predictions)[rows]][:16]
     if not len(rows):
         return None
-    found = [int((images.index == i).nonzero()[0, 0]) for i in kept.index[rows].tolist()]
-    names = np.array(kept.classes)
-    said = zip(names[kept.predicted[rows]], kept.confidence[rows], names[kept.labels[rows]])
+    found = [int((images.index == i).nonzero()[0, 0]) for i in predictions.index[rows].tolist()]
+    names = np.array(predictions.classes)
+    said = zip(names[predictions.predicted[rows]], predictions.confidence[rows], names[predictions.labels[rows]])
     captions = [f"{predicted} {p:.1%}\nlabel: {label}" for predicted, p, label in said]
     return plots.image_grid(images.images[found], captions, f"The most confident errors ({images})", columns=8)
 

@@ -105,9 +105,10 @@ class Lab:
         if self.window:
             self.window.close()
         # How JupyterLab ends is not what is tested.
-        for process in (*psutil.Process(self.process.pid).children(recursive=True), self.process):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        with suppress(psutil.NoSuchProcess):
+            for kernel in psutil.Process(self.process.pid).children(recursive=True):
+                kernel.kill()
+        self.process.kill()
         self.process.wait(60)
 
     def write(self, name: str, *cells: str) -> str:
