@@ -155,9 +155,10 @@ check("4.5", paired_counts)
 # %% [markdown]
 # ## 4.6 Extra · Explore: where robustness ends
 #
-# In the curves above (*For your report*): what is the smallest clockwise angle at which the first network's accuracy
-# has fallen by more than 10 percentage points? Set `angle` to it, or to None if it never falls so far. Read it
-# off the figure, or let NumPy find it: the columns of a curve are angle, accuracy, and the ends of its interval.
+# In the curves above (*For your report*): which is the smallest of the measured clockwise angles at which the first
+# network's accuracy has fallen by more than 10 percentage points? Set `angle` to it, or to None if it never falls so
+# far. Read it off the figure, or let NumPy find it: the columns of a curve are angle, accuracy, and the ends of its
+# interval.
 
 # %% exercise="4.6" part="stub"
 angle = ...
