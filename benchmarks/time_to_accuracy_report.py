@@ -54,17 +54,22 @@ def owner(about: dict) -> str:
     return "" if about.get("published") else "ours, "
 
 
-def points(rows: list[dict], tta: bool) -> list[tuple[float, float]]:
-    """Reference minutes and accuracy of each run, with test-time augmentation or without."""
+def points(rows: list[dict], tta: bool | float) -> list[tuple[float, float]]:
+    """Reference minutes and accuracy of each run, without test-time augmentation, with it, or for a quarter (0.25)."""
     if tta:
-        return [((r["reference_seconds"] + r["shifted_reference_seconds"]) / 60, r["accuracy_shifted"]) for r in rows]
+        name = "accuracy_shifted_quarter" if tta == 0.25 else "accuracy_shifted"
+        return [((r["reference_seconds"] + tta * r["shifted_reference_seconds"]) / 60, r[name]) for r in rows]
     return [(r["reference_seconds"] / 60, r["accuracy"]) for r in rows]
+
+
+def augmented(tta: bool | float) -> str:
+    return "test-time augmentation" + " of the least confident quarter" * (tta == 0.25)
 
 
 def target(about: dict, rows: list[dict]) -> str:
     """What the means of a recipe are meant to reach, and whether they do; if not, what is missing."""
     text = f"{about['accuracy']:.0%}" + (f" in {about['minutes']:g}" if "minutes" in about else "")
-    text += " (with test-time augmentation)" if about["tta"] else ""
+    text += f" (with {augmented(about['tta'])})" if about["tta"] else ""
     if "minutes" not in about:  # the published run is a yardstick, not a target
         return text
     minutes, accuracy = map(statistics.mean, zip(*points(rows, about["tta"])))
@@ -196,13 +201,13 @@ def plot(results: dict, path: Path) -> None:
     count = len(schedules)  # strict: a recipe without a color would be missing without a word
     for color, marker, (name, about) in zip(COLORS[:count], MARKERS[:count], schedules.items(), strict=True):
         rows = rows_for(results, name)
-        for tta in [False] + [True] * about["tta"]:
+        for tta in [False] + [about["tta"]] * bool(about["tta"]):
             title, style = f"{owner(about)}{name}", "none" if tta else "full"
-            label = f"{title}, test-time augmentation" if tta else f"{title} ({about['policy']})"
+            label = f"{title}, {augmented(tta)}" if tta else f"{title} ({about['policy']})"
             dots = points(rows, tta)
             axis.plot(*zip(*dots), marker, color=color, fillstyle=style, label=label)
             mean = statistics.mean(accuracy for _, accuracy in dots)
-            described.append(f"{title}{', test-time augmentation' * tta}: {mean:.1%}")
+            described.append(f"{title}{f', {augmented(tta)}' if tta else ''}: {mean:.1%}")
     for name, (color, marker, line) in STYLES.items():
         rows = rows_for(results, name)
         if rows:

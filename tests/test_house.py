@@ -99,8 +99,8 @@ PASSED_ON = {"OSError", "NotImplementedError", "UnpicklingError"}  # caught agai
 METHODS_OF_OTHERS = {  # file -> what its docstrings must name as a source
     "evaluation/calibration": "Guo", "evaluation/comparison": "McNemar", "evaluation/metrics": "Wilson",
     "evaluation/saliency": "Draelos", "speedrun/mirror": "Cohen",
-    "speedrun/muon": "K. Jordan", "speedrun/resizing": "Howard", "speedrun/selection": "Loshchilov",
-    "speedrun/whitening": "Page", "speedrun/winograd": "Winograd",
+    "speedrun/ensemble": "Hansen", "speedrun/muon": "K. Jordan", "speedrun/resizing": "Howard",
+    "speedrun/selection": "Loshchilov", "speedrun/whitening": "Page", "speedrun/winograd": "Winograd",
 }  # fmt: skip
 
 
