@@ -4,6 +4,8 @@ import copy
 import math
 import shutil
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +223,10 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             f"the transform returns images from {beyond} instead of 0 to 1; to normalize, put a Normalize layer in "
             "front of the model; otherwise clamp them to 0 to 1"
         )
+    last, _ = apply_transform(transform, images.clone(), labels.clone(), Step(0, 0, index, 1.0))
+    if last.shape[-2:] != (train.size, train.size):
+        sizes = f"{last.shape[-2]} x {last.shape[-1]} pixels, and validation images have {train.size} x {train.size}"
+        print(f"WARNING: the transform returns images of {sizes}: accuracy suffers if the sizes differ.", flush=True)
     if not (targets.is_floating_point() if targets.ndim == 2 else targets.dtype == torch.int64):
         raise ValueError(f"the transform returns labels of {targets.dtype}, not int64 [N] or float [N, classes]")
     if targets.ndim == 2 and targets.shape[1] != len(train.classes):
@@ -228,7 +234,13 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     model.eval()
     with torch.no_grad():
         logits = _logits(model, plain, train)
-        _logits(model, plain[:1], train)
+        alone = _logits(model, plain[:1], train)
+    if (logits[0] - alone[0]).abs().max() > 0.01 * logits.abs().max():
+        print(
+            "WARNING: what the model predicts for an image depends on the others in the batch, or on chance: a softmax "
+            "over the batch, batch norm without running statistics, or dropout in evaluation mode?",
+            flush=True,
+        )
     if (logits >= 0).all() and torch.allclose(logits.float().sum(1), torch.ones(count, device=device), atol=1e-4):
         print(
             "WARNING: the model's outputs are probabilities (rows sum to 1). Cross-entropy takes logits: leave out "
@@ -237,8 +249,13 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
         )
     model.train()
     precision = torch.autocast(device.type, autocast, enabled=autocast is not None)
-    with precision:
+    with precision, called_layers() as called:
         logits = _logits(model, augmented, train)
+    if hidden := next((m for m in unknown(called, model) if any(p.requires_grad for p in m.parameters())), None):
+        raise ValueError(
+            f"the model uses a {type(hidden).__name__} that PyTorch does not find in it, so it would not be trained: "
+            "make each layer in __init__, and let every class that holds layers be an nn.Module"
+        )
     if made := [name for name, p in model.named_parameters() if p.requires_grad and name not in names]:
         raise ValueError(
             f"the model makes {made[0]} when it is first called, too late for the optimizer: make it in __init__, or "
@@ -265,6 +282,24 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
         return loss, torch.channels_last
     except Exception:  # each model has its own
         return loss, torch.contiguous_format
+
+
+@contextmanager
+def called_layers() -> Iterator[list[nn.Module]]:
+    """Collects every layer that is called meanwhile, of whatever model."""
+    called: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda layer, _: called.append(layer))
+    try:
+        yield called
+    finally:
+        handle.remove()
+
+
+def unknown(called: list[nn.Module], model: nn.Module) -> list[nn.Module]:
+    """Those layers with parameters that PyTorch does not find in the model: in a list, a tuple, a dict, a class that is
+    no nn.Module, or made in forward."""
+    known = set(model.modules())
+    return [layer for layer in called if layer not in known and any(True for _ in layer.parameters())]
 
 
 def _logits(model: nn.Module, images: torch.Tensor, train: Dataset) -> torch.Tensor:

@@ -32,6 +32,7 @@ Train a network with data augmentation and evaluate it honestly: the plain netwo
 of your own. Without a command it does both. Data and runs lie in data/ and runs/ of the current folder, or where the
 environment variables CIFAR10_DIR and CIFAR_RUNS point.
 """
+FEW_IMAGES, SMALL_BATCH = 2000, 16  # in larger batches, so few images would make too few steps
 PROFILES = "smoke: seconds; class: minutes on a laptop; long: a GPU, or hours (default: CIFAR_PROFILE, or class)"
 POLICIES = f"augmentation: {', '.join(PRESETS)}, or a JSON file"
 EPILOG = """\
@@ -81,6 +82,11 @@ def run(arguments: list[str]) -> int:
         return 1
     except (DataError, CheckpointError, FloatingPointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # as PyTorch says it
+            raise
+        print("error: there is too little memory: take smaller images (--size), or end other programs", file=sys.stderr)
         return 1
     return 0
 
@@ -307,6 +313,8 @@ def prepare(options: argparse.Namespace) -> tuple[nn.Module, data.Dataset, data.
         model = network(train_images, options.seed, **recipe.network)
     usual = profile.epochs if len(train_images) > 10_000 else profile.sample_epochs
     arguments = {"transform": PRESETS["full"], "epochs": options.epochs or usual, "seed": options.seed}
+    if options.images and not recipe and len(train_images) < FEW_IMAGES:
+        arguments["batch_size"] = SMALL_BATCH
     if recipe:
         arguments = _arguments(recipe, model, train_images, options, arguments)
     if options.policy:
@@ -421,12 +429,19 @@ def _predictions_of_a_run(
     if its["source"] not in ("CIFAR-10", "SAMPLE") and not options.images:
         raise ValueError(f"{run} was trained on images of {its['source']}: name their folder with --images")
     sample = its["source"] == "SAMPLE" or False
+    is_cifar = its["source"] in ("CIFAR-10", "SAMPLE")
+    wrong = {"--images": options.images and is_cifar, "--size": (options.size or its["size"]) != its["size"]}
+    wrong["--sample"] = options.sample and not sample
+    if name := next((name for name, is_wrong in wrong.items() if is_wrong), None):
+        trained_on = f"{its['title']}, {its['size']} x {its['size']} pixels"
+        raise ValueError(f"{run} was trained on {trained_on}: leave out {name}")
     whole = _images(options, True, sample, its["size"])
     _, val = data.split(whole, seed=its["seed"] or 0)
     if val.fingerprint() != its["validation"]:
         raise ValueError(
             f"{run} was trained with other validation images than these: {val}. If they were not a tenth of each "
-            "class, put the images into folders train/ and val/ as they were then"
+            "class, put the images into folders train/ and val/ as they were then, or evaluate in the notebook that "
+            "trained it"
         )
     facts, on_val = {"run": str(run), "epoch": about["epoch"], "tta": options.tta}, predict(model, val, tta=options.tta)
     has_test = not options.images or data.has_test_folder(options.images)
@@ -551,7 +566,10 @@ def _copies(options: argparse.Namespace) -> None:
     from cifar_utils.workshop import copies
 
     dead_links = copies.write(options.folder)
-    print(f"The copies are in {options.folder}. Participants activate their environment and run jupyter lab there.")
+    print(
+        f"The copies are in {options.folder}. Participants install in it as its README says. Those who have an "
+        "installation elsewhere activate it, set CIFAR10_DIR to its data/, and run jupyter lab in the copies."
+    )
     if dead_links:
         print(f"Links that lead nowhere there: {', '.join(dead_links)}")
 

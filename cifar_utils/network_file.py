@@ -166,7 +166,8 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
         raise CheckpointError(problem)
     raise CheckpointError(
         f"{run} holds a {about['model']} whose code is neither the package's nor among the networks you saved. Save it "
-        "(network_file.save in notebook 2), or name it with --model FILE.py:NAME."
+        "(network_file.save in notebook 2), or pass its class: trained(run, MyNetwork), or --model FILE.py:NAME on the "
+        "command line."
     )
 
 

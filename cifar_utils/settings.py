@@ -121,9 +121,9 @@ def _directory(variable: str, default: str) -> Path:
 
 
 def project_directory() -> Path:
-    """The current folder or, within the project's notebooks, the project's folder."""
+    """Within the project, or within its notebooks alone, its folder; elsewhere the current folder."""
     here = Path.cwd()
     for inside in ("notebooks", "notebooks/exercises", "notebooks/exercises/solutions"):
         if here.as_posix().endswith(f"/{inside}"):
             return here.parents[inside.count("/")]
-    return here
+    return next((path for path in (here, *here.parents) if (path / "cifar_utils" / "__init__.py").exists()), here)

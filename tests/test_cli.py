@@ -456,6 +456,9 @@ def test_images_of_ones_own_are_trained_on_evaluated_and_classified(tmp_path, im
     report = json.loads((run / "evaluation" / "report.json").read_text())
     assert list(report["class_accuracy"]) == ["apple", "pear", "plum"] and report["images"] == 12
     assert main(["evaluate", str(run), "--images", images]) == 0  # the size is the run's
+    assert main(["evaluate", str(run), "--images", images, "--size", "32"]) == 1
+    assert "24 x 24 pixels: leave out --size" in capsys.readouterr().err
+    assert runs.about(run)["settings"]["batch_size"] == cli.SMALL_BATCH  # they are few
     assert main(["classify", f"{images}/test/pear/0.png", "--run", str(run)]) == 0
     assert re.findall(r"^  (\w+) +\d+\.\d%$", capsys.readouterr().out, re.MULTILINE)[-3:] != []
 
@@ -571,7 +574,9 @@ def test_a_run_on_the_full_set_is_evaluated_on_the_full_set(tmp_path, shelf, cap
     assert main(["evaluate", run]) == 1
     assert "CIFAR-10 is not there" in one_sentence(capsys)
     assert main(["evaluate", run, "--sample"]) == 1
-    assert "was trained with other validation images than these" in one_sentence(capsys)
+    assert "32 x 32 pixels: leave out --sample" in one_sentence(capsys)
+    assert main(["evaluate", run, "--images", "photos"]) == 1
+    assert "leave out --images" in one_sentence(capsys)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 5])
@@ -593,6 +598,18 @@ def test_a_run_on_another_split_is_refused(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run")]) == 1
     assert "was trained with other validation images than these" in one_sentence(capsys)
     assert not (tmp_path / "run" / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4 GB")]
+)
+def test_too_little_memory_is_one_sentence(monkeypatch, capsys, error):
+    def fails(options):
+        raise error
+
+    monkeypatch.setattr(cli, "_runs", fails)
+    assert main(["runs"]) == 1
+    assert "there is too little memory" in one_sentence(capsys)
 
 
 # Several
@@ -1013,7 +1030,7 @@ def test_ctrl_c_within_an_exec_of_an_import(tmp_path):
 def test_a_reader_that_ends_is_not_the_runs_fault(tmp_path, images):
     """As in `train | head -1`: not a word of folders that cannot be written to, and the run resumes."""
     run = tmp_path / "mine"
-    command = shlex.join([*COMMAND, "train", "--images", images, "--epochs", "50", "--folder", str(run)])
+    command = shlex.join([*COMMAND, "train", "--images", images, "--epochs", "10", "--folder", str(run)])
     options = {"cwd": tmp_path, "env": environment(tmp_path), "capture_output": True, "text": True, "timeout": 300}
     done = subprocess.run(f"({command}; echo code $? >&2) | head -1", shell=True, **options)
     assert done.stdout.count("\n") == 1

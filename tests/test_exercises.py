@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from cifar_utils import checkpoint, data, fit, network_file, settings
+from cifar_utils import checkpoint, data, fit, network_file, runs, settings
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.predictions import Predictions
@@ -240,6 +240,11 @@ def test_numbers_of_any_library_are_numbers(capsys):
     assert "1.5 Right." in capsys.readouterr().out
 
 
+def test_a_number_in_quotes_is_told_as_such(capsys):
+    check("1.1", "500")
+    assert "1.1 Not yet. Hand in the number itself, without quotes." in capsys.readouterr().out
+
+
 def test_an_answer_that_fails_without_a_word_is_reported(capsys):
     def silent(*_):
         raise RuntimeError(" \n ")
@@ -300,6 +305,16 @@ def test_a_right_policy_and_a_right_network_are_saved(capsys):
     assert "It is saved for notebooks 3 and 4, in runs/network.py." in " ".join(capsys.readouterr().out.split())
     check("1.4", Policy())
     assert Policy.from_json(settings.policy_file().read_text()) == PRESETS["full"]
+
+
+def test_a_policy_that_is_replaced_is_kept(capsys):
+    mine = replace(PRESETS["full"], degrees=7.0)
+    file = runs.save_policy(mine)
+    for _ in range(2):  # the second time, the file holds the answer itself
+        check("1.4", PRESETS["full"])
+    assert Policy.from_json(file.read_text()) == PRESETS["full"]
+    assert Policy.from_json(file.with_name("policy.previous.json").read_text()) == mine
+    assert " ".join(capsys.readouterr().out.split()).count("The policy that was there") == 1
 
 
 @pytest.mark.parametrize("notebook", QUIZZES)

@@ -33,6 +33,7 @@ from cifar_utils.data import Dataset
 from cifar_utils.evaluation import predict, reports
 from cifar_utils.models import Normalize
 from cifar_utils.speedrun.muon import muon, scale_invariant
+from cifar_utils.speedrun.resizing import ProgressiveResizing
 from cifar_utils.speedrun.selection import DropEasiest
 from cifar_utils.train import fit, sgd, steps, warm_up_and_decay
 
@@ -168,6 +169,30 @@ class InAList(nn.Module):
         return self.head(x)
 
 
+class NewEveryTime(nn.Module):
+    """Its convolution is made in forward, with other weights every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.head(nn.Conv2d(3, 4, 3)(x).mean((2, 3)))
+
+
+class NoModule:
+    """A block that forgot to be an nn.Module."""
+
+    def __init__(self) -> None:
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+
+    def __call__(self, x):
+        return self.convolution(x)
+
+
+NO_MODULE = NoModule()
+
+
 class Late(nn.Module):
     """It makes its head when it first sees images, too late for the optimizer."""
 
@@ -218,6 +243,8 @@ def with_batch_norm_1d() -> nn.Module:
         ("in pairs", Of(lambda net, x: net(x), more=[(nn.Linear(3, 3), nn.ReLU())]), "layers in Of.more, a plain list"),
         ("parameters", Of(lambda net, x: net(x), more=[nn.Parameter(torch.ones(3))]), "ModuleDict or ParameterList"),
         ("in a nested dict", Of(lambda net, x: net(x), more={"a": {"b": nn.Linear(3, 3)}}), "Of.more, a plain dict"),
+        ("made anew in forward", NewEveryTime(), "the model uses a Conv2d that PyTorch does not find in it"),
+        ("in a class of no kind", Of(lambda net, x: net(NO_MODULE(x))), "let every class that holds layers be an"),
         ("made when called", Late(), "makes head.weight when it is first called, too late for the optimizer"),
         ("detached", Of(lambda net, x: net(x).detach()), "no gradient leads from the model's outputs"),
     ),
@@ -247,6 +274,20 @@ def test_a_softmax_at_the_end_is_noticed_and_training_continues(tmp_path, capsys
         history = fit(nn.Sequential(linear(), layer), TRAIN, VAL, run=tmp_path, **USUAL)
     assert len(history) == 2
     assert ("the model's outputs are probabilities" in capsys.readouterr().out) == warns
+
+
+@pytest.mark.parametrize(
+    "first,last,warns",
+    [
+        (nn.Identity(), nn.Softmax(0), True),
+        (nn.BatchNorm2d(3, track_running_stats=False), nn.Identity(), True),
+        (nn.BatchNorm2d(3), nn.Tanh(), False),
+    ],
+)
+def test_predictions_that_depend_on_the_batch_are_noticed(tmp_path, capsys, first, last, warns):
+    model = nn.Sequential(first, nn.Flatten(), nn.Linear(3072, 10), last)
+    assert len(fit(model, TRAIN, VAL, run=tmp_path, **USUAL)) == 2
+    assert ("depends on the others in the batch" in capsys.readouterr().out) == warns
 
 
 def test_a_layer_that_is_never_used_is_named_and_training_continues(tmp_path, capsys):
@@ -516,6 +557,21 @@ def test_a_loss_that_is_no_number_any_more_names_several_causes(tmp_path):
 )
 def test_a_transform_that_does_not_fit_is_refused(tmp_path, transform, words):
     refused(tmp_path / "run", words, transform=transform)
+
+
+@pytest.mark.parametrize(
+    "transform,warns",
+    [
+        (v2.CenterCrop(24), True),
+        ([PRESETS["full"], v2.Resize(48)], True),
+        (ProgressiveResizing(PRESETS["full"]), False),
+        (v2.RandomCrop(32, padding=4), False),
+    ],
+)
+def test_a_transform_that_changes_the_size_is_noticed(tmp_path, capsys, transform, warns):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10))
+    assert len(fit(model, TRAIN, VAL, transform=transform, run=tmp_path, **USUAL)) == 2
+    assert ("and validation images have 32 x 32" in capsys.readouterr().out) == warns
 
 
 def test_normalized_images_are_refused_by_a_normalize_layer_too(tmp_path):

@@ -226,6 +226,18 @@ def test_in_the_committed_run_augmentation_pays_on_the_sample():
     assert float(points) >= 5 and float(p) < 0.001
 
 
+NUMBERS = {"one": 1, "two": 2, "three": 3}
+
+
+@pytest.mark.parametrize("number", [3, 5, 6, 7])
+def test_the_minutes_of_training_that_a_notebook_names_are_those_of_its_progress_bars(number):
+    notebook = nbformat.read(PATHS[number - 1], as_version=4)
+    stated = re.search(r"of which (\w+) are training|of which (one) is training", notebook.cells[0].source)
+    minutes = NUMBERS.get(stated[1] or stated[2]) or int(stated[1])
+    ended = re.findall(r"Training[^\n\r]*\[(\d+):(\d\d), 00:00 left", text_of(notebook))
+    assert abs(sum(int(m) + int(s) / 60 for m, s in ended) - minutes) <= 0.75
+
+
 WORDS, LINES, TASK = 100, 20, 3  # words read and code lines followed per minute; minutes for a "Your turn"
 
 

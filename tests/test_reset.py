@@ -95,6 +95,14 @@ def test_a_second_reset_finds_nothing(project, monkeypatch):
     assert files(project) == before
 
 
+def test_it_may_be_called_from_any_folder_of_the_project(project, monkeypatch):
+    """JupyterLab opens a terminal in the folder that its file browser shows."""
+    (project / "docs").mkdir(exist_ok=True)
+    monkeypatch.chdir(project / "docs")
+    reset.reset()
+    assert not (project / "runs").exists() and (project / "runs-before-reset-at-0" / "a").exists()
+
+
 def test_other_line_ends_are_no_change(project):
     path = project / "notebooks" / NAMES[0]
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))

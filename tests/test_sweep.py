@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -288,6 +289,33 @@ def test_runs_of_an_earlier_file_do_not_count_as_its_own(images, tmp_path, capsy
     file.write_text(f"trainings = [{common | {'model': str(tmp_path / 'mine.py') + ':Net'}!r}]\n")
     assert main(["sweep", str(file), "--folder", str(folder), "--jobs", "1"]) == 1
     assert "Not finished: 1 of" in capsys.readouterr().out
+
+
+def test_runs_that_finish_on_a_disk_that_is_not_shared_are_a_problem(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "_on_a_cluster", lambda tasks, address: ((task[0], "") for task in tasks))
+    assert main(["sweep", str(write(tmp_path, images)), "--folder", str(tmp_path / "runs"), "--dask", "tcp://x:1"]) == 1
+    told = capsys.readouterr().out
+    assert "it finished on another machine" in told and ": finished" not in told
+    assert all("another machine" in row["status"] for row in rows(tmp_path / "runs"))
+
+
+def test_a_dry_run_names_what_would_fail_and_estimates_the_rest(images, tmp_path, capsys):
+    file = tmp_path / "sweep.py"
+    common = {"images": str(images), "size": 16, "epochs": 1, "model": [None, f"{tmp_path}/missing.py:Net"]}
+    file.write_text(f"trainings = [{common!r}]\n")
+    assert main(["sweep", str(file), "--folder", str(tmp_path / "runs"), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "it would fail: --model" in told and told.count(": about ") == 1
+
+
+def test_the_recipes_and_the_network_of_the_page_can_be_trained(images, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "more_than_one.md").read_text()
+    (code,) = re.findall(r"```python\n(# mine.py\n.*?)```", page, re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    for options in (["--recipe", "adamw"], ["--recipe", "smooth"], ["--model", "Net"]):
+        named = [options[0], f"{tmp_path}/mine.py:{options[1]}"]
+        usual = ["--images", str(images), "--size", "16", "--epochs", "1", "--folder", str(tmp_path / options[1])]
+        assert main(["train", *named, *usual]) == 0
 
 
 def test_a_full_disk_is_one_sentence(images, tmp_path, monkeypatch):

@@ -103,6 +103,8 @@ def judge(found: Exercise, answer) -> str:
         return "Replace the ... with your answer, and run the cell again."
     if getattr(answer, "ndim", None) == 0:
         answer = answer.item()  # a number, computed by torch or NumPy
+    if isinstance(answer, str) and re.fullmatch(r"[\d.,]+", answer.strip()):
+        return "Hand in the number itself, without quotes."
     try:
         result = found.check(answer)
     except Exception as error:  # a participant's code can fail in any way

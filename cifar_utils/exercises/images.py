@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from cifar_utils import data, runs, speedrun
+from cifar_utils import checkpoint, data, runs, settings, speedrun
 from cifar_utils.augment import PRESETS, Policy, Step, apply_transform, to_float
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.inference import outputs
@@ -295,8 +295,13 @@ def _only(policy: Policy, fields: tuple[str, ...]) -> Policy:
 
 
 def _save(policy: Policy) -> str:
+    file, replaced = settings.policy_file(), ""
+    before = file.read_bytes() if file.exists() else b""
+    if before not in (b"", policy.to_json().encode()):
+        checkpoint.write(file.with_name("policy.previous.json"), before)
+        replaced = " The policy that was there is now in policy.previous.json."
     file = runs.save_policy(policy)
-    return f"It is saved for notebook 3, in {file.parent.name}/{file.name}."
+    return f"It is saved for notebook 3, in {file.parent.name}/{file.name}.{replaced}"
 
 
 @exercise(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_utils import network_file
+from cifar_utils import checks, network_file
 from cifar_utils.checks import first_line
 from cifar_utils.exercises.core import RIGHT, Wrong, exercise
 from cifar_utils.exercises.images import images
@@ -208,14 +208,9 @@ def all_layers_are_registered(answer) -> str | tuple[str, dict]:
 
 def untracked(model: nn.Module, images: torch.Tensor) -> list[nn.Module]:
     """Layers that forward uses and PyTorch does not find: in a list, tuple or dictionary, or made in forward."""
-    called: list[nn.Module] = []
-    handle = nn.modules.module.register_module_forward_pre_hook(lambda layer, _: called.append(layer))
-    try:
+    with checks.called_layers() as called:
         model(images)
-    finally:
-        handle.remove()
-    known = set(model.modules())
-    return [layer for layer in called if layer not in known and any(True for _ in layer.parameters())]
+    return checks.unknown(called, model)
 
 
 NETWORK = SUPER + "        self.body = nn.Sequential(*[{}])\n        self.head = nn.Linear(32, classes)\n"

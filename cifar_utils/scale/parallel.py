@@ -125,9 +125,17 @@ def steps(
         See `train.steps`; in the other processes, nothing.
 
     Raises:
-        ValueError: see `train.steps` and `Sharded`; or the processes do not start from the same weights.
+        ValueError: see `train.steps` and `Sharded`; or the processes do not have the same images, or do not start from
+            the same weights.
     """
     sharded = Sharded(model, shards)
+    about = [f"{data}, {data.size} x {data.size} pixels ({data.fingerprint()[:6]})" for data in (images, val)]
+    for number, other in enumerate(_gathered(about)):
+        if other != about:
+            mine, its = (" and ".join(each) for each in (about, other))
+            raise ValueError(
+                f"process {rank()} has {mine}, and process {number} has {its}: give all the same (CIFAR10_DIR)"
+            )
     if dist.is_initialized() and dist.get_backend() == "gloo":  # which exchanges tensors of the CPU only
         options["device"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:

@@ -155,6 +155,8 @@ def run(
     outcomes = _on_a_cluster(tasks, dask) if dask and tasks else _on_this_machine(tasks, jobs, threads)
     with bar(len(todo), "Sweep", "run") as progress:
         for training, problem in outcomes:
+            if not problem and not (training.folder / "run.json").exists():
+                problem = f"it finished on another machine, whose {folder} is not this one: use a disk that all share"
             if problem:
                 problems[training.folder.name] = problem
             print(f"{training.folder.name}: {problem or 'finished'}", flush=True)
@@ -391,7 +393,11 @@ def _show_plan(trainings: list[Training], done: set[str], jobs: int, threads: in
             continue
         key = json.dumps({n: v for n, v in training.options.items() if n != "seed"}, sort_keys=True, default=str)
         if key not in seconds:  # seeds take equally long
-            seconds[key] = _estimate(training, threads)
+            try:
+                seconds[key] = _estimate(training, threads)
+            except (files.DataError, CheckpointError, ValueError, OSError) as error:
+                print(f"  {training.folder.name}: it would fail: {error}")
+                continue
         total += seconds[key]
         print(f"  {training.folder.name}: about {seconds[key] / 60:.1f} minutes")
     hours, jobs = total / 3600, max(1, min(jobs, sum(training.folder.name not in done for training in trainings)))

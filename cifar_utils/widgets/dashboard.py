@@ -191,7 +191,7 @@ class Dashboard(Widget):
         if self._is_complete():
             return "Training is finished."
         place = f"Epoch {state.epochs:.1f} of {state.total_epochs}" if state else "Before the first epoch"
-        if not self._running and state and not self._is_stopped():
+        if not self._running and (not self._is_stopped() if state else self.error):
             return f"{place}: training was ended by an error ({self.error})."
         if not self._running and state:
             return f"{place}: training has ended here, and running the cell again resumes."
@@ -219,7 +219,7 @@ class Dashboard(Widget):
                 return "training; in this kernel, the controls work between two cells: to stop, interrupt the kernel"
             return "stopping after this batch" if state and state.stop else "training"
         if state is None:
-            return "not started"
+            return "ended by an error" if self.error else "not started"
         if self._is_complete():
             return "finished"
         resume = "press Continue, or run the cell again, to resume"
