@@ -426,7 +426,7 @@ def test_a_run_of_ones_own_network_needs_it_named(tmp_path, models, capsys):
     run = str(tmp_path / "mine")
     assert main(["train", *SMOKE, "--model", f"{models}:Net", "--folder", run]) == 0
     assert main(["evaluate", run]) == 1
-    assert re.search("holds a Net whose code is neither .* name it with --model FILE.py:NAME", one_sentence(capsys))
+    assert re.search("holds a Net whose code is neither .* or --model FILE.py:NAME on the command line", one_sentence(capsys))
     assert main(["evaluate", run, "--model", f"{models}:make"]) == 1
     assert "does not fit this model" in one_sentence(capsys)
 

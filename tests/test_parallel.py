@@ -154,6 +154,8 @@ def folder(tmp_path_factory) -> Path:
         "def Net(classes):\n"
         "    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2),\n"
         "                         nn.Flatten(), nn.Linear(392, classes))\n"
+        "def three_steps(model, train, *, seed, epochs):\n"
+        "    return {'batch_size': 128}\n"
     )
     return folder
 
@@ -165,7 +167,8 @@ EPOCHS = 20  # where a run must not be over before it is stopped or killed
 def arguments(folder: Path, run: Path, epochs: int = 3, shards: int = 4) -> list[str]:
     """Of the command that trains the tiny run."""
     words = ["train", "--images", folder / "images", "--size", 16, "--shards", shards, "--epochs", epochs]
-    return list(map(str, [*words, "--model", f"{folder / 'mine.py'}:Net", "--folder", run]))
+    words += ["--model", f"{folder / 'mine.py'}:Net", "--recipe", f"{folder / 'mine.py'}:three_steps"]
+    return list(map(str, [*words, "--folder", run]))
 
 
 def start(folder: Path, run: Path, processes: int, epochs: int = 3, shards: int = 4, restarts: int = 0, **env: str):
