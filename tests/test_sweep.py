@@ -448,9 +448,9 @@ def sweep_here(file: Path, folder: Path, cluster: Cluster, capsys) -> str:
 
 @pytest.fixture(scope="module")
 def alone(images, tmp_path_factory) -> Path:
-    """The sweep of 15 epochs without a cluster, for those whose workers or schedulers are killed."""
+    """The sweep of 10 epochs without a cluster, for those whose workers or schedulers are killed."""
     folder = tmp_path_factory.mktemp("alone")
-    sweep.run(write(folder, images, epochs=15), folder / "runs", jobs=2, threads=1)
+    sweep.run(write(folder, images, epochs=10), folder / "runs", jobs=2, threads=1)
     return folder / "runs"
 
 
@@ -465,7 +465,7 @@ def under_way(folder: Path, count: int = 1, seconds: float = 120) -> None:
 @pytest.mark.slow
 def test_workers_that_are_killed_change_nothing(cluster, images, alone, tmp_path):
     """Three workers, killed with SIGKILL one after the other and replaced: every run complete, bit for bit as alone."""
-    file, folder = write(tmp_path, images, epochs=15), tmp_path / "runs"
+    file, folder = write(tmp_path, images, epochs=10), tmp_path / "runs"
     for _ in range(3):
         cluster.start_worker()
     cluster.wait(3)
@@ -492,7 +492,7 @@ def test_workers_that_are_killed_change_nothing(cluster, images, alone, tmp_path
 def test_a_scheduler_that_is_killed_ends_the_sweep_in_a_sentence_and_the_same_command_completes_it(
     cluster, images, alone, tmp_path, capsys
 ):
-    file, folder = write(tmp_path, images, epochs=15), tmp_path / "runs"
+    file, folder = write(tmp_path, images, epochs=10), tmp_path / "runs"
     cluster.start_worker()
     cluster.wait(1)
     process = start_sweep(file, folder, cluster)
