@@ -3,6 +3,7 @@
 import copy
 import math
 import shutil
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,7 +206,8 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             finite [N, classes] logits.
     """
     # Not as many images as classes: labels [N] would broadcast with logits [N, N], and a wrong loss pass unnoticed.
-    model, count = uncompiled(model), min(2 if len(train.classes) == 3 else 3, _smallest_batch(sampler, train))
+    model = original = uncompiled(model)
+    count = min(2 if len(train.classes) == 3 else 3, _smallest_batch(sampler, train))
     loss = loss.to(device) if isinstance(loss, nn.Module) else loss
     if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
         raise ValueError(f"the loss {type(loss).__name__} has trainable parameters, and only the model's are trained")
@@ -223,10 +225,12 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             f"the transform returns images from {beyond} instead of 0 to 1; to normalize, put a Normalize layer in "
             "front of the model; otherwise clamp them to 0 to 1"
         )
-    last, _ = apply_transform(transform, images.clone(), labels.clone(), Step(0, 0, index, 1.0))
+    last, _ = apply_transform(transform, images.clone(), labels.clone(), Step(0, 0, index, 0.999))
     if last.shape[-2:] != (train.size, train.size):
         sizes = f"{last.shape[-2]} x {last.shape[-1]} pixels, and validation images have {train.size} x {train.size}"
-        print(f"WARNING: the transform returns images of {sizes}: accuracy suffers if the sizes differ.", flush=True)
+        print(
+            f"WARNING: the transform returns images of {sizes}: accuracy often suffers where they differ.", flush=True
+        )
     if not (targets.is_floating_point() if targets.ndim == 2 else targets.dtype == torch.int64):
         raise ValueError(f"the transform returns labels of {targets.dtype}, not int64 [N] or float [N, classes]")
     if targets.ndim == 2 and targets.shape[1] != len(train.classes):
@@ -251,10 +255,13 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     precision = torch.autocast(device.type, autocast, enabled=autocast is not None)
     with precision, called_layers() as called:
         logits = _logits(model, augmented, train)
-    if hidden := next((m for m in unknown(called, model) if any(p.requires_grad for p in m.parameters())), None):
+    # A hook or function that the model holds was not copied: it calls the original's layers.
+    hidden = [layer for layer in unknown(called, model) if layer not in set(original.modules())]
+    if hidden := [layer for layer in hidden if any(p.requires_grad for p in layer.parameters())]:
         raise ValueError(
-            f"the model uses a {type(hidden).__name__} that PyTorch does not find in it, so it would not be trained: "
-            "make each layer in __init__, and let every class that holds layers be an nn.Module"
+            f"the model uses a {type(hidden[0]).__name__} that PyTorch does not find in it, so it would not be "
+            "trained: make each layer in __init__, and let every class that holds layers be an nn.Module; call "
+            "requires_grad_(False) of a layer that is not to be trained"
         )
     if made := [name for name, p in model.named_parameters() if p.requires_grad and name not in names]:
         raise ValueError(
@@ -286,11 +293,15 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
 
 @contextmanager
 def called_layers() -> Iterator[list[nn.Module]]:
-    """Collects every layer that is called meanwhile, of whatever model."""
+    """Collects every layer that is called meanwhile, of whatever model, where gradients are recorded."""
     called: list[nn.Module] = []
-    handle = nn.modules.module.register_module_forward_pre_hook(lambda layer, _: called.append(layer))
+    handle = nn.modules.module.register_module_forward_pre_hook(
+        lambda layer, _: called.append(layer) if torch.is_grad_enabled() else None
+    )
     try:
-        yield called
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*when there are global hooks")  # a compiled layer calls it twice
+            yield called
     finally:
         handle.remove()
 

@@ -29,10 +29,10 @@ from cifar_utils.progress import bar
 
 DESCRIPTION = """\
 Train a network with data augmentation and evaluate it honestly: the plain network on CIFAR-10, or a network and images
-of your own. Without a command it does both. Data and runs lie in data/ and runs/ of the current folder, or where the
-environment variables CIFAR10_DIR and CIFAR_RUNS point.
+of your own. Without a command it does both. Data and runs lie in data/ and runs/ of the project's folder (outside of
+it: of the current folder), or where the environment variables CIFAR10_DIR and CIFAR_RUNS point.
 """
-FEW_IMAGES, SMALL_BATCH = 2000, 16  # in larger batches, so few images would make too few steps
+SMALL_FOLDER, SMALL_BATCH = 2000, 16  # in larger batches, so few images would make too few steps
 PROFILES = "smoke: seconds; class: minutes on a laptop; long: a GPU, or hours (default: CIFAR_PROFILE, or class)"
 POLICIES = f"augmentation: {', '.join(PRESETS)}, or a JSON file"
 EPILOG = """\
@@ -84,9 +84,9 @@ def run(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # as PyTorch says it
+        if not isinstance(error, MemoryError) and "ried to allocate" not in str(error):  # as PyTorch says it
             raise
-        print("error: there is too little memory: take smaller images (--size), or end other programs", file=sys.stderr)
+        print("error: there is too little memory: end other programs, or take a smaller network", file=sys.stderr)
         return 1
     return 0
 
@@ -193,7 +193,9 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     recipes = "train by a recipe: class, fast, short, sample, few, wide (notebook 5's network), own (your network); "
     recipes += "or FILE.py:NAME, a function (model, train, *, seed, epochs) that returns keyword arguments of fit"
     parser.add_argument("--recipe", metavar="NAME", help=recipes)
-    parser.add_argument("--epochs", metavar="N", type=_whole(1), help="passes over the training images")
+    text = "passes over the training images, in batches of 128; "
+    text += f"of {SMALL_BATCH}, where fewer than {SMALL_FOLDER:,} of your own are trained on; a recipe may have its own"
+    parser.add_argument("--epochs", metavar="N", type=_whole(1), help=text)
     parser.add_argument("--seed", metavar="N", type=_whole(0), default=0, help="same seed, same result (default: 0)")
     parser.add_argument(
         "--folder", metavar="DIR", type=Path, help="of the run (default: one in runs/, named by the settings)"
@@ -226,6 +228,8 @@ def _policy(name: str) -> Policy:
 
 def _images(options: argparse.Namespace, train: bool, sample: bool | None, size: int | None = None) -> data.Dataset:
     """The training (undivided) or test images that the options name."""
+    if options.images and options.sample:
+        raise ValueError("--sample is a part of CIFAR-10: leave it out where --images names images of your own")
     if options.images:
         return data.from_folder(options.images, size=options.size or size or 32, train=train)
     if options.size:
@@ -261,6 +265,8 @@ def _arguments(recipe, model: nn.Module, images: data.Dataset, options: argparse
         what = f"{min(found.keys() - known)!r} in a dict" if isinstance(found, dict) else f"a {type(found).__name__}"
         expected = f"a dict of {', '.join(sorted(known))} is needed"
         raise ValueError(f"--recipe {options.recipe!r} returns {what}; {expected}")
+    if "sampler" in found:  # it makes the batches
+        usual = {name: value for name, value in usual.items() if name != "batch_size"}
     return usual | found
 
 
@@ -313,7 +319,7 @@ def prepare(options: argparse.Namespace) -> tuple[nn.Module, data.Dataset, data.
         model = network(train_images, options.seed, **recipe.network)
     usual = profile.epochs if len(train_images) > 10_000 else profile.sample_epochs
     arguments = {"transform": PRESETS["full"], "epochs": options.epochs or usual, "seed": options.seed}
-    if options.images and not recipe and len(train_images) < FEW_IMAGES:
+    if options.images and len(train_images) < SMALL_FOLDER:
         arguments["batch_size"] = SMALL_BATCH
     if recipe:
         arguments = _arguments(recipe, model, train_images, options, arguments)

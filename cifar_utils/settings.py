@@ -126,4 +126,5 @@ def project_directory() -> Path:
     for inside in ("notebooks", "notebooks/exercises", "notebooks/exercises/solutions"):
         if here.as_posix().endswith(f"/{inside}"):
             return here.parents[inside.count("/")]
-    return next((path for path in (here, *here.parents) if (path / "cifar_utils" / "__init__.py").exists()), here)
+    # os.path: where a folder may not be read, it is False, and Path.exists an error
+    return next((path for path in (here, *here.parents) if os.path.exists(path / "cifar_utils/__init__.py")), here)

@@ -426,7 +426,8 @@ def test_a_run_of_ones_own_network_needs_it_named(tmp_path, models, capsys):
     run = str(tmp_path / "mine")
     assert main(["train", *SMOKE, "--model", f"{models}:Net", "--folder", run]) == 0
     assert main(["evaluate", run]) == 1
-    assert re.search("holds a Net whose code is neither .* or --model FILE.py:NAME on the command line", one_sentence(capsys))
+    words = "holds a Net whose code is neither .* or --model FILE.py:NAME on the command line"
+    assert re.search(words, one_sentence(capsys))
     assert main(["evaluate", run, "--model", f"{models}:make"]) == 1
     assert "does not fit this model" in one_sentence(capsys)
 
@@ -458,9 +459,23 @@ def test_images_of_ones_own_are_trained_on_evaluated_and_classified(tmp_path, im
     assert main(["evaluate", str(run), "--images", images]) == 0  # the size is the run's
     assert main(["evaluate", str(run), "--images", images, "--size", "32"]) == 1
     assert "24 x 24 pixels: leave out --size" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--images", images, "--sample"]) == 1
+    assert "--sample is a part of CIFAR-10" in capsys.readouterr().err
     assert runs.about(run)["settings"]["batch_size"] == cli.SMALL_BATCH  # they are few
     assert main(["classify", f"{images}/test/pear/0.png", "--run", str(run)]) == 0
     assert re.findall(r"^  (\w+) +\d+\.\d%$", capsys.readouterr().out, re.MULTILINE)[-3:] != []
+
+
+def test_few_images_are_trained_on_in_small_batches(tmp_path, images):
+    (tmp_path / "mine.py").write_text(
+        "from cifar_utils.train import Shuffle\n"
+        "def usual(model, train, *, seed, epochs):\n    return {}\n"
+        "def other(model, train, *, seed, epochs):\n    return {'sampler': Shuffle(len(train), 5, seed)}\n"
+    )
+    for name, size in (("usual", cli.SMALL_BATCH), ("other", 5)):
+        options = ["--recipe", f"{tmp_path}/mine.py:{name}", "--folder", str(tmp_path / name)]
+        assert main(["train", *SMOKE, "--images", images, "--size", "16", *options]) == 0
+        assert runs.about(tmp_path / name)["settings"]["batch_size"] == size
 
 
 def test_a_folder_without_test_images_is_reported_on_its_validation_images(tmp_path, images, capsys):

@@ -267,6 +267,36 @@ def test_a_frozen_teacher_may_hide_in_a_list(tmp_path):
     assert len(fit(model, TRAIN, VAL, run=tmp_path, **USUAL)) == 2
 
 
+class Adapted(nn.Module):
+    """A hook calls one of its layers; a copy of the model has the hook, which calls the original's layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.adapter = linear(), nn.Linear(10, 10)
+        self.net.register_forward_hook(lambda module, inputs, output: output + self.adapter(output))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_layer_that_a_hook_calls_is_trained(tmp_path):
+    model = Adapted()
+    before = model.adapter.weight.clone()
+    fit(model, TRAIN, VAL, run=tmp_path, **USUAL)
+    assert not torch.equal(model.adapter.weight, before)
+
+
+def test_a_teacher_without_gradients_may_be_anywhere(tmp_path):
+    teacher = linear()
+
+    def guided(net, x):
+        with torch.no_grad():
+            known = teacher(x)
+        return net(x) + known
+
+    assert len(fit(Of(guided), TRAIN, VAL, run=tmp_path, **USUAL)) == 2
+
+
 @pytest.mark.parametrize("layer,warns", [(nn.Softmax(1), True), (nn.LogSoftmax(1), False), (nn.Identity(), False)])
 def test_a_softmax_at_the_end_is_noticed_and_training_continues(tmp_path, capsys, layer, warns):
     with warnings.catch_warnings():
@@ -565,6 +595,7 @@ def test_a_transform_that_does_not_fit_is_refused(tmp_path, transform, words):
         (v2.CenterCrop(24), True),
         ([PRESETS["full"], v2.Resize(48)], True),
         (ProgressiveResizing(PRESETS["full"]), False),
+        (ProgressiveResizing(PRESETS["full"], ((0.5, 1.0),)), True),
         (v2.RandomCrop(32, padding=4), False),
     ],
 )

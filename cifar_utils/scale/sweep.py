@@ -137,7 +137,8 @@ def run(
     Raises:
         ValueError: see `read`; or the Dask cluster cannot be used.
     """
-    folder = Path(folder or settings.runs_directory() / file.stem).resolve()  # for workers that started elsewhere
+    folder = settings.in_project(folder or settings.runs_directory() / file.stem)
+    folder = folder.resolve()  # for workers that started elsewhere
     trainings = read(file, folder)
     done = {name for name, run in _runs(folder).items() if run.is_complete}
     todo = [training for training in trainings if training.folder.name not in done]
@@ -155,7 +156,8 @@ def run(
     outcomes = _on_a_cluster(tasks, dask) if dask and tasks else _on_this_machine(tasks, jobs, threads)
     with bar(len(todo), "Sweep", "run") as progress:
         for training, problem in outcomes:
-            if not problem and not (training.folder / "run.json").exists():
+            found = _runs(folder).get(training.folder.name)
+            if not problem and not (found and found.is_complete):
                 problem = f"it finished on another machine, whose {folder} is not this one: use a disk that all share"
             if problem:
                 problems[training.folder.name] = problem
