@@ -19,10 +19,10 @@ exception: they train on the 3,600 training images that ship, without the 400 fo
 
 The time covers everything after the data is on the disk: loading, whitening, augmentation, training, and the evaluation
 of all test images; test-time augmentation (shifted and mirrored images) is reported separately, and for a quarter of
-the images counts a quarter of its time. Reference minutes are
-explained in clock.py. The competitors, which have no schedule of their own for minutes, are evaluated after 2 and after
-5 reference minutes; these evaluations are not counted. On a GPU, the published airbench runs as well where it is
-installed, and the first run of each recipe, which warms up, is reported apart.
+the images counts a quarter of its time. Reference minutes are explained in clock.py. The competitors, which have no
+schedule of their own for minutes, are evaluated after 2 and after 5 reference minutes; these evaluations are not
+counted. On a GPU, the published airbench runs as well where it is installed, and the first run of each recipe, which
+warms up, is reported apart.
 
 Written to benchmarks/results: time_to_accuracy.json (every run), time_to_accuracy.md and time_to_accuracy.png; on a GPU
 with _gpu in their names. Runs add up over sessions and machines, and the table names the machine and the version of

@@ -256,7 +256,7 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     with precision, called_layers() as called:
         logits = _logits(model, augmented, train)
     # A hook or function that the model holds was not copied: it calls the original's layers.
-    hidden = [layer for layer in unknown(called, model) if layer not in set(original.modules())]
+    hidden = unknown(called, model, original)
     if hidden := [layer for layer in hidden if any(p.requires_grad for p in layer.parameters())]:
         raise ValueError(
             f"the model uses a {type(hidden[0]).__name__} that PyTorch does not find in it, so it would not be "
@@ -295,9 +295,12 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
 def called_layers() -> Iterator[list[nn.Module]]:
     """Collects every layer that is called meanwhile, of whatever model, where gradients are recorded."""
     called: list[nn.Module] = []
-    handle = nn.modules.module.register_module_forward_pre_hook(
-        lambda layer, _: called.append(layer) if torch.is_grad_enabled() else None
-    )
+
+    def note(layer: nn.Module, _) -> None:
+        if torch.is_grad_enabled():
+            called.append(layer)
+
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*when there are global hooks")  # a compiled layer calls it twice
@@ -306,10 +309,10 @@ def called_layers() -> Iterator[list[nn.Module]]:
         handle.remove()
 
 
-def unknown(called: list[nn.Module], model: nn.Module) -> list[nn.Module]:
-    """Those layers with parameters that PyTorch does not find in the model: in a list, a tuple, a dict, a class that is
-    no nn.Module, or made in forward."""
-    known = set(model.modules())
+def unknown(called: list[nn.Module], *models: nn.Module) -> list[nn.Module]:
+    """Those layers with parameters that PyTorch finds in none of the models: in a list, a tuple, a dict, a class that
+    is no nn.Module, or made in forward."""
+    known = {layer for model in models for layer in model.modules()}
     return [layer for layer in called if layer not in known and any(True for _ in layer.parameters())]
 
 

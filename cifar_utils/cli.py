@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "ried to allocate" not in str(error):  # as PyTorch says it
+        if not isinstance(error, MemoryError) and "ried to allocate" not in str(error):  # PyTorch: "you tried", "Tried"
             raise
         print("error: there is too little memory: end other programs, or take a smaller network", file=sys.stderr)
         return 1
@@ -265,8 +265,8 @@ def _arguments(recipe, model: nn.Module, images: data.Dataset, options: argparse
         what = f"{min(found.keys() - known)!r} in a dict" if isinstance(found, dict) else f"a {type(found).__name__}"
         expected = f"a dict of {', '.join(sorted(known))} is needed"
         raise ValueError(f"--recipe {options.recipe!r} returns {what}; {expected}")
-    if "sampler" in found:  # it makes the batches
-        usual = {name: value for name, value in usual.items() if name != "batch_size"}
+    if "sampler" in found:
+        usual.pop("batch_size", None)  # the sampler makes the batches
     return usual | found
 
 
@@ -432,12 +432,15 @@ def _predictions_of_a_run(
     """
     model, about = _trained(run, options.model)
     its = about["settings"]["data"]
-    if its["source"] not in ("CIFAR-10", "SAMPLE") and not options.images:
+    is_cifar = its["source"] in ("CIFAR-10", "SAMPLE")
+    if not is_cifar and not options.images:
         raise ValueError(f"{run} was trained on images of {its['source']}: name their folder with --images")
     sample = its["source"] == "SAMPLE" or False
-    is_cifar = its["source"] in ("CIFAR-10", "SAMPLE")
-    wrong = {"--images": options.images and is_cifar, "--size": (options.size or its["size"]) != its["size"]}
-    wrong["--sample"] = options.sample and not sample
+    wrong = {
+        "--images": options.images and is_cifar,
+        "--size": options.size not in (None, its["size"]),
+        "--sample": options.sample and not sample,
+    }
     if name := next((name for name, is_wrong in wrong.items() if is_wrong), None):
         trained_on = f"{its['title']}, {its['size']} x {its['size']} pixels"
         raise ValueError(f"{run} was trained on {trained_on}: leave out {name}")

@@ -219,11 +219,11 @@ def write_json(path: Path, value) -> None:
     checkpoint.write(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def save_policy(policy) -> Path:
-    """Saves the augmentation policy with which notebook 3 trains, and returns its file."""
+def save_policy(policy, backup: bool = False) -> Path:
+    """Saves the augmentation policy with which notebook 3 trains, and returns its file; see `checkpoint.write`."""
     path = settings.policy_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write(path, policy.to_json().encode())
+    checkpoint.write(path, policy.to_json().encode(), backup)
     return path
 
 

@@ -134,6 +134,7 @@ def test_shards_that_cannot_be_divided_are_refused(monkeypatch):
 
 def test_processes_with_other_images_are_refused(monkeypatch, tmp_path):
     """As where one machine lacks CIFAR-10, and falls back to the sample."""
+    monkeypatch.setattr(parallel, "processes", lambda: 2)
     monkeypatch.setattr(parallel, "_gathered", lambda value: [value, ["SAMPLE, 3,600 training images", value[1]]])
     with pytest.raises(ValueError, match="process 1 has SAMPLE, 3,600 training images and .*CIFAR10_DIR"):
         next(parallel.steps(narrow(), tiny(20), tiny(10, "validation"), shards=2, run=tmp_path / "run", device="cpu"))

@@ -295,13 +295,11 @@ def _only(policy: Policy, fields: tuple[str, ...]) -> Policy:
 
 
 def _save(policy: Policy) -> str:
-    file, replaced = settings.policy_file(), ""
-    before = file.read_bytes() if file.exists() else b""
-    if before not in (b"", policy.to_json().encode()):
-        checkpoint.write(file.with_name("policy.previous.json"), before)
-        replaced = " The policy that was there is now in policy.previous.json."
-    file = runs.save_policy(policy)
-    return f"It is saved for notebook 3, in {file.parent.name}/{file.name}.{replaced}"
+    file = settings.policy_file()
+    replaces = file.exists() and file.read_bytes() != policy.to_json().encode()
+    runs.save_policy(policy, backup=replaces)
+    kept = f" The policy that was there is now in {checkpoint.previous(file).name}." if replaces else ""
+    return f"It is saved for notebook 3, in {file.parent.name}/{file.name}.{kept}"
 
 
 @exercise(

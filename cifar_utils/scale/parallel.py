@@ -129,13 +129,8 @@ def steps(
             the same weights.
     """
     sharded = Sharded(model, shards)
-    about = [f"{data}, {data.size} x {data.size} pixels ({data.fingerprint()[:6]})" for data in (images, val)]
-    for number, other in enumerate(_gathered(about)):
-        if other != about:
-            mine, its = (" and ".join(each) for each in (about, other))
-            raise ValueError(
-                f"process {rank()} has {mine}, and process {number} has {its}: give all the same (CIFAR10_DIR)"
-            )
+    if processes() > 1:
+        _check_same(images, val)
     if dist.is_initialized() and dist.get_backend() == "gloo":  # which exchanges tensors of the CPU only
         options["device"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:
@@ -148,6 +143,17 @@ def steps(
             _from_first(_read(state.run))
             yield state
         yield from states if processes() == 1 else _in_step(sharded, states)
+
+
+def _check_same(*datasets: Dataset) -> None:
+    """Raises ValueError: another process has other images, as where one machine lacks CIFAR-10 and takes the sample."""
+    about = [f"{data}, {data.size} x {data.size} pixels ({data.fingerprint()[:6]})" for data in datasets]
+    for number, other in enumerate(_gathered(about)):
+        if other != about:
+            mine, its = (" and ".join(each) for each in (about, other))
+            raise ValueError(
+                f"process {rank()} has {mine}, and process {number} has {its}: give all the same (CIFAR10_DIR)"
+            )
 
 
 def _in_step(sharded: Sharded, states: Iterator["train.TrainerState"]) -> Iterator["train.TrainerState"]:

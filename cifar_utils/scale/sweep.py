@@ -156,14 +156,14 @@ def run(
     outcomes = _on_a_cluster(tasks, dask) if dask and tasks else _on_this_machine(tasks, jobs, threads)
     with bar(len(todo), "Sweep", "run") as progress:
         for training, problem in outcomes:
-            found = _runs(folder).get(training.folder.name)
-            if not problem and not (found and found.is_complete):
-                problem = f"it finished on another machine, whose {folder} is not this one: use a disk that all share"
-            if problem:
-                problems[training.folder.name] = problem
-            print(f"{training.folder.name}: {problem or 'finished'}", flush=True)
+            name = training.folder.name
+            elsewhere = f"it finished on another machine, whose {folder} is not this one: use a disk that all share"
+            problems[name] = problem or elsewhere  # which counts only where the run is not complete here
+            rows = results(trainings, problems)
+            status = next(row["status"] for row in rows if row["folder"] == name)
+            print(f"{name}: {problem or status}", flush=True)
             try:
-                _write(folder, results(trainings, problems))
+                _write(folder, rows)
             except CheckpointError as error:  # as on Windows, where Excel has the table open; it is written again
                 print(error, flush=True)
             progress.update()

@@ -75,9 +75,9 @@ def reset() -> list[str]:
 
 
 def _project() -> Path | None:
-    """The project's folder, or that of participants' copies: the current folder or one that it lies in."""
-    above = (Path.cwd(), *Path.cwd().parents)
-    return next((f for f in above if (f / "cifar_utils" / "__init__.py").is_file() and (f / NOTEBOOKS).exists()), None)
+    """The folder of the project, or of participants' copies, in which the current folder lies; None outside of one."""
+    found = settings.project_directory()
+    return found if (found / "cifar_utils" / "__init__.py").is_file() and (found / NOTEBOOKS).exists() else None
 
 
 def _check_idle(runs: Path) -> None:

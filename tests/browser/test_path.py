@@ -1,6 +1,6 @@
 """The path of a fresh participant in a browser: the doctor, notebooks 1 to 4 with a policy, a network and an optimizer
-of their own, trained and compared; every exercise, answered once wrong and once right (all in one
-notebook; nbval runs each by itself); a photo of their own.
+of their own, trained and compared; every exercise, answered once wrong and once right (all in one notebook; nbval runs
+each by itself); a photo of their own.
 """
 
 import json

@@ -72,8 +72,8 @@ check("1.3", prepare)
 #
 # This is the first part of your project: the policy with which you will train in notebook 3. It may change images as
 # much as you like, as long as they keep their labels. As a rough test, the shipped network classifies images that your
-# policy has augmented: your policy passes if the network keeps at least 85% of the accuracy that it has
-# without augmentation. Your policy is then saved for notebook 3.
+# policy has augmented: your policy passes if the network keeps at least 85% of the accuracy that it has without
+# augmentation. Your policy is then saved for notebook 3.
 
 # %% exercise="1.4" part="stub"
 my_policy = ...
