@@ -194,7 +194,7 @@ def markdown(results: dict) -> str:
 
 def plot(results: dict, path: Path) -> None:
     """Test accuracy against reference minutes: marks per run (hollow: test-time augmentation), competitors as lines."""
-    figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10.5, 5), layout="constrained")
     described, where = [], list(machines(results["rows"]))
     where = where[0] if len(where) == 1 else f"{len(where)} machines"
     schedules = {name: about for name, about in results["schedules"].items() if rows_for(results, name)}
@@ -203,7 +203,8 @@ def plot(results: dict, path: Path) -> None:
         rows = rows_for(results, name)
         for tta in [False] + [about["tta"]] * bool(about["tta"]):
             title, style = f"{owner(about)}{name}", "none" if tta else "full"
-            label = f"{title}, {augmented(tta)}" if tta else f"{title} ({about['policy']})"
+            details = augmented(tta).replace(" of", "\n   of")  # two lines, or the legend takes the plot's place
+            label = f"{title}, {details}" if tta else f"{title} ({about['policy']})"
             dots = points(rows, tta)
             axis.plot(*zip(*dots), marker, color=color, fillstyle=style, label=label)
             mean = statistics.mean(accuracy for _, accuracy in dots)
@@ -215,7 +216,7 @@ def plot(results: dict, path: Path) -> None:
             means = [[statistics.mean(values) for values in zip(*at)] for at in zip(*looks)]
             axis.plot(*zip(*means), color=color, marker=marker, linestyle=line, label=name)
             described += [f"{name}: {accuracy:.1%} after {minutes:.1f} minutes" for minutes, accuracy in means]
-    axis.set(xscale="log", xlabel="reference minutes", ylabel="test accuracy", title=f"Accuracy against time, {where}")
+    axis.set(xscale="log", xlabel="reference minutes", ylabel="test accuracy", title=f"Accuracy against time\n{where}")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
