@@ -350,7 +350,7 @@ def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tu
                 images, labels = part(to_float(images), labels)
             elif takes_labels(part):
                 images, labels = part(images, labels)
-            elif _is_torchvision(part):
+            elif is_torchvision(part):
                 found = [part(image) for image in images]
                 mixed = {getattr(x, "dtype", None) for x in found} == {torch.uint8, torch.float32}
                 images = torch.stack([*map(to_float, found)] if mixed else found)
@@ -358,7 +358,8 @@ def apply_transform(transform, images: Tensor, labels: Tensor, step: Step) -> tu
                 images = part(images)
         except Exception as error:  # a transform of the participant's own may raise anything
             hint = "; with two arguments, it is given images and labels" if takes_labels(part) else ""
-            hint = "; leave it out, images are tensors already" if type(part).__name__.endswith("ToTensor") else hint
+            if type(part).__name__.endswith(("ToTensor", "ToPILImage")):
+                hint = "; leave it out, images are tensors already"
             where = f"the transform {describe(part)} fails on a batch {_said(images)}"
             raise ValueError(f"{where}: {error}{hint}") from error
         if not _is_batch(images) or len(images) != count:
@@ -391,11 +392,13 @@ def _is_divisible(transform) -> bool:
 
     A function among them cannot: Compose hands it single images.
     """
-    if type(transform).__name__ != "Compose" or not _is_torchvision(transform):
+    if type(transform).__name__ != "Compose" or not is_torchvision(transform):
         return False
     parts = transform.transforms
-    of_batches = [p for p in parts if _mixes(p) or hasattr(p, "at_step") and not _is_torchvision(p)]
-    is_divisible = all(_is_torchvision(part) or part in of_batches for part in parts)
+    if any(type(part).__name__ == "ToPILImage" for part in parts):
+        return False
+    of_batches = [p for p in parts if _mixes(p) or hasattr(p, "at_step") and not is_torchvision(p)]
+    is_divisible = all(is_torchvision(part) or part in of_batches for part in parts)
     if of_batches and not is_divisible:
         what = f"{describe(of_batches[0])} takes a batch, and a Compose with a function hands its parts single images"
         raise ValueError(f"{what}: put the parts into a list instead")
@@ -414,7 +417,7 @@ def describe(transform) -> str:
 
 def _mixes(part) -> bool:
     """Whether it is MixUp or CutMix, or a choice of these."""
-    if not _is_torchvision(part):
+    if not is_torchvision(part):
         return False
     from torchvision.transforms import v2
 
@@ -424,7 +427,8 @@ def _mixes(part) -> bool:
     return isinstance(part, (v2.MixUp, v2.CutMix))
 
 
-def _is_torchvision(part) -> bool:
+def is_torchvision(part) -> bool:
+    """Whether it is one of torchvision's transforms, or derived from one."""
     return any(c.__module__.startswith("torchvision.transforms") for c in type(part).__mro__)
 
 

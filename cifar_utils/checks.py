@@ -1,6 +1,7 @@
 """What `train.steps` checks before the first step, each in a sentence."""
 
 import copy
+import inspect
 import math
 import shutil
 import warnings
@@ -9,16 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
-from cifar_utils.augment import Step, apply_transform
+from cifar_utils.augment import Step, apply_transform, describe
 from cifar_utils.checkpoint import MAX_BYTES, CheckpointError
 from cifar_utils.data import Dataset, beyond_0_to_1
+from cifar_utils.evaluation.inference import raw_bytes
 from cifar_utils.models import has_lazy_layers, uncompiled
-from cifar_utils.words import words_of
 
 _trained: weakref.WeakSet = weakref.WeakSet()  # models that this process has trained
 
@@ -32,8 +32,7 @@ def check_data(train: Dataset, val: Dataset, **numbers) -> None:
             raise ValueError(f"{data} were given for {split}: fit takes train, then val, from data.split")
     if train.classes != val.classes or train.size != val.size:
         raise ValueError("training and validation images differ in their classes or size; take both from one source")
-    if _share_images(train, val):
-        raise ValueError("some images are in training and in validation; divide the data with data.split")
+    _check_overlap(train, val)
     for name, value in numbers.items():
         low, high = (0, 2**63 - 1) if name == "seed" else (1, 2**31)
         if value is None and name in ("save_every", "batch_size"):
@@ -42,13 +41,19 @@ def check_data(train: Dataset, val: Dataset, **numbers) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high:,}")
 
 
-def _share_images(train: Dataset, val: Dataset) -> bool:
-    """Whether some images of one source have the same position and the same pixels."""
-    sources = {"CIFAR-10" if data.is_sample else data.source for data in (train, val)}  # the sample is a part of it
-    if len(sources) > 1:
-        return False
-    _, in_train, in_val = np.intersect1d(train.index.numpy(), val.index.numpy(), return_indices=True)
-    return bool((train.images[in_train] == val.images[in_val]).flatten(1).all(1).any())
+def _check_overlap(train: Dataset, val: Dataset) -> None:
+    """Raises ValueError: some validation images are training images as well.
+
+    Copies that `data.split` divided, such as a folder of photos may hold, are a warning, and so are a few others.
+    """
+    mine, theirs = ([(hash(x.tobytes()), int(i)) for x, i in zip(d.images.numpy(), d.index)] for d in (train, val))
+    known = {pixels for pixels, _ in mine}
+    copies = sum(pixels in known for pixels, _ in theirs)
+    which = f"{copies:,} of {len(val):,} validation images are"
+    if set(mine) & set(theirs) or copies > len(val) / 10 and train.seed is None:
+        raise ValueError(f"{which} in training as well; divide the data with data.split")
+    if copies:
+        print(f"WARNING: {which} copies of training images, and tell nothing of new ones. Remove them.", flush=True)
 
 
 def check_types(model, optimizer, sampler, autocast, **parts) -> None:
@@ -63,6 +68,9 @@ def check_types(model, optimizer, sampler, autocast, **parts) -> None:
         raise ValueError(f"the model's {extra[0]} is no tensor, and checkpoints hold only tensors: make it a buffer")
     if isinstance(optimizer, torch.optim.LBFGS) or not isinstance(optimizer, torch.optim.Optimizer | None):
         raise ValueError(f"the optimizer is a {type(optimizer).__name__}; one of torch.optim without closure is needed")
+    closure = inspect.signature(optimizer.step).parameters.get("closure") if optimizer else None
+    if closure and closure.default is closure.empty:
+        raise ValueError(f"the step of {type(optimizer).__name__} needs a closure, which the loop does not give")
     protocol = ("epoch", "record", "total_steps", "state_dict", "load_state_dict")
     if sampler is not None and not all(hasattr(sampler, name) for name in protocol):
         raise ValueError(f"the sampler, a {type(sampler).__name__}, lacks one of {', '.join(protocol)}: train.Shuffle")
@@ -127,6 +135,8 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
         raise ValueError(f"scheduler_per is {scheduler_per!r}; it must be 'step' or 'epoch'")
     if not isinstance(scheduler, schedulers.LRScheduler) or scheduler.optimizer is not optimizer:
         raise ValueError("the scheduler must be an LRScheduler of this optimizer; give fit the optimizer as well")
+    if isinstance(scheduler, schedulers.ReduceLROnPlateau) and scheduler.mode == "max":
+        raise ValueError('ReduceLROnPlateau is given the validation loss, and lower is better: mode="min"')
     last, wanted = scheduler, total_steps if scheduler_per == "step" else epochs
     if isinstance(scheduler, schedulers.SequentialLR) and scheduler._milestones:
         if 0 < scheduler._milestones[-1] < wanted:
@@ -235,10 +245,19 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
         raise ValueError(f"the transform returns labels of {targets.dtype}, not int64 [N] or float [N, classes]")
     if targets.ndim == 2 and targets.shape[1] != len(train.classes):
         raise ValueError(f"the transform mixes {targets.shape[1]} classes (num_classes?), not {len(train.classes)}")
+    model.train()
+    before = {name: raw_bytes(t) for name, t in model.state_dict().items()}
     model.eval()
     with torch.no_grad():
         logits = _logits(model, plain, train)
         alone = _logits(model, plain[:1], train)
+    model.train()
+    after = {name: raw_bytes(t) for name, t in model.state_dict().items()}
+    if changed := [name for name in before if after.get(name) != before[name]]:
+        raise ValueError(
+            f"the model's {changed[0]} changes when the model is evaluated, so it would learn from validation images, "
+            "and no run could be resumed: change it in training mode only (if self.training: ...)"
+        )
     if (logits[0] - alone[0]).abs().max() > 0.01 * logits.abs().max():
         print(
             "WARNING: what the model predicts for an image depends on the others in the batch, or on chance: a softmax "
@@ -251,7 +270,6 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             "the softmax at its end, or it will hardly learn.",
             flush=True,
         )
-    model.train()
     precision = torch.autocast(device.type, autocast, enabled=autocast is not None)
     with precision, called_layers() as called:
         logits = _logits(model, augmented, train)
@@ -277,7 +295,7 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             raise ValueError(f"it must be one finite number per batch, not {found}")
         value.backward()
     except Exception as error:
-        where = f"the loss {words_of(loss)} fails on logits {list(logits.shape)}"
+        where = f"the loss {describe(loss)} fails on logits {list(logits.shape)}"
         raise ValueError(f"{where}: {first_line(error)}") from None
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:

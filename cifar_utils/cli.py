@@ -394,6 +394,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         folder = _folder_for(path, options)
         print(reports.report(tables[name], title, validation=validation))
         written = reports.write(folder, tables[name], title, about, validation, images)
+        if not options.robustness:
+            (folder / "robustness.png").unlink(missing_ok=True)  # of an earlier evaluation
         print(f"\nSaved in {folder}: {', '.join(written)}\n")
     first, *others = tables
     comparisons = {name: comparison.compare(tables[first], tables[name]) for name in others}
@@ -405,7 +407,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _latest_run() -> Path:
-    found = settings.runs_directory().glob(f"*/{runs.BEST}")
+    """The run that was trained last, among those with a best model."""
+    found = [path for path in settings.runs_directory().glob(f"*/{runs.LAST}") if (path.parent / runs.BEST).exists()]
     latest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     if latest is None:
         raise CheckpointError(f"There is no run in {settings.runs_directory()} yet. Train first, or name its folder.")
@@ -434,7 +437,10 @@ def _predictions_of_a_run(
     its = about["settings"]["data"]
     is_cifar = its["source"] in ("CIFAR-10", "SAMPLE")
     if not is_cifar and not options.images:
-        raise ValueError(f"{run} was trained on images of {its['source']}: name their folder with --images")
+        raise ValueError(
+            f"{run} was trained on images of {its['source']}: name their folder with --images (or, "
+            "if it was a Dataset made in a notebook, evaluate it there)"
+        )
     sample = its["source"] == "SAMPLE" or False
     wrong = {
         "--images": options.images and is_cifar,

@@ -113,8 +113,10 @@ def _problem(d: Dataset) -> str:
 
 
 def _class_problem(classes: tuple[str, ...]) -> str:
-    if not isinstance(classes, tuple) or not all(isinstance(n, str) and n.strip() and n.isprintable() for n in classes):
-        return "classes must be a tuple of printable names"
+    if not isinstance(classes, tuple) or not all(isinstance(name, str) for name in classes):
+        return "classes must be a tuple of names"
+    if unprintable := [name for name in classes if not (name.strip() and name.isprintable())]:
+        return f"the class {unprintable[0]!r} has no name that can be printed; rename it"
     if not 2 <= len(classes) <= 1000:
         return f"there must be 2 to 1,000 classes, not {len(classes):,}"
     folded = sorted((name.casefold(), name) for name in classes)
@@ -247,7 +249,8 @@ def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset
         what = f"{len(files):,} images of {size} x {size} pixels need {needed:,.1f} GB of memory, {free:,.1f} are free"
         raise DataError(f"{root}: {what}. Take a smaller size or fewer images.")
     if left_out:
-        names = ", ".join(str(entry.relative_to(root)) for entry in left_out[:9]) + ", ..." * (len(left_out) > 9)
+        names = ", ".join(str(entry.relative_to(root)) for entry in left_out[:9])
+        names += ", ..." if len(left_out) > 9 else ""
         print(f"{root.name}: {len(left_out)} left out (hidden, or not an image): {names}")
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(4) as pool, bar(len(files), f"Reading {root.name}", " images", delay=2) as progress:

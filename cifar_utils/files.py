@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def read_image(path: str | Path) -> Tensor:
             image = ImageOps.exif_transpose(opened)
         if image.mode[0] in "IF":  # 16 or 32 bits per pixel
             values = np.asarray(image, dtype=np.float32)
-            tops = (1, 255) if image.mode == "F" else ()
+            tops = {"F": (1, 255), "I": (255,)}.get(image.mode, ())
             top = next((top for top in tops if values.max() <= top), 65535)
             if not 0 <= values.min() <= values.max() <= top:
                 raise ValueError("its values are not within 16 bits")
@@ -101,15 +102,17 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
                 others = ", ".join(f.name for f in folders if f.name.lower() not in LAYOUT)
                 if others and any(f.name.lower() in LAYOUT for f in folders):
                     raise DataError(f"Beside train/, val/ and test/ there may be no other folder in {root}: {others}.")
-                if folder == root and len(folders) == 1 and not images_of[part, entry.parent.name]:
+                if folder == root and len(folders) == 1 and not images_of[part, _nfc(entry.parent.name)]:
                     raise DataError(f"{root} holds a single folder, with folders in it. Give {folders[0]} instead.")
-                hint = f" If {entry.parent} holds a folder per class, call it and those beside it train/, val/, test/."
                 message = f"{entry} is a folder within a class. Move its images up, or move it away."
-                raise DataError(message + hint * (folder == root))
+                if folder == root:
+                    also = "call it and those beside it train/, val/, test/."
+                    message += f" If {entry.parent} holds a folder per class, {also}"
+                raise DataError(message)
             if entry.is_dir() and not hidden:
-                images_of[part, entry.name] = []
+                images_of[part, _nfc(entry.name)] = []
             elif nested and not hidden and entry.suffix.lower() in known:
-                images_of[part, entry.parent.name].append(entry)
+                images_of[part, _nfc(entry.parent.name)].append(entry)
             else:
                 left_out.append(entry)
     for (part, name), files in images_of.items():
@@ -119,6 +122,11 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
                     f"{parts[part if not files else other] / name} has no images. Each class needs some in each part."
                 )
     return images_of, left_out
+
+
+def _nfc(name: str) -> str:
+    """The name with each accent in its letter: a Mac may write the two apart, and the same class in another way."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _is_hidden(name: str) -> bool:

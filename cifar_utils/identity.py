@@ -29,6 +29,7 @@ _HASHED = {  # settings whose values tell a person nothing
     "tensors": "the model's tensors have other names or shapes",
     "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
     "frozen": "other parameters of the model are frozen",
+    "hooks": "other hooks are registered",
     "code": "code is another",
 }
 
@@ -67,6 +68,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
             "name": type(optimizer).__name__, "defaults": _plain(defaults), "groups": groups,
             **({"code": short_hash(words_of(methods))} if methods else {}),
         },
+        **({"hooks": hooks} if (hooks := _hooks(model, optimizer)) else {}),
         "scheduler": words_of(parts["scheduler"]),
         "sampler": words_of(parts["sampler"]),
         **numbers,
@@ -76,6 +78,17 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
             "validation_images": len(val),
         },
     }  # fmt: skip
+
+
+def _hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    """The functions that PyTorch calls at each step beside the model's own, such as one that clips gradients; or ""."""
+    groups = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    for layer in model.modules():
+        groups += [layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks]
+    for p in model.parameters():
+        groups += [p._backward_hooks or {}, p._post_accumulate_grad_hooks or {}]  # type: ignore[attr-defined]
+    found = [list(hooks.values()) for hooks in groups if hooks]
+    return short_hash(words_of(found)) if found else ""
 
 
 def folder_for(about: dict) -> Path:

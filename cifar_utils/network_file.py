@@ -1,4 +1,4 @@
-"""The code of a network that you wrote in a notebook, as a file from which other notebooks can build it.
+"""What you made in one notebook, as a file for the others: the code of your network, and your augmentation policy.
 
     network_file.save(MyNetwork)        # in notebook 02: to runs/network.py
     MyNetwork = network_file.load()     # in notebook 03: the one that was saved last
@@ -6,6 +6,8 @@
 
 A checkpoint holds weights, no code. The command line takes the same file: `--model runs/network.py:MyNetwork`.
 """
+
+import __future__
 
 import ast
 import hashlib
@@ -49,7 +51,8 @@ def save(network: Callable[..., nn.Module]) -> Path:
         raise ValueError(f"a class or function that makes a network is needed, not a {type(network).__name__}")
     lines: dict[str, str] = {}
     _collect(name, network, lines, {})
-    imports = sorted(line for line in lines.values() if line.startswith(("import ", "from ")))
+    imports = [line for line in lines.values() if line.startswith(("import ", "from "))]
+    imports.sort(key=lambda line: ("__future__" not in line, line))
     code = [line for line in lines.values() if line not in imports]
     file = settings.network_file()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -171,6 +174,14 @@ def trained(run: str | Path, *others: Callable[..., nn.Module]) -> nn.Module:
     )
 
 
+def save_policy(policy, backup: bool = False) -> Path:
+    """Saves the augmentation policy with which notebook 3 trains, and returns its file; see `checkpoint.write`."""
+    path = settings.policy_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write(path, policy.to_json().encode(), backup)
+    return path
+
+
 def _collect(name: str, thing, lines: dict[str, str], things: dict[str, Any]) -> None:
     """Adds the code of what this name stands for, after the code of all that it uses; `things`: name -> what it is."""
     if name in things:
@@ -191,6 +202,8 @@ def _collect(name: str, thing, lines: dict[str, str], things: dict[str, Any]) ->
         lines[name] = f"{name} = {thing.__name__}"
     else:
         source, outside = _definition(thing)
+        if outside.get("annotations") is __future__.annotations:  # without it, names in annotations are looked up
+            lines["annotations"] = "from __future__ import annotations"
         lines[name] = ""  # two functions may call each other
         used = behavior.global_names(compile(source, thing.__name__, "exec"))
         for other in sorted(used & outside.keys() - {thing.__name__}):

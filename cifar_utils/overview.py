@@ -106,20 +106,21 @@ def table(found: list[Run]) -> str:
         return "There are no runs to show yet."
     names = [name for name in found[0].words if len({run.words[name] for run in found}) > 1]
     also, ends = _differing_details(found), Counter(run.folder.name[-6:] for run in found)
-    rows = [["", *names, *["also"] * bool(also), "epochs", "validation accuracy", "minutes", "folder"]]
+    rows = [["", *names, *(["also"] if also else []), "epochs", "validation accuracy", "minutes", "folder"]]
     for number, run in enumerate(found):
         accuracy = "{:.1%} ({:.1%} to {:.1%})".format(*run.accuracy) if run.accuracy else "none yet"
         words = [run.words[name][:40] for name in names]
-        words += [", ".join(f"{name} {run.details.get(name, 'none')}"[:40] for name in also)] * bool(also)
+        if also:
+            words.append(", ".join(f"{name} {run.details.get(name, 'none')}"[:40] for name in also))
         progress = f"{run.epoch} of {run.epochs}"
         rows.append([f"{number}", *words, progress, accuracy, f"{run.minutes:.1f}", _short(run.folder.name, ends)])
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def _short(name: str, ends: Counter, longest: int = 20) -> str:
+def _short(name: str, ends: Counter) -> str:
     """A folder's name, or its end: a line of the table has to fit a notebook's cell beside the file browser."""
-    return name if len(name) <= longest or ends[name[-6:]] > 1 else f"…{name[-6:]}"
+    return name if len(name) <= 20 or ends[name[-6:]] > 1 else f"…{name[-6:]}"
 
 
 def _differing_details(found: list[Run]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from IPython.display import display
 from matplotlib import pyplot as plt
-from matplotlib.colors import FuncNorm
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -20,6 +20,7 @@ from cifar_utils import checkpoint
 from cifar_utils.evaluation.metrics import best_and_worst, which_listed
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+CONFUSION_GAMMA = 0.5  # the square root of a fraction is shown: beside 90%, confusions of 5% would all look alike
 FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12}
 
 
@@ -247,7 +248,7 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
     cell = (0.55 if count <= 10 else 0.48) if few else max(7 / count, 0.125 if named else 0.0125)
     width = max(5, 2 + cell * count) + (not few)  # beside the color bar
     figure, axis = new_figure(figsize=(width, max(4.9, 1.9 + cell * count)))
-    norm = FuncNorm((confusion_shade, np.square), vmin=0, vmax=1)
+    norm = PowerNorm(CONFUSION_GAMMA, vmin=0, vmax=1)
     image = axis.imshow(fraction, cmap="cividis", norm=norm)
     if few:
         shown = np.where(total > 0, np.vectorize("{:.0%}".format)(fraction), "n/a")
@@ -269,14 +270,6 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
     words = f"{title}. Confusion matrix, fraction of each true class on the diagonal{which}: {recall}. {summary}"
     figure.alt_text = words.strip()
     return figure
-
-
-def confusion_shade(fraction):
-    """The place on cividis, 0 to 1, of a fraction of a confusion matrix, 0 to 1.
-
-    It is the square root: beside 90%, the confusions of 5% would all look alike.
-    """
-    return np.sqrt(fraction)
 
 
 def ink(fraction: float) -> str:

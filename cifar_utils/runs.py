@@ -43,7 +43,7 @@ class StopSignal:
 
     requested = is_over = False
 
-    def request(self, signal_number: int = signal.SIGINT, frame=None) -> None:
+    def request(self, signal_number: int, frame) -> None:
         """What a signal does: the loop ends after this batch, and the next signal interrupts."""
         if self.is_over:  # restored by a training that began later and ended later: the signal is not for this one
             signal.signal(signal_number, self._handlers[signal_number])
@@ -98,6 +98,8 @@ def run_lock(run: Path, about: dict) -> Iterator[Callable]:
         message = f"{run} cannot be written to ({reason}). Choose another folder for the run."
         raise CheckpointError(message) from None
     try:
+        if foreign := _foreign(run):
+            raise CheckpointError(f"{run} holds {foreign}, and no run. Name a new folder for the run.")
         for left_over in run.glob(".*.tmp"):  # of a process that was killed
             with suppress(OSError):
                 left_over.unlink()
@@ -115,6 +117,15 @@ def run_lock(run: Path, about: dict) -> Iterator[Callable]:
         yield lambda parts, *names: _save(run, identifier, parts, about, names)
     finally:
         lock.release()
+
+
+def _foreign(run: Path) -> str:
+    """A file in the folder that is not of a run, where none has ever been; else ""."""
+    is_run = isinstance(_read_json(run / "run.json").get("id"), str)
+    if is_run or checkpoint.exists(run / LAST) or checkpoint.exists(run / BEST):
+        return ""
+    names = sorted(path.name for path in run.iterdir() if path.name[0] != ".")
+    return next((name for name in names if name != "log.txt"), "")  # which a sweep writes first
 
 
 def _save(run: Path, identifier: str, parts: dict, about: dict, names: tuple[str, ...]) -> None:
@@ -217,14 +228,6 @@ def environment(device: torch.device) -> dict:
 def write_json(path: Path, value) -> None:
     """Writes a JSON file as a whole, see `checkpoint.write`."""
     checkpoint.write(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def save_policy(policy, backup: bool = False) -> Path:
-    """Saves the augmentation policy with which notebook 3 trains, and returns its file; see `checkpoint.write`."""
-    path = settings.policy_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write(path, policy.to_json().encode(), backup)
-    return path
 
 
 def _path(run: str | Path, which: str) -> Path:

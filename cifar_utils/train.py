@@ -111,16 +111,16 @@ def steps(
     state = TrainerState(epochs)
     parts = {"model": model, "trainer": state, "optimizer": optimizer, "scheduler": scheduler, "sampler": sampler}
     numbers = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "scheduler_per": scheduler_per}
-    about = identity.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
+    described = identity.describe_run(train, val, transform, loss, parts, numbers | {"autocast": str(autocast)})
     parts |= {"loss": loss} if isinstance(loss, nn.Module) else {}
-    state.run = run = settings.in_project(run or identity.folder_for(about))
+    state.run = run = settings.in_project(run or identity.folder_for(described))
     uncompiled(model).trained_size = train.size  # type: ignore[assignment]  # for `evaluation.classify`
-    about = {"settings": about, "environment": runs.environment(device)}
+    about = {"settings": described, "environment": runs.environment(device)}
     images, labels, index = (x.to(device) for x in (train.images, train.labels, train.index))
     with runs.run_lock(run, about) as save, runs.StopSignal() as stop:
         resumed = runs.resume(run, parts, about)
         checks.check_start(model, optimizer, scheduler, run, resumed)
-        yield state if resumed else state.look(optimizer)
+        yield state if resumed else state.note_rate(optimizer)
         if state.epoch >= epochs:
             print(f"{run} is complete: {state.epoch} epochs. To train anew, give another seed or another folder.")
             return
@@ -146,9 +146,9 @@ def steps(
                     sampler.record(batch, logits.detach(), labels[batch])
                     state.record(x, logits.detach(), y, optimizer)
                     _scheduler_step(scheduler, scheduler_per, "step")
-                    look = device.type == "cpu" or state.step % 50 == 0 or state.step == len(batches)
+                    read = device.type == "cpu" or state.step % 50 == 0 or state.step == len(batches)
                     save_now = save_every and state.step % save_every == 0
-                    if look or save_now or stop.requested:  # on a GPU, to read a value is to wait for it
+                    if read or save_now or stop.requested:  # on a GPU, to read a value is to wait for it
                         _check_finite(value.item(), state)
                         progress.show(state)
                     state.seconds += time.perf_counter() - start  # the time in which the caller holds it does not count
@@ -166,7 +166,7 @@ def steps(
                     state.end_epoch(predictions, state.seconds + time.perf_counter() - start)
                     _scheduler_step(scheduler, scheduler_per, "epoch", predictions.loss)
                     # Best before last: if anything stops us in between, this epoch is done once more, alike.
-                    save(parts, *[runs.BEST] * is_best, runs.LAST)
+                    save(parts, *([runs.BEST] if is_best else []), runs.LAST)
                     runs.write_json(run / "history.json", state.history)
                     log.log_epoch(board, state, predictions, is_best)
                     progress.show(state)
@@ -226,7 +226,7 @@ class TrainerState:
         """The lowest validation loss so far; infinity before the first epoch."""
         return min((row["validation_loss"] for row in self.history), default=math.inf)
 
-    def look(self, optimizer: torch.optim.Optimizer) -> "TrainerState":
+    def note_rate(self, optimizer: torch.optim.Optimizer) -> "TrainerState":
         """Notes the learning rate of the last step or, before it, of the first."""
         self.learning_rate = float(optimizer.param_groups[0]["lr"]) * self.learning_rate_scale
         return self
@@ -242,7 +242,7 @@ class TrainerState:
             self._sums = torch.zeros_like(sums)
         self._sums = self._sums.to(sums.device) + sums
         self.step += 1
-        self.look(optimizer)
+        self.note_rate(optimizer)
 
     def end_epoch(self, predictions, seconds: float) -> None:
         """One epoch and its validation are done."""

@@ -14,10 +14,11 @@ from enum import Enum
 import numpy as np
 import torch
 from torch import nn
+from torch.distributions import Distribution
 from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_utils import behavior
-from cifar_utils.augment import describe
+from cifar_utils.augment import describe, is_torchvision
 from cifar_utils.models import Normalize, uncompiled
 
 # What training and loading change.
@@ -25,7 +26,9 @@ _IN_SCHEDULERS = ("optimizer", "last_epoch", "best", "num_bad_epochs", "cooldown
 _IN_MODELS = ("training", "trained_size")
 _HIDDEN = ("_schedulers", "_milestones", "_schedule_phases", "_anneal_func_type", "_scale_fn_custom")  # in schedulers
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
-_VALUES = (int, float, str, tuple, type(None), np.generic, torch.dtype, Enum, functools.partial, *_NAMESPACES)
+_VALUES = (
+    int, float, str, tuple, type(None), np.generic, torch.dtype, Enum, Distribution, functools.partial, *_NAMESPACES,
+)  # fmt: skip
 _COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)
 
 
@@ -47,6 +50,8 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
         return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(part.items(), key=str))}}}"
     if isinstance(part, (list, tuple)):
         return f"[{', '.join(map(words, part))}]"
+    if isinstance(part, Distribution):  # the repr of some leaves out the numbers
+        return f"{type(part).__name__}{words({name: getattr(part, name) for name in part.arg_constraints})}"
     if isinstance(part, functools.partial):
         return words([part.func, part.args, part.keywords])
     if isinstance(part, (set, frozenset)):
@@ -73,10 +78,14 @@ def _describes_itself(part) -> bool:
     """Whether its repr tells all that it was made with; that of a notebook's class does not tell its code."""
     if isinstance(part, nn.Module) or type(part).__repr__ is object.__repr__:  # some of torchvision's tell a half
         return False
-    if isinstance(part, type) or not hasattr(part, "__dict__"):
+    if isinstance(part, (type, Enum)):
+        return True
+    if behavior.is_edited(type(part)):
+        return False
+    if not hasattr(part, "__dict__"):
         return True
     inner = [x for value in vars(part).values() for x in (value if isinstance(value, (list, tuple)) else [value])]
-    return not (" at 0x" in repr(part) or any(map(is_part, inner)) or behavior.is_edited(type(part)))
+    return not (" at 0x" in repr(part) or any(map(is_part, inner)))
 
 
 def is_part(x) -> bool:
@@ -95,7 +104,10 @@ def _values(part, arrays: bool) -> dict:
     own = [kind for kind in type(part).__mro__ if behavior.is_edited(kind)]
     members = {name: member for kind in reversed(own) for name, member in vars(kind).items()}
     attributes = {name: member for name, member in members.items() if _is_value(member)}  # those of the class
-    attributes |= vars(part) if hasattr(part, "__dict__") else {}
+    slots = [getattr(kind, "__slots__", ()) for kind in type(part).__mro__]
+    names = [name for found in slots for name in ([found] if isinstance(found, str) else found)]
+    attributes |= {name: getattr(part, name) for name in names if hasattr(part, name)}
+    attributes |= getattr(part, "__dict__", {})
     methods = behavior.edited_methods(type(part))
     made = behavior.assigned(methods, {"__init__"})
     later = {method.__name__ for method in methods} - {"__init__"}
@@ -122,13 +134,34 @@ def _values(part, arrays: bool) -> dict:
     }  # fmt: skip
     if isinstance(part, nn.Module):
         found |= {k: v for k, v in part._modules.items() if v is not None}
+        found |= {} if arrays else _constants(part)
     return found | ({"methods": methods} if methods else {})
 
 
 def _are_settings(x) -> bool:
-    """Whether it is a list or dict of numbers, texts, or transforms such as those of a v2.Compose."""
-    values = list(x.values()) if isinstance(x, dict) else x if isinstance(x, list) else []
-    return bool(values) and all(isinstance(v, (int, float, str)) or is_part(v) for v in values)
+    """Whether it is a list or dict, also a nested one, of numbers, texts, or transforms such as those of a v2.Compose.
+
+    One of None alone may be a cache, which is filled later.
+    """
+    values = list(x.values()) if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else []
+    values = [v for v in values if v is not None]
+    return bool(values) and all(isinstance(v, (int, float, str)) or is_part(v) or _are_settings(v) for v in values)
+
+
+def _constants(model: nn.Module) -> dict:
+    """The buffers of a class of the notebook that hold a few numbers, such as a mean, and that training leaves alone.
+
+    Those of a library's layer change, and so does running_mean, which a function may be given.
+    """
+    library = [kind for kind in type(model).__mro__ if not behavior.is_edited(kind)]
+    if len(library) == len(type(model).__mro__) or set(library) - {nn.Module, nn.Sequential, object}:
+        return {}
+    methods = behavior.edited_methods(type(model))
+    changed = behavior.assigned(methods, {method.__name__ for method in methods} - {"__init__"})
+    return {
+        name: buffer for name, buffer in model._buffers.items()
+        if buffer is not None and buffer.numel() <= 100 and name not in changed and "running" not in name
+    }  # fmt: skip
 
 
 def _code_and_values(function) -> tuple[str, list]:
@@ -174,7 +207,7 @@ def _is_value(x) -> bool:
         return False
     if isinstance(x, torch.Tensor):
         return not x.requires_grad
-    if any(kind.__module__.startswith("torchvision.transforms") for kind in type(x).__mro__):
+    if is_torchvision(x):
         return True
     if isinstance(x, nn.Module):
         return False

@@ -42,7 +42,7 @@ def test_the_next_notebook_can_use_it(home):
 
 def test_nothing_of_ones_own_is_replaced(home):
     home.mkdir()
-    runs.save_policy(PRESETS["strong"])
+    network_file.save_policy(PRESETS["strong"])
     settings.network_file().write_text("mine = 1\n")
     train_tiny(home / "mine")
     assert catch_up(4) == ["Nothing is missing."]

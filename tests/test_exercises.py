@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from cifar_utils import checkpoint, data, fit, network_file, runs, settings
+from cifar_utils import checkpoint, data, fit, network_file, settings
 from cifar_utils.augment import PRESETS, Policy
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.evaluation.predictions import Predictions
@@ -309,7 +309,7 @@ def test_a_right_policy_and_a_right_network_are_saved(capsys):
 
 def test_a_policy_that_is_replaced_is_kept(capsys):
     mine = replace(PRESETS["full"], degrees=7.0)
-    file = runs.save_policy(mine)
+    file = network_file.save_policy(mine)
     for _ in range(2):  # the second time, the file holds the answer itself
         check("1.4", PRESETS["full"])
     assert Policy.from_json(file.read_text()) == PRESETS["full"]

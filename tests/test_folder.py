@@ -101,6 +101,8 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
         assert np.array_equal(values(tmp_path / name), expected)
     Image.fromarray(deep.astype(np.int32)).save(tmp_path / "int32.tiff")
     assert np.array_equal(values(tmp_path / "int32.tiff"), expected)
+    Image.fromarray((deep // 257).astype(np.int32)).save(tmp_path / "of_8_bits.tiff")
+    assert np.array_equal(values(tmp_path / "of_8_bits.tiff")[..., 0], deep // 257)
 
 
 def test_floats_are_taken_from_0_to_1_to_255_or_to_65535(tmp_path):
@@ -375,6 +377,13 @@ def test_a_layout_with_parts_is_respected(names, tmp_path):
             from_folder(root, train=False)
 
 
+def test_a_name_may_be_spelled_as_a_mac_does(tmp_path):
+    """An accent is a part of its letter, or a character of its own; disks keep either, and both look alike."""
+    root = tree(tmp_path / "buildings", {"train": {"\u00e9cole": 3, "bar": 3}, "test": {"e\u0301cole": 1, "bar": 1}})
+    assert from_folder(root).classes == ("bar", "\u00e9cole")
+    assert from_folder(root, train=False).labels.tolist() == [0, 1]
+
+
 def test_train_and_test_may_be_classes_among_others(tmp_path):
     d = from_folder(tree(tmp_path / "vehicles", {"": {"train": 2, "bus": 2, "test": 2}}))
     assert d.classes == ("bus", "test", "train")
@@ -465,7 +474,7 @@ def misuse(root: Path, case: str) -> str:
         return f"{root / 'dog' / '7.jpg'} cannot be read as an image (it is not a file)"
     if case == "unprintable":
         (root / "dog").rename(root / "do\ng")
-        return "classes must be a tuple of printable names"
+        return f"{root}: the class 'do\\ng' has no name that can be printed; rename it"
     raise AssertionError(case)
 
 

@@ -51,6 +51,14 @@ def test_what_the_network_uses_goes_along():
     assert not list(file.parent.glob(".network*"))
 
 
+def test_annotations_that_are_not_evaluated_stay_so():
+    """A class may name itself in its annotations where the notebook says so."""
+    code = "\n\n\n".join((IMPORTS, BLOCK, BASE, NETWORK + "\n\n    def twin(self) -> MyNetwork:\n        return self"))
+    network = cell("from __future__ import annotations\n" + code)["MyNetwork"]
+    assert network_file.save(network).read_text().startswith("from __future__ import annotations\n")
+    assert network_file.make(network_file.load())(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
 def test_a_class_made_from_the_saved_one_can_be_saved():
     network_file.save(cell("\n\n\n".join((IMPORTS, BLOCK, BASE, NETWORK)))["MyNetwork"])
     code = "class Wider(Network):\n    def forward(self, x):\n        return 2 * super().forward(x)"

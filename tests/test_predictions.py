@@ -605,17 +605,27 @@ def test_on_a_gpu():
     network, dataset = small_network(), random_images()
     expected = predict(network, dataset).probabilities
     state = torch.cuda.get_rng_state()
-    assert predict(network, dataset, device="cuda").probabilities == pytest.approx(expected, abs=1e-2)
-    assert all(p.device.type == "cpu" for p in network.parameters())
     assert predict(network.cuda(), dataset).probabilities == pytest.approx(expected, abs=1e-2)
     assert torch.equal(torch.cuda.get_rng_state(), state)
 
 
-def test_a_device_of_ones_own():
-    network, dataset = small_network(), random_images()
-    assert (predict(network, dataset, device="cpu").probabilities == predict(network, dataset).probabilities).all()
-    with pytest.raises(RuntimeError):
-        predict(network, dataset, device="no such device")
+def test_a_layer_that_does_more_than_change_its_mode_is_left_as_found():
+    """As layers do that merge their weights for evaluation."""
+
+    class Merging(nn.Linear):
+        merged = False
+
+        def train(self, mode=True):
+            self.merged = not mode
+            return super().train(mode)
+
+    network = nn.Sequential(nn.Flatten(), Merging(3072, 10).requires_grad_(False), nn.Dropout())
+    network[2].eval()
+    predict(network, random_images())
+    assert network[1].training and not network[1].merged and not network[2].training
+    network.eval()
+    predict(network, random_images())
+    assert not network[1].training and network[1].merged
 
 
 @pytest.mark.parametrize("mode", [True, False])

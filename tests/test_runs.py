@@ -443,6 +443,17 @@ def test_the_umask_decides_who_may_read_a_run(tmp_path):
         assert (tmp_path / "run" / name).stat().st_mode & 0o777 == 0o640, name
 
 
+@pytest.mark.parametrize("name", ["history.json", "run.json", "tensorboard/events.1", "notes/thesis.tex"])
+def test_a_folder_of_something_else_is_refused(tmp_path, name):
+    """Training would write over it, and deleting the run would delete it."""
+    file = tmp_path / "results" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    with pytest.raises(CheckpointError, match=f"holds {name.partition('/')[0]}, and no run. Name a new folder"):
+        train_tiny(tmp_path / "results")
+    assert file.read_text() == "{}" and not list(tmp_path.glob("results/*.safetensors"))
+
+
 def test_left_overs_of_a_killed_process_are_cleaned(tmp_path):
     for name in (".last.safetensors.abc.tmp", ".history.json.abc.tmp", ".run.json.abc.tmp"):
         (tmp_path / name).write_text("half")
@@ -664,6 +675,50 @@ class Sign(torch.optim.SGD):
 """
 
 
+MEAN = """
+import torch
+class Mean(torch.nn.Sequential):
+    def __init__(self, net):
+        super().__init__(net)
+        self.register_buffer("mean", torch.full((3, 1, 1), {}))
+        self.register_buffer("seen", torch.zeros(()))
+    def forward(self, x):
+        if self.training:
+            self.seen += 1
+        return super().forward(x - self.mean)
+net = Mean(narrow())
+"""
+SLOTS = """
+from dataclasses import dataclass
+@dataclass(slots=True)
+class Shift:
+    amount: int
+    def __call__(self, images):
+        return images.roll(self.amount, 3) // {}
+transform = Shift({})
+"""
+
+
+class Configured(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.body, self.config = narrow(), config
+
+    def forward(self, images):
+        return F.dropout(self.body(images), self.config["dropout"][1], self.training)
+
+
+def clipped(model: nn.Module, norm: float) -> torch.optim.Optimizer:
+    optimizer = sgd(model)
+    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(model.parameters(), norm) and None)
+    return optimizer
+
+
+def hooked(register, hook) -> dict:
+    register(hook)
+    return {}
+
+
 def in_two_groups(first_count: int, momentum: float = 0.9):
     """SGD without weight decay for one group; where the border is does not show in the groups' own numbers."""
 
@@ -825,6 +880,10 @@ Foreign.__module__ = "a_library"
 
 def rolled(by):
     return in_a_notebook("by = BY\ndef transform(x):\n    return x.roll(int(by), 3)", BY=by)
+
+
+def reading(thing):
+    return in_a_notebook("thing = THING\ndef transform(x):\n    return x if thing else None", THING=thing)
 
 
 def pooled(layer):
@@ -1038,7 +1097,32 @@ OPTIONS = {  # of one call each, from the model; no two of them are the same tra
         "optimizer": in_a_notebook(SIGN.format(-0.02))(model.parameters(), 0.1)
     },
 }
+OPTIONS |= {
+    "a policy of a library": lambda model: {"transform": [v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)]},
+    "another policy of it": lambda model: {"transform": [v2.AutoAugment(v2.AutoAugmentPolicy.SVHN)]},
+    "an interpolation": lambda model: {"transform": v2.RandomAffine(9, interpolation=v2.InterpolationMode.BILINEAR)},
+    "another one": lambda model: {"transform": v2.RandomAffine(9, interpolation=v2.InterpolationMode.NEAREST)},
+    "a choice that it reads": lambda model: {"transform": reading(v2.InterpolationMode.BILINEAR)},
+    "another choice that it reads": lambda model: {"transform": reading(v2.InterpolationMode.BICUBIC)},
+    "a distribution": lambda model: {"transform": Cutout(torch.distributions.Beta(0.2, 0.2))},
+    "another distribution": lambda model: {"transform": Cutout(torch.distributions.Beta(1.0, 1.0))},
+    "a distribution that it reads": lambda model: {"transform": reading(torch.distributions.Beta(0.2, 0.2))},
+    "another distribution that it reads": lambda model: {"transform": reading(torch.distributions.Normal(0.2, 0.2))},
+    "slots": lambda model: {"transform": in_a_notebook(SLOTS.format(1, 4))},
+    "other values in slots": lambda model: {"transform": in_a_notebook(SLOTS.format(1, 8))},
+    "other code of a class with slots": lambda model: {"transform": in_a_notebook(SLOTS.format(2, 4))},
+    "clipped gradients": lambda model: {"optimizer": clipped(model, 1.0)},
+    "gradients that are clipped more": lambda model: {"optimizer": clipped(model, 0.1)},
+    "a hook of a weight": lambda model: hooked(list(model.parameters())[0].register_hook, lambda g: g * 2),
+    "another hook of it": lambda model: hooked(list(model.parameters())[0].register_hook, lambda g: g * 3),
+    "a hook of a layer": lambda model: hooked(model.register_forward_hook, lambda m, x, y: y * 2),
+    "another hook of the layer": lambda model: hooked(model.register_forward_hook, lambda m, x, y: y * 3),
+}
 NETWORKS = {  # of the same tensors
+    "with nested options": lambda: Configured({"widths": (4, 8), "dropout": [None, 0.1]}),
+    "with other nested options": lambda: Configured({"widths": (4, 8), "dropout": [None, 0.5]}),
+    "with a mean": lambda: in_a_notebook(MEAN.format(0.1), narrow=narrow),
+    "with another mean": lambda: in_a_notebook(MEAN.format(0.5), narrow=narrow),
     "plain": narrow,
     "with dropout": lambda: nn.Sequential(narrow(), nn.Dropout(0.2)),
     "with more dropout": lambda: nn.Sequential(narrow(), nn.Dropout(0.5)),
@@ -1281,7 +1365,9 @@ class Remembering(nn.Module):
         return self.last
 
 
-@pytest.mark.parametrize("make", [narrow, Remembering, partial(Rates, 0.1)])
+@pytest.mark.parametrize(
+    "make", [narrow, Remembering, partial(Rates, 0.1), lambda: in_a_notebook(MEAN.format(0.1), narrow=narrow)]
+)
 def test_a_network_that_was_trained_is_still_the_same_run(home, make):
     """The same cell again, without making the parts anew: weights, statistics, mode and losses are not settings."""
     model = make()

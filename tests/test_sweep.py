@@ -1,6 +1,7 @@
 """Sweeps: every combination once, bit for bit as alone, on processes of this machine and on a Dask cluster."""
 
 import csv
+import json
 import os
 import random
 import re
@@ -462,6 +463,19 @@ def under_way(folder: Path, count: int = 1, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+def trains_and_has_saved_an_epoch(folder: Path, cluster: Cluster) -> subprocess.Popen:
+    """The first worker of which this is so."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        for history in folder.glob("*/history.json"):
+            owner = json.loads(history.with_name("run.json").read_text())["owner"]
+            process = next((w for w in cluster.workers if f"process {w.pid}," in owner), None)
+            if process and len(json.loads(history.read_text())) < 6:  # of 10
+                return process
+        time.sleep(0.05)
+    raise AssertionError("no worker has saved an epoch")
+
+
 @pytest.mark.slow
 def test_workers_that_are_killed_change_nothing(cluster, images, alone, tmp_path):
     """Three workers, killed with SIGKILL one after the other and replaced: every run complete, bit for bit as alone."""
@@ -471,10 +485,12 @@ def test_workers_that_are_killed_change_nothing(cluster, images, alone, tmp_path
     cluster.wait(3)
     process, chance = start_sweep(file, folder, cluster), random.Random(0)
     killed = 0
-    under_way(folder)
     while process.poll() is None and killed < 4:
-        time.sleep(chance.uniform(0.2, 0.8))
-        victim = chance.choice(cluster.workers)
+        if killed == 0:  # one that has something to lose
+            victim = trains_and_has_saved_an_epoch(folder, cluster)
+        else:
+            time.sleep(chance.uniform(0.2, 0.8))
+            victim = chance.choice(cluster.workers)
         victim.send_signal(signal.SIGKILL)
         victim.wait(20)
         cluster.workers.remove(victim)

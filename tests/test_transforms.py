@@ -409,6 +409,12 @@ def test_ctrl_c_within_a_transform_is_no_error_of_the_transform():
         run(interrupted)
 
 
+def test_a_compose_with_pil_images_within_is_applied_image_by_image():
+    images, _ = run(v2.Compose([v2.ToPILImage(), v2.RandomHorizontalFlip(1.0), v1.ToTensor()]))
+    expected, _ = run(v2.RandomHorizontalFlip(1.0))
+    assert torch.equal(images, expected)
+
+
 @pytest.mark.parametrize("transform", [v1.ToTensor(), v1.Compose([v1.ToTensor()]), v1.PILToTensor()], ids=repr)
 def test_totensor_can_be_left_out(transform):
     with pytest.raises(ValueError, match=r"the transform (PIL)?ToTensor.*leave it out, images are tensors already"):

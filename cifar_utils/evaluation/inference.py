@@ -36,8 +36,13 @@ def fingerprint(model: nn.Module) -> str:
         if isinstance(value, Tensor):  # modules may keep other objects as well
             value = value.int_repr() if value.is_quantized else value
             digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(raw_bytes(value))
     return digest.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """The tensor's values, of whatever type: NaN is equal to itself, as bytes."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 @contextmanager
@@ -60,6 +65,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             model.eval()
             yield
         finally:
+            for module, mode in modes.items():
+                if type(module).train is not nn.Module.train:  # it may do more than to set the mode
+                    module.train(mode)
             for module, mode in modes.items():
                 module.training = mode
             random.setstate(python)
@@ -99,7 +107,6 @@ def predict(
     *,
     batch_size: int | None = None,
     tta: bool | float = False,
-    device: torch.device | str | None = None,
 ) -> Predictions:
     """Runs a network over a data set, without augmentation; the network is left as found.
 
@@ -112,7 +119,6 @@ def predict(
             airbench, 2024). A network that is built to predict the same for mirror images is spared these. A fraction
             does so for that fraction of the images, those with the lowest confidence: these profit most (Hiverge's
             CIFAR-10 speed run, 2025).
-        device: where to compute; by default where the model is. The model returns to its device afterwards.
 
     Raises:
         ValueError, FloatingPointError: see `outputs`; or the data set is not a Dataset, or tta not from 0 to 1.
@@ -122,12 +128,11 @@ def predict(
     batch_size = checked_batch_size(batch_size, dataset)
     if not isinstance(tta, (bool, int, float)) or not 0 <= tta <= 1:
         raise ValueError(f"tta is {tta!r}; it must be True, False, or a fraction of the images from 0 to 1")
-    home = device_of(model)
+    device = device_of(model)
 
     def logits(images: Tensor, turn=lambda x: x) -> Tensor:
         batches = images.split(min(batch_size, len(images)))
-        there = device_of(model)
-        return outputs(model, (turn(x.to(there).float() / 255) for x in batches), len(dataset.classes))
+        return outputs(model, (turn(x.to(device).float() / 255) for x in batches), len(dataset.classes))
 
     def shifted(x: Tensor, by: int) -> Tensor:
         size = x.shape[-1]
@@ -135,7 +140,7 @@ def predict(
 
     def averaged(images: Tensor, found: Tensor) -> Tensor:
         # Noise, since mirror-symmetric images would make any network look symmetric.
-        few = torch.rand(8, *images.shape[1:], generator=torch.Generator().manual_seed(0)).to(device_of(model))
+        few = torch.rand(8, *images.shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
         one, other = (outputs(model, [x]) for x in (few, few.flip(3)))
         is_symmetric = (one - other).abs().max() <= 1e-3 * one.std()
         views = [found] + [logits(images, lambda x, by=by: shifted(x, by)) for by in (-1, 1)]
@@ -144,16 +149,10 @@ def predict(
             views = [(a + b) / 2 for a, b in zip(views, mirrored)]
         return views[0] / 2 + views[1] / 4 + views[2] / 4
 
-    try:
-        if device is not None:
-            model.to(device)
-        found = logits(dataset.images)
-        if tta:
-            unsure = found.softmax(1).amax(1).argsort(stable=True)[: math.ceil(tta * len(found))]
-            found[unsure] = averaged(dataset.images[unsure], found[unsure])
-    finally:
-        if device is not None:
-            model.to(home)
+    found = logits(dataset.images)
+    if tta:
+        unsure = found.softmax(1).amax(1).argsort(stable=True)[: math.ceil(tta * len(found))]
+        found[unsure] = averaged(dataset.images[unsure], found[unsure])
     if (found >= 0).all() and torch.allclose(found.sum(1), torch.ones(len(found)), atol=1e-4):
         warnings.warn("the model's outputs are probabilities; leave out the softmax at its end", stacklevel=2)
     return as_predictions(model, dataset, found)

@@ -13,18 +13,18 @@ LABEL_ERRORS = Path(__file__).parent / "label_errors.json"
 MOST_LISTED = 20  # of more classes, texts and dot plots show the ten best and the ten worst
 
 
-def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval (95% by default) of a proportion, 0 to 1; NaN without trials.
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
+    """95% confidence interval of a proportion, 0 to 1; NaN without trials.
 
     Unlike p +- z sqrt(p (1 - p) / n) it stays within 0 and 1 and keeps its promise near them.
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
 
     Args:
         successes, trials: numbers of them, at least 0.
-        z: half the width in standard errors, above 0.
     """
     if trials == 0:
         return float("nan"), float("nan")
+    z = 1.959964  # of a normal distribution, 95% lie within so many standard deviations
     fraction, shrink = successes / trials, 1 + z**2 / trials
     center = (fraction + z**2 / (2 * trials)) / shrink
     half = z * np.sqrt(fraction * (1 - fraction) / trials + z**2 / (4 * trials**2)) / shrink

@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 from cifar_utils.data import square
 from cifar_utils.evaluation.calibration import Reliability
 from cifar_utils.evaluation.metrics import best_and_worst, which_listed
-from cifar_utils.plots import BLUE, GREEN, ORANGE, confusion_matrix, ink, literal, new_figure, percent, to_pixels
+from cifar_utils.plots import BLUE, GREEN, ORANGE, confusion_matrix, literal, new_figure, percent, to_pixels
 
 __all__ = [
-    "class_accuracy", "class_activation_maps", "confusion_matrix", "ink", "model_accuracies", "photo_and_square",
+    "class_accuracy", "class_activation_maps", "confusion_matrix", "model_accuracies", "photo_and_square",
     "probabilities", "reliability_diagram", "robustness_curves",
 ]  # fmt: skip
 SERIES = [  # color, marker, line style: told apart in black and white as well

@@ -89,36 +89,31 @@ def corrupt(dataset: Dataset, name: str, severity: float, device: torch.device |
     return warp.apply(dataset.images.to(device), how.apply(p, severity, dataset.size))
 
 
-def predict_corrupted(
-    model: nn.Module, dataset: Dataset, name: str, severity: float, *, batch_size: int | None = None
-) -> Predictions:
+def predict_corrupted(model: nn.Module, dataset: Dataset, name: str, severity: float) -> Predictions:
     """What a network predicts for the images with one corruption; see `corrupt` and `inference.predict`.
 
     Args:
         model, dataset: see `inference.predict`.
         name, severity: see `corrupt`.
-        batch_size: images at a time, see `inference.checked_batch_size`.
 
     Raises:
         ValueError, FloatingPointError: see `corrupt` and `inference.outputs`.
     """
     check_dataset(dataset)
-    batch_size = checked_batch_size(batch_size, dataset)
     model = checked_model(model)
-    parts = (dataset.select(rows) for rows in torch.arange(len(dataset)).split(min(batch_size, len(dataset))))
+    parts = (dataset.select(rows) for rows in torch.arange(len(dataset)).split(checked_batch_size(None, dataset)))
     batches = (corrupt(part, name, severity, device_of(model)) for part in parts)
     return as_predictions(model, dataset, outputs(model, batches, len(dataset.classes)))
 
 
-def robustness_curve(model: nn.Module, dataset: Dataset, name: str, *, batch_size: int | None = None) -> np.ndarray:
+def robustness_curve(model: nn.Module, dataset: Dataset, name: str) -> np.ndarray:
     """Accuracy at each of a corruption's severities: [A, 4] float64 of severity, accuracy and its 95% interval.
 
-    Accuracies are fractions, 0 to 1. model, dataset, name, batch_size: see `predict_corrupted`.
+    Accuracies are fractions, 0 to 1. model, dataset, name: see `predict_corrupted`.
     """
     points = []
     for severity in _corruption(name).severities:
-        correct = predict_corrupted(model, dataset, name, severity, batch_size=batch_size).correct
-        points.append((severity, *proportion(correct)))
+        points.append((severity, *proportion(predict_corrupted(model, dataset, name, severity).correct)))
     return np.array(points)
 
 

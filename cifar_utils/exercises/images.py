@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from cifar_utils import checkpoint, data, runs, settings, speedrun
+from cifar_utils import checkpoint, data, network_file, runs, settings, speedrun
 from cifar_utils.augment import PRESETS, Policy, Step, apply_transform, to_float
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.inference import outputs
@@ -297,7 +297,7 @@ def _only(policy: Policy, fields: tuple[str, ...]) -> Policy:
 def _save(policy: Policy) -> str:
     file = settings.policy_file()
     replaces = file.exists() and file.read_bytes() != policy.to_json().encode()
-    runs.save_policy(policy, backup=replaces)
+    network_file.save_policy(policy, backup=replaces)
     kept = f" The policy that was there is now in {checkpoint.previous(file).name}." if replaces else ""
     return f"It is saved for notebook 3, in {file.parent.name}/{file.name}.{kept}"
 

@@ -357,15 +357,15 @@ def network(answer) -> str | tuple[str, dict]:
     return RIGHT if bend.abs().max() > 1e-3 else "linear"
 
 
-def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, most: int = 300) -> tuple[float, int]:
-    """The lowest loss on one batch, and the steps until it was below 0.1, at most this many."""
+def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+    """The lowest loss on one batch, and the steps until it was below 0.1, at most 300."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for layer in model.modules():
         if isinstance(layer, nn.modules.dropout._DropoutNd):
             layer.eval()  # what it drops cannot be learned by heart
     losses: list[float] = []
-    while len(losses) < most and min(losses, default=1) >= 0.1:
+    while len(losses) < 300 and min(losses, default=1) >= 0.1:
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -72,7 +72,8 @@ class Training:
         """For the command line."""
         found = ["train", "--folder", str(self.folder)]
         for name, value in self.all_options.items():
-            found += [f"--{name}"] * (value is not False) + [str(value)] * (not isinstance(value, bool))
+            if value is not False:
+                found += [f"--{name}"] if value is True else [f"--{name}", str(value)]
         return found
 
 
@@ -453,7 +454,8 @@ def as_text(means: list[dict]) -> str:
     if not means:
         return "No run is finished yet."
     names = [name for name in OPTIONS if name in means[0]]
-    names += ["trained_on"] * (len({row.get("trained_on") for row in means}) > 1)  # the data arrived in between
+    if len({row.get("trained_on") for row in means}) > 1:  # the data arrived in between
+        names.append("trained_on")
     lines = [[*names, "seeds", "validation accuracy", "minutes"]]
     for row in means:
         interval = f" ({row['low']:.1%} to {row['high']:.1%})" if row["low"] != "" else ""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_utils.models import uncompiled
+from cifar_utils.train import seeded
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # K. Jordan's quintic: a few steps bring all singular values near 1
 OTHER_LR_SCALE = 0.5  # of parameters whose scale counts, since no norm undoes it; chosen on validation images
@@ -160,10 +161,7 @@ def scale_invariant(model: nn.Module, size: int = 32) -> set[str]:
     images = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
 
     def outputs() -> Tensor:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(0)  # the same dropout every time; other devices' generators stay
-            if device.type == "cuda":
-                torch.cuda.default_generators[device.index].manual_seed(0)
+        with seeded(0):  # the same dropout every time
             return copy(images).float()
 
     def change(p: Tensor, factor: float) -> float:

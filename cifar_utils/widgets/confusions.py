@@ -151,7 +151,7 @@ class ConfusionExplorer(Widget):
     def _table(self) -> dict:
         matrix = self._matrices[self._run]
         fractions = np.nan_to_num(metrics.normalized(matrix)).round(4)
-        shades = [plots.confusion_shade(i / 100) for i in range(101)]
+        shades = [(i / 100) ** plots.CONFUSION_GAMMA for i in range(101)]
         return {
             "classes": list(self._classes),
             "matrix": matrix.tolist(),

@@ -7,7 +7,7 @@ from typing import Any
 import traitlets
 from torch import nn
 
-from cifar_utils import plots, runs, settings, takehome
+from cifar_utils import network_file, plots, runs, settings, takehome
 from cifar_utils.augment import PRESETS, RANGES, Policy
 from cifar_utils.data import CIFAR10_CLASSES, Dataset
 from cifar_utils.widgets import preview
@@ -174,7 +174,7 @@ class Explorer(Widget):
 
     def save(self) -> None:
         """Saves the policy in the file from which notebook 3 reads it."""
-        path = runs.save_policy(self.policy)
+        path = network_file.save_policy(self.policy)
         self._notify(f"Saved to {path.parent.name}/{path.name}. Notebook 3 trains with this policy.")
 
     def judge(self) -> None:

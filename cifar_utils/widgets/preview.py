@@ -14,16 +14,8 @@ from cifar_utils.evaluation.metrics import proportion
 from cifar_utils.widgets.base import shrink
 
 SWEEPS = (
-    "flip_p",
-    "degrees",
-    "translate",
-    "scale",
-    "shear",
-    "distortion_scale",
-    "brightness",
-    "contrast",
-    "saturation",
-)
+    "flip_p", "degrees", "translate", "scale", "shear", "distortion_scale", "brightness", "contrast", "saturation",
+)  # fmt: skip
 
 
 def choose(dataset: Dataset, classes: tuple[str, ...], count: int, start: int = 0) -> Dataset:
@@ -34,7 +26,7 @@ def choose(dataset: Dataset, classes: tuple[str, ...], count: int, start: int = 
     """
     unknown = [name for name in classes if name not in dataset.classes]
     if unknown or not classes:
-        choice = ", ".join(dataset.classes[:20]) + ", ..." * (len(dataset.classes) > 20)
+        choice = ", ".join([*dataset.classes[:20], *(["..."] if len(dataset.classes) > 20 else [])])
         raise ValueError(f"choose at least one of {choice}" + (f"; {unknown[0]!r} is none of them" if unknown else ""))
     members = [torch.nonzero(dataset.labels == dataset.classes.index(name))[:, 0] for name in classes]
     if min(map(len, members)) == 0:
@@ -95,24 +87,22 @@ def _at(p: warp.Parameters, policy: Policy, field: str, place: float, size: int)
     n = len(p.flip)
     if field == "flip_p":
         return replace(p, flip=torch.full((n,), policy.flip_p > 0 and place > 0))
-    if field == "degrees":
-        return replace(p, angle=torch.full((n,), place * policy.degrees))
     if field == "translate":
         return replace(p, translate=torch.tensor([[place * t * size for t in policy.translate]] * n).round())
-    if field == "scale":
-        low, high = policy.scale
-        return replace(p, scale=torch.full((n,), low + (high - low) * (place + 1) / 2))
-    if field == "shear":
-        return replace(p, shear=torch.full((n,), place * policy.shear))
     if field == "distortion_scale":  # the upper corners move towards each other, or the lower ones
         deepest = int(policy.distortion_scale * (size // 2)) if policy.perspective_p else 0  # as `augment.draw` has it
         depth = round(abs(place) * deepest)
         inwards = torch.tensor([[1, 0], [1, 0], [0, 0], [0, 0]] if place > 0 else [[0, 0], [0, 0], [1, 0], [1, 0]])
         return replace(p, corners=(depth * inwards).float().expand(n, 4, 2))
-    if field in ("brightness", "contrast", "saturation"):
-        low, high = max(0.0, 1 - getattr(policy, field)), 1 + getattr(policy, field)
-        return replace(p, **{field: torch.full((n,), low + (high - low) * (place + 1) / 2)})
-    raise ValueError(f"{field!r} cannot be swept; choose one of {', '.join(SWEEPS)}")
+    if field not in SWEEPS:
+        raise ValueError(f"{field!r} cannot be swept; choose one of {', '.join(SWEEPS)}")
+    value = getattr(policy, field)
+    if field in ("degrees", "shear"):
+        low, high = -value, value
+    else:
+        low, high = value if field == "scale" else (max(0.0, 1 - value), 1 + value)
+    name = "angle" if field == "degrees" else field
+    return replace(p, **{name: torch.full((n,), low + (high - low) * (place + 1) / 2)})
 
 
 def contact_sheet(originals: Tensor, others: np.ndarray) -> np.ndarray:

@@ -1,1 +1,2 @@
-"""Tools for running a workshop: doctor and speed (is a laptop ready?), catch_up, reset, copies, room and install."""
+"""Tools for running a workshop: doctor and speed (is a laptop ready?), catch_up, reset, locks (is a run in use?),
+copies, room and install."""

@@ -6,7 +6,7 @@ from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cifar_utils import checkpoint, runs, settings
+from cifar_utils import checkpoint, network_file, runs, settings
 from cifar_utils.augment import PRESETS
 from cifar_utils.checkpoint import CheckpointError
 
@@ -31,7 +31,7 @@ def catch_up(notebook: int) -> list[str]:
     done, home = [], settings.runs_directory()
     home.mkdir(parents=True, exist_ok=True)
     if notebook > 1 and not settings.policy_file().exists():
-        done.append(f"Notebook 1: saved the policy full in {runs.save_policy(PRESETS['full'])}.")
+        done.append(f"Notebook 1: saved the policy full in {network_file.save_policy(PRESETS['full'])}.")
     if notebook > 2 and not settings.network_file().exists():
         checkpoint.write(settings.network_file(), b"from cifar_utils.models import SmallCNN\n")
         done.append(f"Notebook 2: saved the network SmallCNN in {settings.network_file()}.")

@@ -37,7 +37,10 @@ def reset() -> list[str]:
     for path in (runs, *{path.parent for path in changed}, *changed):
         if path.is_symlink():
             raise ValueError(f"{path} is a link: reset what it points to instead. Nothing was changed")
-    _check_idle(runs)
+    # The locks are released at once, since Windows renames no folder with an open file: a training that begins in
+    # between finds its folder moved, and stops with a sentence.
+    if used := held(runs):
+        raise ValueError(f"{used[0]} is in use: stop that training first. Nothing was changed")
 
     done, existing = [], [path for path in changed if path.exists()]
     aside = project / f"{NOTEBOOKS}-before-reset-{now}" if existing else None
@@ -78,16 +81,6 @@ def _project() -> Path | None:
     """The folder of the project, or of participants' copies, in which the current folder lies; None outside of one."""
     found = settings.project_directory()
     return found if (found / "cifar_utils" / "__init__.py").is_file() and (found / NOTEBOOKS).exists() else None
-
-
-def _check_idle(runs: Path) -> None:
-    """Raises ValueError: a training holds one of the runs.
-
-    The locks are released again, since Windows renames no folder with an open file. A training that begins in between
-    finds its folder moved, and stops with a sentence.
-    """
-    if used := held(runs):
-        raise ValueError(f"{used[0]} is in use: stop that training first. Nothing was changed")
 
 
 def _differs(path: Path, content: bytes) -> bool:
