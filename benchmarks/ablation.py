@@ -17,7 +17,7 @@ is divided by that of everything in the same round. It contains the start of the
 1 than those of whole trainings.
 
 Written to benchmarks/results: ablation.json (every run), ablation.md and ablation.png. Runs of this version add up over
-sessions and machines; those of the session under way lie in build/ablation.
+sessions and machines, and none is trained twice on one; those of the session under way lie in build/ablation.
 """
 
 import json
@@ -49,9 +49,14 @@ FILE = Path(__file__).with_name("ablation_variants.py")
 TIMED_EVERY = 9  # only so many images are trained on for the clock
 
 
-def trainings(names: list[str], seeds: int, folder: Path, quick: bool) -> tuple[Path, dict[str, tuple[str, int]]]:
-    """The file of a sweep, a seed at a time, and the name of each run's folder -> variant and seed."""
-    wanted = [(name, seed) for seed in range(seeds) for name in names]
+def trainings(
+    names: list[str], seeds: int, folder: Path, quick: bool, known: set[tuple[str, int]]
+) -> tuple[Path, dict[str, tuple[str, int]]]:
+    """The file of a sweep, a seed at a time, and the name of each run's folder -> variant and seed.
+
+    Those that are known are left out.
+    """
+    wanted = [(name, seed) for seed in range(seeds) for name in names if (name, seed) not in known]
     size = {"profile": "smoke", "epochs": 1} if quick else {"profile": "class"}
     blocks = []
     for name, seed in wanted:
@@ -60,7 +65,8 @@ def trainings(names: list[str], seeds: int, folder: Path, quick: bool) -> tuple[
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "ablation.yaml"
     file.write_text(yaml.safe_dump(blocks, sort_keys=False))
-    return file, {training.folder.name: which for training, which in zip(sweep.read(file, folder), wanted)}
+    found = sweep.read(file, folder) if wanted else []
+    return file, {training.folder.name: which for training, which in zip(found, wanted)}
 
 
 def finished(folder: Path, of: dict[str, tuple[str, int]], where: str) -> list[dict]:
@@ -183,9 +189,12 @@ def main() -> None:
     where = torch.cuda.get_device_name() if is_gpu else processor()
     threads = torch.get_num_threads()
     names = [name for name in VARIANTS if name == "everything" or name in args.only]
-    file, of = trainings([n for n in names if not VARIANTS[n].saves_time_only], args.seeds, args.runs, args.quick)
+    known = {(row["variant"], row["seed"]) for row in earlier(args.output).get("rows", []) if row["machine"] == where}
+    trained = [name for name in names if not VARIANTS[name].saves_time_only]
+    file, of = trainings(trained, args.seeds, args.runs, args.quick, known)
     if not args.finished:
-        sweep.run(file, args.runs, args.jobs)
+        if of:
+            sweep.run(file, args.runs, args.jobs)
         about = {"machine": where, "threads": threads, "version": version("cifar_utils"), "variants": names}
         for i in bar(rounds := 0 if is_gpu else args.rounds, "Clock", "round", iterable=range(rounds)):
             cached_run(
@@ -197,16 +206,21 @@ def main() -> None:
     save(args.output, "ablation", found, markdown(found), plot)
 
 
+def earlier(output: Path) -> dict:
+    """The results of earlier sessions of this version; {} where there are none."""
+    file = output / "ablation.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    return found if found.get("version") == version("cifar_utils") else {}
+
+
 def collect(folder: Path, output: Path, rows: list[dict]) -> dict:
     """These rows and the times in a folder, with those of earlier sessions of this version."""
-    file = output / "ablation.json"
     rounds = [json.loads(part.read_text()) for part in sorted(folder.glob("round-*.json"))]
     rounds = [row for row in rounds if row["setting"]["version"] == version("cifar_utils")]
     rounds = [{name: row[name] for name in VARIANTS if name in row} for row in rounds]
-    earlier = json.loads(file.read_text()) if file.exists() else {}
-    if earlier.get("version") == version("cifar_utils"):
-        rounds = rounds or earlier["rounds"]  # times are of one machine
-        rows = earlier["rows"] + rows
+    if before := earlier(output):
+        rounds = rounds or before["rounds"]  # times are of one machine
+        rows = before["rows"] + rows
     unique = {(row["variant"], row["seed"], row["machine"]): row for row in rows}
     rows = [unique[key] for key in sorted(unique)]
     machines = Counter(row["machine"] for row in rows)

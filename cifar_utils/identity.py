@@ -82,7 +82,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
 
 def _hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """The functions that PyTorch calls at each step beside the model's own, such as one that clips gradients; or ""."""
-    groups = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    groups: list[dict] = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
     for layer in model.modules():
         groups += [layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks]
     for p in model.parameters():
