@@ -97,7 +97,7 @@ def cores() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of memory that this process may still take: the machine's, or what a container's limit leaves."""
+    """Bytes of memory that this process may still take: the machine's, or what a container or a server leaves."""
     import psutil  # here: the doctor reads the settings where packages may be missing
 
     free = psutil.virtual_memory().available
@@ -106,6 +106,9 @@ def free_memory() -> int:
         # What the files that were read take is given back on demand.
         cached = re.search(r"^inactive_file (\d+)", (CONTAINER / "memory.stat").read_text(), re.M)
         free = min(free, limit - used + int(cached[1] if cached else 0))
+    process = psutil.Process()
+    if hasattr(process, "rlimit") and (limit := process.rlimit(psutil.RLIMIT_DATA)[0]) >= 0:  # of a room's server
+        free = min(free, limit - process.memory_info().data)
     return free
 
 

@@ -4,6 +4,8 @@ import io
 import os
 import random
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -551,6 +553,15 @@ def test_free_memory_is_what_a_container_leaves(tmp_path, monkeypatch, limit, fr
         (tmp_path / "memory.current").write_text("2000000\n")
         (tmp_path / "memory.stat").write_text("anon 1500000\ninactive_file 500000\n")
     assert workshop_settings.free_memory() == free
+
+
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_DATA"), reason="only Linux limits a process's data")
+def test_free_memory_is_what_a_rooms_server_leaves():
+    """deploy/ starts each notebook by prlimit --data."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))"
+    code = f"from cifar_utils import settings; {limited}; print(settings.free_memory())"
+    free = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 10**8 < free < 10**9
 
 
 @pytest.mark.parametrize(
