@@ -17,7 +17,8 @@ is divided by that of everything in the same round. It contains the start of the
 1 than those of whole trainings.
 
 Written to benchmarks/results: ablation.json (every run), ablation.md and ablation.png. Runs of this version add up over
-sessions and machines, and none is trained twice on one; those of the session under way lie in build/ablation.
+sessions and machines, and none is trained twice on one: after a change of a variant, remove its rows. Those of the
+session under way lie in build/ablation.
 """
 
 import json

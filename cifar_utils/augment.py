@@ -390,7 +390,7 @@ def flatten(transform) -> list:
 def _is_divisible(transform) -> bool:
     """Whether it is a Compose whose parts can be applied one after the other to the whole batch, with the same result.
 
-    A function among them cannot: Compose hands it single images.
+    A function among them cannot: Compose hands it single images. Nor can ToPILImage.
     """
     if type(transform).__name__ != "Compose" or not is_torchvision(transform):
         return False

@@ -44,16 +44,16 @@ def check_data(train: Dataset, val: Dataset, **numbers) -> None:
 def _check_overlap(train: Dataset, val: Dataset) -> None:
     """Raises ValueError: some validation images are training images as well.
 
-    Copies that `data.split` divided, such as a folder of photos may hold, are a warning, and so are a few others.
+    Copies that `data.split` chose at random, as from a folder of photos, are a warning, and so are a few others.
     """
-    mine, theirs = ([(hash(x.tobytes()), int(i)) for x, i in zip(d.images.numpy(), d.index)] for d in (train, val))
-    known = {pixels for pixels, _ in mine}
-    copies = sum(pixels in known for pixels, _ in theirs)
+    in_train, in_val = ([(hash(x.tobytes()), int(i)) for x, i in zip(d.images.numpy(), d.index)] for d in (train, val))
+    known = {pixels for pixels, _ in in_train}
+    copies = sum(pixels in known for pixels, _ in in_val)
     which = f"{copies:,} of {len(val):,} validation images are"
-    if set(mine) & set(theirs) or copies > len(val) / 10 and train.seed is None:
-        raise ValueError(f"{which} in training as well; divide the data with data.split")
+    if set(in_train) & set(in_val) or copies > len(val) / 10 and train.seed is None:
+        raise ValueError(f"{which} in training as well; divide the data with data.split, or remove the copies")
     if copies:
-        print(f"WARNING: {which} copies of training images, and tell nothing of new ones. Remove them.", flush=True)
+        print(f"WARNING: {which} copies of training images and show nothing about new images: remove them.", flush=True)
 
 
 def check_types(model, optimizer, sampler, autocast, **parts) -> None:
@@ -246,17 +246,18 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     if targets.ndim == 2 and targets.shape[1] != len(train.classes):
         raise ValueError(f"the transform mixes {targets.shape[1]} classes (num_classes?), not {len(train.classes)}")
     model.train()
-    before = {name: raw_bytes(t) for name, t in model.state_dict().items()}
+    before = {name: hash(raw_bytes(t)) for name, t in model.state_dict().items()}
     model.eval()
     with torch.no_grad():
         logits = _logits(model, plain, train)
         alone = _logits(model, plain[:1], train)
     model.train()
-    after = {name: raw_bytes(t) for name, t in model.state_dict().items()}
+    after = {name: hash(raw_bytes(t)) for name, t in model.state_dict().items()}
     if changed := [name for name in before if after.get(name) != before[name]]:
         raise ValueError(
-            f"the model's {changed[0]} changes when the model is evaluated, so it would learn from validation images, "
-            "and no run could be resumed: change it in training mode only (if self.training: ...)"
+            f"the model's {changed[0]} changes when the model is evaluated, so no run could be resumed, and validation "
+            "images may take part in training: change it only if self.training, or let train() restore to the last "
+            "bit what eval() changes"
         )
     if (logits[0] - alone[0]).abs().max() > 0.01 * logits.abs().max():
         print(

@@ -407,9 +407,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _latest_run() -> Path:
-    """The run that was trained last, among those with a best model."""
-    found = [path for path in settings.runs_directory().glob(f"*/{runs.LAST}") if (path.parent / runs.BEST).exists()]
-    latest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    """The run with a best model that was trained last."""
+
+    def trained(best: Path) -> float:
+        last = best.with_name(runs.LAST)
+        return (last if last.exists() else best).stat().st_mtime
+
+    latest = max(settings.runs_directory().glob(f"*/{runs.BEST}"), key=trained, default=None)
     if latest is None:
         raise CheckpointError(f"There is no run in {settings.runs_directory()} yet. Train first, or name its folder.")
     return latest.parent

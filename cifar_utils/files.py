@@ -24,7 +24,8 @@ class DataError(Exception):
 def read_image(path: str | Path) -> Tensor:
     """One image file as [3, H, W] uint8: turned as its EXIF data say, alpha over white, 16 bits as 8, the first frame.
 
-    Floats are taken from 0 to 1, to 255 or to 65535, whichever is the first that none of the image's values exceeds.
+    Floats are taken from 0 to 1, to 255 or to 65535, whichever is the first that none of the image's values exceeds;
+    32-bit integers to 255 or to 65535.
 
     Raises:
         DataError: there is no such file, or it is damaged, too large, or of a format that Pillow does not read.
@@ -110,7 +111,7 @@ def find_images(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Pat
                     message += f" If {entry.parent} holds a folder per class, {also}"
                 raise DataError(message)
             if entry.is_dir() and not hidden:
-                images_of[part, _nfc(entry.name)] = []
+                images_of.setdefault((part, _nfc(entry.name)), [])
             elif nested and not hidden and entry.suffix.lower() in known:
                 images_of[part, _nfc(entry.parent.name)].append(entry)
             else:

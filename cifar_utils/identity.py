@@ -10,6 +10,7 @@ import json
 import re
 import weakref
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,13 +83,23 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
 
 def _hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """The functions that PyTorch calls at each step beside the model's own, such as one that clips gradients; or ""."""
-    groups: list[dict] = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    groups = [getattr(optimizer, f"_optimizer_step_{when}_hooks", {}) for when in ("pre", "post")]
     for layer in model.modules():
         groups += [layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks]
     for p in model.parameters():
         groups += [p._backward_hooks or {}, p._post_accumulate_grad_hooks or {}]  # type: ignore[attr-defined]
-    found = [list(hooks.values()) for hooks in groups if hooks]
-    return short_hash(words_of(found)) if found else ""
+    found = [(place, [_of_hook(hook) for hook in hooks.values()]) for place, hooks in enumerate(groups) if hooks]
+    return short_hash(str(found)) if found else ""
+
+
+def _of_hook(hook) -> str:
+    """A hook in words, without what it may fill: the object of a method, and the lists that a partial hands it."""
+    if inspect.ismethod(hook):
+        return words_of(hook.__func__)
+    if isinstance(hook, partial):
+        values = [x for x in (*hook.args, *hook.keywords.values()) if isinstance(x, (int, float, str))]
+        return f"{_of_hook(hook.func)} {values}"
+    return words_of(hook)
 
 
 def folder_for(about: dict) -> Path:

@@ -85,6 +85,8 @@ def run_lock(run: Path, about: dict) -> Iterator[Callable]:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
+        if foreign := _foreign(run):
+            raise CheckpointError(f"{run} holds {foreign}, and no run. Name a new folder for the run.")
         lock = FileLock(run / ".lock", timeout=0.5)  # the doctor takes each lock for a moment, see `workshop.locks`
         lock.acquire()
     except Timeout:
@@ -98,8 +100,6 @@ def run_lock(run: Path, about: dict) -> Iterator[Callable]:
         message = f"{run} cannot be written to ({reason}). Choose another folder for the run."
         raise CheckpointError(message) from None
     try:
-        if foreign := _foreign(run):
-            raise CheckpointError(f"{run} holds {foreign}, and no run. Name a new folder for the run.")
         for left_over in run.glob(".*.tmp"):  # of a process that was killed
             with suppress(OSError):
                 left_over.unlink()
@@ -120,7 +120,7 @@ def run_lock(run: Path, about: dict) -> Iterator[Callable]:
 
 
 def _foreign(run: Path) -> str:
-    """A file in the folder that is not of a run, where none has ever been; else ""."""
+    """The name of a file that no run has written, if the folder has never held a run; else ""."""
     is_run = isinstance(_read_json(run / "run.json").get("id"), str)
     if is_run or checkpoint.exists(run / LAST) or checkpoint.exists(run / BEST):
         return ""

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import inspect
 import types
+import weakref
 from dataclasses import is_dataclass
 from enum import Enum
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.hooks import RemovableHandle
 
 from cifar_utils import behavior
 from cifar_utils.augment import describe, is_torchvision
@@ -29,6 +31,7 @@ _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 _VALUES = (
     int, float, str, tuple, type(None), np.generic, torch.dtype, Enum, Distribution, functools.partial, *_NAMESPACES,
 )  # fmt: skip
+_at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> its constants when it was first described
 _COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)
 
 
@@ -51,7 +54,12 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
     if isinstance(part, (list, tuple)):
         return f"[{', '.join(map(words, part))}]"
     if isinstance(part, Distribution):  # the repr of some leaves out the numbers
-        return f"{type(part).__name__}{words({name: getattr(part, name) for name in part.arg_constraints})}"
+        constraints = getattr(type(part), "arg_constraints", {})  # of a class of one's own, perhaps a property
+        names = [name for name in vars(part) if name[0] != "_"]
+        names += constraints if isinstance(constraints, dict) else ()
+        return f"{type(part).__name__}{words({name: getattr(part, name) for name in names})}"
+    if isinstance(part, Enum):
+        return words([f"{type(part).__name__}.{part.name}", part.value, *behavior.edited_methods(type(part))])
     if isinstance(part, functools.partial):
         return words([part.func, part.args, part.keywords])
     if isinstance(part, (set, frozenset)):
@@ -78,7 +86,7 @@ def _describes_itself(part) -> bool:
     """Whether its repr tells all that it was made with; that of a notebook's class does not tell its code."""
     if isinstance(part, nn.Module) or type(part).__repr__ is object.__repr__:  # some of torchvision's tell a half
         return False
-    if isinstance(part, (type, Enum)):
+    if isinstance(part, type):
         return True
     if behavior.is_edited(type(part)):
         return False
@@ -123,7 +131,8 @@ def _values(part, arrays: bool) -> dict:
         found["constants"] = part.extra_repr()
     passing: tuple = ()
     if not arrays:
-        passing = (torch.Tensor, np.ndarray, list, dict, type(None))  # as None until the first batch, then a tensor
+        # As None until the first batch, then a tensor; and a hook's handle, whose number depends on other hooks.
+        passing = (torch.Tensor, np.ndarray, list, dict, type(None), RemovableHandle)
     elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
         passing = (torch.Tensor, np.ndarray)
     # A sampler of one's own may be made with the positions of its images, which no other method then assigns.
@@ -158,10 +167,11 @@ def _constants(model: nn.Module) -> dict:
         return {}
     methods = behavior.edited_methods(type(model))
     changed = behavior.assigned(methods, {method.__name__ for method in methods} - {"__init__"})
-    return {
-        name: buffer for name, buffer in model._buffers.items()
+    found = {
+        name: buffer.clone() for name, buffer in model._buffers.items()
         if buffer is not None and buffer.numel() <= 100 and name not in changed and "running" not in name
     }  # fmt: skip
+    return _at_first.setdefault(model, found)  # a function that is given one may change it while the model trains
 
 
 def _code_and_values(function) -> tuple[str, list]:

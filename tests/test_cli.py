@@ -568,6 +568,10 @@ def test_without_a_name_the_run_that_was_trained_last_is_meant(tmp_path, monkeyp
     for name, file in (("first", runs.BEST), ("second", runs.BEST), ("second", runs.LAST), ("first", runs.LAST)):
         os.utime(tmp_path / name / file, (time.time() + next(seconds),) * 2)
     (tmp_path / "third" / runs.BEST).unlink()
+    os.utime(tmp_path / "third" / runs.LAST, (time.time() + next(seconds),) * 2)
+    assert cli._latest_run() == tmp_path / "first"
+    (tmp_path / "first" / runs.LAST).unlink()  # of a run that ships, there is the best alone
+    (tmp_path / "second" / runs.BEST).unlink()
     assert cli._latest_run() == tmp_path / "first"
 
 

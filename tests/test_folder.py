@@ -384,6 +384,8 @@ def test_a_name_may_be_spelled_as_a_mac_does(tmp_path):
     root = tree(tmp_path / "buildings", {"train": {"\u00e9cole": 3, "bar": 3}, "test": {"e\u0301cole": 1, "bar": 1}})
     assert from_folder(root).classes == ("bar", "\u00e9cole")
     assert from_folder(root, train=False).labels.tolist() == [0, 1]
+    tree(root, {"train": {"e\u0301cole": 2}})  # beside the other: one class, on a disk that keeps the two apart
+    assert from_folder(root).labels.tolist() == [0] * 3 + [1] * len(list(root.glob("train/*cole/*")))
 
 
 def test_train_and_test_may_be_classes_among_others(tmp_path):

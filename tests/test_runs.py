@@ -708,6 +708,42 @@ class Configured(nn.Module):
         return F.dropout(self.body(images), self.config["dropout"][1], self.training)
 
 
+ENUM = """
+from enum import Enum
+class Way(Enum):
+    LEFT = -1
+    def roll(self, images):
+        return images.roll({} * self.value, 3)
+way = Way.LEFT
+def transform(images):
+    return way.roll(images)
+"""
+
+
+def independent(rate: float):
+    return torch.distributions.Independent(torch.distributions.Bernoulli(torch.full((2,), rate)), 1)
+
+
+class Recording(nn.Module):
+    """A network of which a hook keeps what a layer computed last, for a class activation map say."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.store = narrow(), {}
+        self.handle = self.body.register_forward_hook(self.keep)
+        self.body.register_forward_hook(partial(self.keep_in, self.store))
+
+    def keep(self, layer, inputs, output):
+        self.features = output
+
+    @staticmethod
+    def keep_in(store, layer, inputs, output):
+        store["features"] = output
+
+    def forward(self, images):
+        return self.body(images)
+
+
 def clipped(model: nn.Module, norm: float) -> torch.optim.Optimizer:
     optimizer = sgd(model)
     optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(model.parameters(), norm) and None)
@@ -1117,6 +1153,11 @@ OPTIONS |= {
     "another hook of it": lambda model: hooked(list(model.parameters())[0].register_hook, lambda g: g * 3),
     "a hook of a layer": lambda model: hooked(model.register_forward_hook, lambda m, x, y: y * 2),
     "another hook of the layer": lambda model: hooked(model.register_forward_hook, lambda m, x, y: y * 3),
+    "the hook of a layer within": lambda model: hooked(model[0].register_forward_hook, lambda m, x, y: y * 2),
+    "a joint distribution": lambda model: {"transform": Cutout(independent(0.2))},
+    "another joint distribution": lambda model: {"transform": Cutout(independent(0.4))},
+    "an Enum of a notebook": lambda model: {"transform": in_a_notebook(ENUM.format(1))},
+    "the Enum with another method": lambda model: {"transform": in_a_notebook(ENUM.format(2))},
 }
 NETWORKS = {  # of the same tensors
     "with nested options": lambda: Configured({"widths": (4, 8), "dropout": [None, 0.1]}),
@@ -1366,7 +1407,8 @@ class Remembering(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "make", [narrow, Remembering, partial(Rates, 0.1), lambda: in_a_notebook(MEAN.format(0.1), narrow=narrow)]
+    "make",
+    [narrow, Remembering, Recording, partial(Rates, 0.1), lambda: in_a_notebook(MEAN.format(0.1), narrow=narrow)],
 )
 def test_a_network_that_was_trained_is_still_the_same_run(home, make):
     """The same cell again, without making the parts anew: weights, statistics, mode and losses are not settings."""
