@@ -171,7 +171,8 @@ class Policy:
             names = [name for name, _ in pairs]
             unknown = sorted(set(names) - {f.name for f in fields(cls)})
             if unknown or len(set(names)) < len(names):
-                problem = f"unknown field {', '.join(unknown)}" if unknown else "a field appears twice"
+                fields_are = f"; the fields are {', '.join(f.name for f in fields(cls))}"
+                problem = f"unknown field {', '.join(unknown)}{fields_are}" if unknown else "a field appears twice"
                 raise ValueError(f"not a policy: {problem}")
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in pairs}
             return cls(**values)

@@ -27,11 +27,11 @@ def is_edited(thing) -> bool:
     if name in EDITED:
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
-    return not (not file or _is_installed(file) or name.partition(".")[0] in LIBRARIES)
+    return not (not file or is_installed(file) or name.partition(".")[0] in LIBRARIES)
 
 
 @cache
-def _is_installed(file: str) -> bool:
+def is_installed(file: str) -> bool:
     """Whether a file came with Python or with a package."""
     installed = {"site-packages", "dist-packages"} & set(Path(file).parts)
     return bool(installed) or Path(file).is_relative_to(sysconfig.get_path("stdlib"))

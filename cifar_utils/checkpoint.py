@@ -95,8 +95,8 @@ def load(path: Path) -> dict:
                 f.seek(0)
                 state = _decode(f.read())
     except FileNotFoundError:
-        message = f"There is no checkpoint {path}. Train first: notebook 03, or 'python -m cifar_utils train'."
-        raise CheckpointError(message) from None
+        advice = "Train first: notebook 03, or 'python -m cifar_utils train'. All runs: 'python -m cifar_utils runs'"
+        raise CheckpointError(f"There is no checkpoint {path}. {advice}.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}). Fix that, or train again.") from None
     if state is None:

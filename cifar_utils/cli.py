@@ -7,6 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -168,7 +169,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found.add_argument("--platform", nargs="+", default=[], help=platforms)
     found.add_argument("--python", nargs="+", default=[], help="versions, as in 3.12 (default: this one)")
     found.add_argument("--cpu", action="store_true", help="PyTorch without GPU libraries: several GB less on Linux")
-    return parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # the command's own usage tells more than that of all commands
+        commands.choices.get(arguments[0], parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +185,8 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
 def _model_option(parser: argparse.ArgumentParser, several: bool = False) -> None:
     text = "a function or class that makes the network: called with classes=... or without arguments"
     if several:
-        text = "of a run's own network or recipe (default: those saved in notebook 2); may be given more than once"
+        text = "of a run's own network or recipe (default: those that were trained here or saved in notebook 2); "
+        text += "may be given more than once"
     parser.add_argument("--model", metavar="FILE.py:NAME", action="append" if several else "store", help=text)
 
 
@@ -209,7 +214,8 @@ def _whole(low: int, high: int = 2**63 - 1):
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal()) or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+            end = f" to {high}" if high < 2**63 - 1 else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low}{end}")
         return int(text)
 
     return read
@@ -285,7 +291,8 @@ def _code(text: str, option: str = "--model"):
             raise ValueError("a file, and a name in it, are needed")
         return network_file.load(file, name)
     except ValueError as error:
-        raise ValueError(f"{option} {text!r}: {error}; name it as FILE.py:NAME") from error
+        hint = "" if file.endswith(".py") and name and Path(file).exists() else "; name it as FILE.py:NAME"
+        raise ValueError(f"{option} {text!r}: {error}{hint}") from error
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -347,6 +354,9 @@ def _fit(options: argparse.Namespace, steps: Callable) -> Path | None:
     if not last:
         return None
     state = last[0]
+    if options.model and state.run.is_relative_to(settings.runs_directory()):
+        with suppress(ValueError, CheckpointError):  # so that evaluate and classify find the network
+            network_file.keep(_code(options.model))
     if state.stop:
         raise KeyboardInterrupt
     plots.save(plots.training_curves(state.history, f"Training on {train_images}"), state.run / "training_curves.png")
@@ -463,6 +473,10 @@ def _predictions_of_a_run(
             "trained it"
         )
     facts, on_val = {"run": str(run), "epoch": about["epoch"], "tta": options.tta}, predict(model, val, tta=options.tta)
+    with suppress(CheckpointError):  # of a run that ships, there is no last
+        done, planned = runs.about(run, "last")["epoch"], about["settings"]["epochs"]
+        if done < planned:
+            print(f"{run.name} is not finished: {done} of {planned} epochs. The command that trains it resumes it.")
     has_test = not options.images or data.has_test_folder(options.images)
     if not has_test and not options.validation:
         print(f"{options.images} has no folder test/, so this is a report on the validation images.")

@@ -141,7 +141,10 @@ def cifar10(train: bool = True, sample: bool | None = None, directory: str | Pat
 
     Raises:
         DataError: the full set cannot be had with sample=False, or the sample is damaged.
+        ValueError: train is neither True nor False.
     """
+    if not isinstance(train, bool):
+        raise ValueError(f"train is {train!r}; it must be True for the training set, or False for the test set")
     name = "training" if train else "test"
     directory = settings.in_project(directory) if directory else settings.data_directory()
     try:
@@ -197,15 +200,9 @@ def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> tuple[Datas
         raise ValueError(f"only training images are split, not {dataset}")
     mask = dataset.held_out
     if mask is None:
-        if (
-            not isinstance(fraction, float)
-            or not 0 < fraction < 1
-            or not isinstance(seed, int)
-            or not 0 <= seed < 2**32
-        ):
-            raise ValueError(
-                f"fraction must be within 0 to 1, and seed an int from 0 to 2**32 - 1, not {fraction}, {seed}"
-            )
+        if not (isinstance(fraction, float) and 0 < fraction < 1 and isinstance(seed, int) and 0 <= seed < 2**32):
+            wanted = "fraction must be within 0 to 1, and seed an int from 0 to 2**32 - 1"
+            raise ValueError(f"{wanted}, not {fraction}, {seed}")
         mask, random = torch.zeros(len(dataset), dtype=torch.bool), np.random.RandomState(seed)
         for label in dataset.labels.unique().tolist():
             members = np.flatnonzero(dataset.labels.numpy() == label)
@@ -240,7 +237,8 @@ def from_folder(path: str | Path, size: int = 32, train: bool = True) -> Dataset
     images_of, left_out = find_images(root)
     classes = tuple(name for part, name in images_of if part == "train")
     if problem := _class_problem(classes):
-        raise DataError(f"{root}: {problem}.")
+        hint = "; each is a sub-folder with images" if len(classes) < 2 else ""
+        raise DataError(f"{root}: {problem}{hint}.")
     files = [(f, classes.index(n), p) for (p, n), fs in images_of.items() if train == (p != "test") for f in fs]
     if not files:
         raise DataError(f"{root} has no folder test/ with test images beside a folder train/.")

@@ -130,6 +130,14 @@ def in_words(about: dict) -> dict[str, str]:
     }
 
 
+def changes(then: dict, now: dict) -> list[str]:
+    """How the settings of two runs differ, in words, without what follows from another difference."""
+    follows = {"transform": "augmentation", "scheduler": "epochs"}
+    then = then | {name: now[name] for name, cause in follows.items() if then.get(cause) != now[cause]}
+    # Which optimizer, before which of its options.
+    return sorted(differences(then, now), key=lambda text: text.partition(" ")[0].count("."))
+
+
 def differences(then: dict, now: dict) -> list[str]:
     """What differs between two nested dicts, in words, as in `seed was 0 and is 1`."""
     found = []

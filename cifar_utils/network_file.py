@@ -17,6 +17,7 @@ import linecache
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -46,6 +47,13 @@ def save(network: Callable[..., nn.Module]) -> Path:
         ValueError: its code cannot be found, or it does not work outside the notebook.
         CheckpointError: the file cannot be written.
     """
+    file = settings.network_file()
+    checkpoint.write(file, keep(network).read_bytes())
+    return file
+
+
+def keep(network: Callable[..., nn.Module]) -> Path:
+    """As `save`, but only into `networks/`, where `trained` finds it; returns that file. Raises ValueError as well."""
     name = getattr(network, "__name__", "")
     if not (inspect.isclass(network) or inspect.isfunction(network)) or name == "<lambda>":
         raise ValueError(f"a class or function that makes a network is needed, not a {type(network).__name__}")
@@ -63,10 +71,9 @@ def save(network: Callable[..., nn.Module]) -> Path:
         kept = file.parent / KEPT / f"{name}_{hashlib.sha256(trial.read_bytes()).hexdigest()[:6]}.py"
         kept.parent.mkdir(exist_ok=True)
         checkpoint.write(kept, trial.read_bytes())
-        trial.replace(file)
     finally:
         trial.unlink(missing_ok=True)
-    return file
+    return kept
 
 
 def load(file: str | Path | None = None, name: str | None = None) -> Callable[..., nn.Module]:
@@ -99,7 +106,7 @@ def load(file: str | Path | None = None, name: str | None = None) -> Callable[..
             raise ValueError(f"it defines no {name or 'class or function'}")
         return getattr(module, name or [*known, *own][-1])
     except (Exception, SystemExit) as error:  # a participant's code can fail in any way
-        raise ValueError(f"{file}: {name or 'the network'} cannot be loaded ({error})") from error
+        raise ValueError(f"{file}: {name or 'the network'} cannot be loaded ({error}{_line(error)})") from error
 
 
 def load_all() -> Iterator[Callable[..., nn.Module]]:
@@ -121,12 +128,15 @@ def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
     Raises:
         ValueError: it fails, makes something other than an nn.Module, or has lazy layers.
     """
+    argument = None
     try:
         known = inspect.signature(network).parameters
         argument = next((word for word in ("classes", "num_classes", "n_classes") if word in known), None)
         model = network(**{argument: classes}) if argument else network()
     except Exception as error:
-        raise ValueError(f"{getattr(network, '__name__', network)} cannot be made ({error})") from error
+        name = getattr(network, "__name__", f"an object of the class {type(network).__name__}")
+        called = f"{name}({argument}={classes})" if argument else f"{name}()"
+        raise ValueError(f"{called} cannot be made ({error}{_line(error)})") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{network.__name__} makes a {type(model).__name__}; an nn.Module is needed")
     if has_lazy_layers(model):
@@ -180,6 +190,14 @@ def save_policy(policy, backup: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write(path, policy.to_json().encode(), backup)
     return path
+
+
+def _line(error: BaseException) -> str:
+    """The last line of the participant's own code that led to the error, as in ", line 3"; "" if there is none."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not behavior.is_installed(f.filename)]
+    made = ("<frozen", ".network_trial")  # not the participant's files
+    own = [f for f in frames if "cifar_utils" not in f.filename and not Path(f.filename).name.startswith(made)]
+    return f", line {own[-1].lineno}" if own else ""
 
 
 def _collect(name: str, thing, lines: dict[str, str], things: dict[str, Any]) -> None:

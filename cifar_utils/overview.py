@@ -103,7 +103,7 @@ def table(found: list[Run]) -> str:
     folder name there is the end, which no other run shares; the command line takes it for the whole.
     """
     if not found:
-        return "There are no runs to show yet."
+        return f"There are no runs in {settings.runs_directory()} yet."
     names = [name for name in found[0].words if len({run.words[name] for run in found}) > 1]
     also, ends = _differing_details(found), Counter(run.folder.name[-6:] for run in found)
     rows = [["", *names, *(["also"] if also else []), "epochs", "validation accuracy", "minutes", "folder"]]

@@ -157,9 +157,7 @@ def resume(run: Path, parts: dict, about: dict) -> bool:
     then, now = saved["settings"], about["settings"]
     if saved["environment"].get("torch") != about["environment"]["torch"]:
         then = then | {"layers": now["layers"]}  # another version of torch may describe the same layers otherwise
-    changed = identity.differences(then, now)
-    changed.sort(key=lambda text: text.partition(" ")[0].count("."))  # which optimizer before which of its options
-    if changed:
+    if changed := identity.changes(then, now):
         more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise CheckpointError(
             f"{run} holds a run with other settings: {'; '.join(changed[:3])}{more}. Name another folder for "

@@ -386,7 +386,7 @@ def test_a_training_by_a_recipe_of_ones_own_resumes_and_is_evaluated(tmp_path, r
         ("nothing", ["NoneType", "dict", "optimizer"]),
         ("misspelled", ["'optimiser'", "optimizer"]),
         ("number", ["int", "function"]),
-        ("missing", ["missing", "FILE.py:NAME"]),
+        ("missing", ["it defines no missing"]),
     ],
 )
 def test_a_broken_recipe_of_ones_own_is_refused(tmp_path, capsys, recipe_file, name, words):
@@ -431,6 +431,37 @@ def test_a_run_of_ones_own_network_needs_it_named(tmp_path, models, capsys):
     assert re.search(words, one_sentence(capsys))
     assert main(["evaluate", run, "--model", f"{models}:make"]) == 1
     assert "does not fit this model" in one_sentence(capsys)
+
+
+def test_a_network_that_was_trained_among_the_runs_is_found_again(tmp_path, models, capsys):
+    """As the README has it: without naming the run's folder, nor the network a second time."""
+    assert main(["train", *SMOKE, "--model", f"{models}:Net"]) == 0
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 40), "gray").save(photo)
+    assert main(["evaluate"]) == 0 and main(["classify", str(photo)]) == 0
+    assert "by" in capsys.readouterr().out
+    assert names(tmp_path / "runs" / "networks") == {next((tmp_path / "runs" / "networks").glob("Net_*.py")).name}
+
+
+def test_an_unfinished_run_is_reported_as_such(tmp_path, monkeypatch, capsys):
+    steps = cli.train.steps
+
+    def stopping(*arguments, **options):
+        for state in steps(*arguments, **options):
+            state.stop = state.epoch == 2
+            yield state
+
+    monkeypatch.setattr(cli.train, "steps", stopping)
+    assert main(["train", *SMOKE, "--epochs", "3", "--folder", str(tmp_path / "mine")]) == 130
+    assert main(["evaluate", str(tmp_path / "mine")]) == 0
+    assert "mine is not finished: 2 of 3 epochs." in capsys.readouterr().out
+
+
+def test_an_unknown_option_shows_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["classify", "photo.png", "--folder", "mine"])
+    message = capsys.readouterr().err
+    assert "classify" in message and "--run DIR" in message and "unrecognized arguments: --folder mine" in message
 
 
 # Images of one's own
@@ -967,7 +998,7 @@ def test_no_option_is_a_prefix_of_one_of_torchruns(monkeypatch, command):
     theirs = [option for action in get_args_parser()._actions for option in action.option_strings]
     parsers = []
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", lambda self, _: parsers.append(self))
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", lambda self, _: (parsers.append(self), []))
         cli.parse([])
     (commands,) = (a for a in parsers[0]._actions if isinstance(a, argparse._SubParsersAction))
     ours = [option for action in commands.choices[command]._actions for option in action.option_strings]

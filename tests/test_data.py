@@ -232,6 +232,8 @@ def test_a_damaged_sample_is_refused(damage, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SAMPLE", tmp_path)
     change_a_pixel(tmp_path / "test.webp", bits=0)
     assert len(cifar10(False, sample=True)) == 1_000
+    with pytest.raises(ValueError, match="train is 'test'; it must be True for the training set, or False"):
+        cifar10("test", sample=True)
     damage(tmp_path / "test.webp")
     with pytest.raises(DataError, match=r"test\.webp is damaged\. Install the workshop again\."):
         cifar10(False, sample=True)

@@ -431,7 +431,7 @@ def misuse(root: Path, case: str) -> str:
     if case == "no classes":
         root.rename(root.with_name("elsewhere"))
         root.mkdir()
-        return f"{root}: there must be 2 to 1,000 classes, not 0"
+        return f"{root}: there must be 2 to 1,000 classes, not 0; each is a sub-folder with images."
     if case == "one class":
         (root / "dog").rename(root.with_name("elsewhere"))
         return f"{root}: there must be 2 to 1,000 classes, not 1"

@@ -165,13 +165,25 @@ def test_a_function_and_a_network_of_the_package():
     assert network_file.load(name="SmallCNN") is SmallCNN
 
 
+def test_a_mistake_is_named_with_its_line(folder):
+    (folder / "mine.py").write_text("def net(classes):\n    width = 3\n    return missing(classes)\n")
+    with pytest.raises(ValueError, match=r"net\(classes=10\) cannot be made \(name 'missing' is not defined, line 3\)"):
+        network_file.make(network_file.load(folder / "mine.py"))
+    (folder / "mine.py").write_text("import torch\n1 / 0\n")
+    with pytest.raises(ValueError, match=r"the network cannot be loaded \(division by zero, line 2\)"):
+        network_file.load(folder / "mine.py")
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
         ("answer = 3", "a class or function that makes a network is needed, not a int"),
         ("answer = lambda: 3", "a class or function that makes a network is needed"),
         ("def answer(classes):\n    return classes", "answer makes a int; an nn.Module is needed"),
-        ("def answer(classes):\n    return missing(classes)", "answer cannot be made \\(name 'missing' is not defined"),
+        (
+            "def answer(classes):\n    return missing(classes)",
+            r"answer\(classes=10\) cannot be made \(name 'missi",
+        ),
         ("class answer(nn.Module):\n    pass", "the code of answer is not in this notebook"),
         ("def answer():\n    return nn.LazyLinear(10)", "answer has lazy layers: give each the number of its inputs"),
         ("KINDS = (nn.ReLU, nn.GELU)\ndef answer():\n    return KINDS[0]()", "it uses KINDS, a tuple of the notebook"),

@@ -113,7 +113,8 @@ def test_every_preset_is_named_in_notebook_1_and_in_the_glossary():
         line for line in (ROOT / "docs" / "glossary.md").read_text().splitlines() if line.startswith("| preset |")
     )
     for name in PRESETS:
-        assert f"`{name}`" in text and re.search(rf"\b{name}\b", row), name
+        assert f"`{name}`" in text, f"notebook 1 does not name the preset {name}"
+        assert re.search(rf"\b{name}\b", row), f"docs/glossary.md does not name the preset {name}"
 
 
 @pytest.mark.parametrize("path", PATHS[:3], ids=NAMES[:3])

@@ -115,7 +115,7 @@ def test_repr_shows_what_differs_from_the_default():
         ('"degrees"', "a JSON object is expected"),
         ("10", "a JSON object is expected"),
         ("null", "a JSON object is expected"),
-        ('{"degree": 10, "angle": 1}', "unknown field angle, degree"),
+        ('{"degree": 10, "angle": 1}', "unknown field angle, degree; the fields are flip_p, degrees, translate"),
         ('{"degrees": 200}', "Policy.degrees is 200"),
         ('{"degrees": NaN}', "Policy.degrees is nan"),
         ('{"translate": 0.1}', "Policy.translate is 0.1"),

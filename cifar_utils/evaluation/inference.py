@@ -173,7 +173,8 @@ def checked_model(model: nn.Module) -> nn.Module:
         ValueError: it is not an nn.Module.
     """
     if not isinstance(model, nn.Module):
-        raise ValueError(f"the model is a {type(model).__name__}; a torch.nn.Module is needed")
+        what = f"the class {model.__name__}; make one" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ValueError(f"the model is {what}; a torch.nn.Module is needed")
     return uncompiled(model)
 
 
@@ -215,7 +216,8 @@ def _checked_logits(model: nn.Module, batch: Tensor, classes: int | None) -> Ten
         raise ValueError(f"the model returns a {type(logits).__name__}; a tensor of {needed} is needed")
     if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] != (classes or logits.shape[1]):
         rows = "one row per image, one column per class"
-        raise ValueError(f"the model returns the shape {list(logits.shape)}; {needed} are needed: {rows}")
+        other = "" if logits.ndim != 2 or len(logits) != len(batch) else ". Are these the classes it was trained on?"
+        raise ValueError(f"the model returns the shape {list(logits.shape)}; {needed} are needed: {rows}{other}")
     if not logits.is_floating_point():
         raise ValueError(f"the model returns numbers of the type {logits.dtype}; floating-point {needed} are needed")
     return logits
