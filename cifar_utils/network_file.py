@@ -53,7 +53,7 @@ def save(network: Callable[..., nn.Module]) -> Path:
 
 
 def keep(network: Callable[..., nn.Module]) -> Path:
-    """As `save`, but only into `networks/`, where `trained` finds it; returns that file. Raises ValueError as well."""
+    """As `save`, but only into `networks/`, where `trained` finds it; returns the copy. Raises ValueError as `save`."""
     name = getattr(network, "__name__", "")
     if not (inspect.isclass(network) or inspect.isfunction(network)) or name == "<lambda>":
         raise ValueError(f"a class or function that makes a network is needed, not a {type(network).__name__}")

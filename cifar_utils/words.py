@@ -119,6 +119,7 @@ def _values(part, arrays: bool) -> dict:
     methods = behavior.edited_methods(type(part))
     made = behavior.assigned(methods, {"__init__"})
     later = {method.__name__ for method in methods} - {"__init__"}
+    assigned_later = behavior.assigned(methods, later)
     # A function of the notebook may call any method of a dataclass.
     running = later if is_dataclass(part) and not callable(part) else behavior.called(methods)
     changes = {*changing, *behavior.assigned(methods, running)}
@@ -136,14 +137,14 @@ def _values(part, arrays: bool) -> dict:
     elif hasattr(part, "state_dict") and not isinstance(part, nn.Module):
         passing = (torch.Tensor, np.ndarray)
     # A sampler of one's own may be made with the positions of its images, which no other method then assigns.
-    kept = made - behavior.assigned(methods, later) if arrays else ()
+    kept = made - assigned_later if arrays else ()
     found = {
         k: v for k, v in found.items()
         if k not in changes and (k in kept or _are_settings(v) or not isinstance(v, passing))
     }  # fmt: skip
     if isinstance(part, nn.Module):
         found |= {k: v for k, v in part._modules.items() if v is not None}
-        found |= {} if arrays else _constants(part)
+        found |= _constants(part, assigned_later) if own and not arrays else {}
     return found | ({"methods": methods} if methods else {})
 
 
@@ -157,16 +158,13 @@ def _are_settings(x) -> bool:
     return bool(values) and all(isinstance(v, (int, float, str)) or is_part(v) or _are_settings(v) for v in values)
 
 
-def _constants(model: nn.Module) -> dict:
-    """The buffers of a class of the notebook that hold a few numbers, such as a mean, and that training leaves alone.
+def _constants(model: nn.Module, changed: set[str]) -> dict:
+    """The buffers of a class of the notebook that hold a few numbers, such as a mean, and that its methods leave alone.
 
     Those of a library's layer change, and so does running_mean, which a function may be given.
     """
-    library = [kind for kind in type(model).__mro__ if not behavior.is_edited(kind)]
-    if len(library) == len(type(model).__mro__) or set(library) - {nn.Module, nn.Sequential, object}:
+    if {kind for kind in type(model).__mro__ if not behavior.is_edited(kind)} - {nn.Module, nn.Sequential, object}:
         return {}
-    methods = behavior.edited_methods(type(model))
-    changed = behavior.assigned(methods, {method.__name__ for method in methods} - {"__init__"})
     found = {
         name: buffer.clone() for name, buffer in model._buffers.items()
         if buffer is not None and buffer.numel() <= 100 and name not in changed and "running" not in name
