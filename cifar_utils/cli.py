@@ -34,6 +34,7 @@ of your own. Without a command it does both. Data and runs lie in data/ and runs
 it: of the current folder), or where the environment variables CIFAR10_DIR and CIFAR_RUNS point.
 """
 SMALL_FOLDER, SMALL_BATCH = 2000, 16  # in larger batches, so few images would make too few steps
+FEW_STEPS = 100
 PROFILES = "smoke: seconds; class: minutes on a laptop; long: a GPU, or hours (default: CIFAR_PROFILE, or class)"
 POLICIES = f"augmentation: {', '.join(PRESETS)}, or a JSON file"
 EPILOG = """\
@@ -62,7 +63,7 @@ examples:
 
 A run that was stopped, by Ctrl-C or otherwise, resumes when the same command is given again.
 
-exit codes: 0 done; 1 data, checkpoint or file trouble, explained in a sentence; 2 wrong arguments; 130 stopped by you
+exit codes: 0 done; 1 trouble, explained in a sentence; 2 arguments that no command knows; 130 stopped by you
 """
 
 
@@ -114,7 +115,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found.set_defaults(runs=[], output=None, tta=False, robustness=False, validation=False)
     found = command("preview", _preview, "save a figure of what a policy does to some training images", _data_options)
     found.add_argument("--policy", metavar="NAME", default="full", help=POLICIES)
-    found.add_argument("--output", metavar="FILE", type=Path, default=Path("preview.png"), help="default: preview.png")
+    found.add_argument("--output", metavar="FILE", type=_png, default=Path("preview.png"), help="default: preview.png")
     command("train", _train, "train, or resume a run that was stopped", _data_options, _train_options)
     found = command("sweep", _sweep, "train every combination that a file lists, each in a run of its own")
     found.add_argument("file", type=Path, help="YAML or Python: options of train, each with a value or a list of them")
@@ -154,7 +155,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     text = "a run's folder, or the last six characters of its name (default: the run trained last, or the shipped one)"
     found.add_argument("--run", metavar="DIR", type=Path, help=text)
     _model_option(found, several=True)
-    found.add_argument("--map", metavar="FILE", type=Path, help="save which regions of the photo support the class")
+    found.add_argument("--map", metavar="FILE", type=_png, help="save which regions of the photo support the class")
     found = command("download", _download, "fetch the full data set, however long it takes")
     found.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
     command("doctor", _doctor, "check this machine for the workshop, and estimate the minutes of each notebook")
@@ -164,12 +165,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found = command("copies", _copies, "write participants' copies of the notebooks, without outputs and solutions")
     found.add_argument("folder", type=Path, help="new or empty; the copies work there like the whole project")
     found = command("prepare-room", _prepare_room, "make a folder that installs the workshop without the internet")
+    found.usage = f"{prog} prepare-room FOLDER [options]"  # behind --platform, it would be taken for one more
     found.add_argument("folder", type=Path, help="new or empty; for a stick, or for a server in the room")
     platforms = "linux, linux-arm, windows or macos-arm (default: this one; others need the package uv)"
     found.add_argument("--platform", nargs="+", default=[], help=platforms)
     found.add_argument("--python", nargs="+", default=[], help="versions, as in 3.12 (default: this one)")
     found.add_argument("--cpu", action="store_true", help="PyTorch without GPU libraries: several GB less on Linux")
     options, unknown = parser.parse_known_args(arguments)
+    if options.action is _evaluate and not any(word.startswith("-") for word in unknown):
+        options.runs, unknown = [*options.runs, *map(Path, unknown)], []  # runs may stand behind an option, too
     if unknown:  # the command's own usage tells more than that of all commands
         commands.choices.get(arguments[0], parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     return options
@@ -179,7 +183,8 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
     parser.add_argument("--sample", action="store_true", help="use the small sample that ships, not the full set")
     parser.add_argument("--images", metavar="DIR", type=Path, help="images of your own, one sub-folder per class")
-    parser.add_argument("--size", metavar="S", type=_whole(16, 256), help="their side in pixels (default: 32)")
+    text = "their side in pixels (default: the run's, or 32)"
+    parser.add_argument("--size", metavar="S", type=_whole(16, 256), help=text)
 
 
 def _model_option(parser: argparse.ArgumentParser, several: bool = False) -> None:
@@ -207,6 +212,13 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     )
     shards = "compute batches in N parts, by torchrun's processes or by one (default under torchrun: one per process)"
     parser.add_argument("--shards", metavar="N", type=_whole(1, 1024), help=shards)
+
+
+def _png(text: str) -> Path:
+    """Reads the name of a picture to be written."""
+    if Path(text).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .png")
+    return Path(text)
 
 
 def _whole(low: int, high: int = 2**63 - 1):
@@ -261,7 +273,10 @@ def _arguments(recipe, model: nn.Module, images: data.Dataset, options: argparse
     if not callable(recipe):
         from cifar_utils import speedrun
 
-        return speedrun.recipe(model, images, recipe, **chosen)
+        found = speedrun.recipe(model, images, recipe, **chosen)
+        if (total := found["sampler"].total_steps(found["epochs"])) < FEW_STEPS:
+            print(f"With so few images, this recipe makes only {total} steps: add --epochs, or leave out --recipe.")
+        return found
     try:
         found = recipe(model, images, **chosen)
     except Exception as error:  # a participant's code can fail in any way
@@ -303,7 +318,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _preview(options: argparse.Namespace) -> None:
-    policy, images = _policy(options.policy), _images(options, True, None)  # the first is quickly refused
+    policy = _policy(options.policy)
+    images = _images(options, True, settings.profile().sample)
     images = images.select([int((images.labels == k).nonzero()[0]) for k in range(min(len(images.classes), 8))])
     draws = [plots.to_pixels(policy(images.images, images.index, epoch)) for epoch in range(8)]
     names = [images.classes[label] for label in images.labels]
@@ -355,7 +371,7 @@ def _fit(options: argparse.Namespace, steps: Callable) -> Path | None:
         return None
     state = last[0]
     if options.model and state.run.is_relative_to(settings.runs_directory()):
-        with suppress(ValueError, CheckpointError):  # so that evaluate and classify find the network
+        with suppress(ValueError, CheckpointError, OSError):  # so that evaluate and classify find the network
             network_file.keep(_code(options.model))
     if state.stop:
         raise KeyboardInterrupt
@@ -411,6 +427,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     comparisons = {name: comparison.compare(tables[first], tables[name]) for name in others}
     for name, result in comparisons.items():
         print(f"{first} (the first) and {name} (the second): {result}")
+    if len(others) > 1:  # Bonferroni's
+        limit = 0.05 / len(others)
+        print(f"Of {len(others)} comparisons, one may look significant by chance: take p below {limit:.2g}.")
     if others:
         folder = options.output or settings.runs_directory() / ("comparison" + "_validation" * options.validation)
         print(f"\nSaved in {folder}: {', '.join(reports.write_comparison(folder, tables, comparisons))}")
@@ -487,7 +506,7 @@ def _predictions_of_a_run(
         images = _images(options, False, sample, its["size"])
         predictions = predict(model, images, tta=options.tta)
     if options.robustness:
-        _plot_robustness(model, images, run, _folder_for(run, options))
+        _plot_robustness(model, images, run, _folder_for(run, options), ", one view of each" * options.tta)
     return predictions, facts | {"data": str(images)}, on_val, images
 
 
@@ -495,7 +514,7 @@ def _folder_for(path: Path, options: argparse.Namespace) -> Path:
     return reports.folder_for(path, "validation" if options.validation else "test")
 
 
-def _plot_robustness(model: nn.Module, images: data.Dataset, run: Path, folder: Path) -> None:
+def _plot_robustness(model: nn.Module, images: data.Dataset, run: Path, folder: Path, of: str) -> None:
     file = reports.make_folder(folder) / "robustness.png"
     some = images.select(torch.linspace(0, len(images) - 1, min(len(images), 1000)).long())
     curves = {
@@ -503,7 +522,7 @@ def _plot_robustness(model: nn.Module, images: data.Dataset, run: Path, folder: 
         for name in bar(len(robustness.CORRUPTIONS), "Corruptions", "", iterable=robustness.CORRUPTIONS)
     }
     units = {name: corruption.unit for name, corruption in robustness.CORRUPTIONS.items()}
-    plots.save(evaluation_plots.robustness_curves(curves, units, f"On corrupted images ({some})"), file)
+    plots.save(evaluation_plots.robustness_curves(curves, units, f"On corrupted images ({some}){of}"), file)
     print(f"Saved {file}.")
 
 
@@ -515,11 +534,13 @@ def _predictions_from_elsewhere(
         raise ValueError(f"there is no run and no file of predictions {path}")
     if options.tta or options.robustness or options.validation:
         raise ValueError(f"--tta, --robustness and --validation need a run's network; {path} is a file of predictions")
-    images = _images(options, False, None)
+    images = _images(options, False, settings.profile().sample)
     return Predictions.load(path, images), {"file": str(path)}, None, images
 
 
 def _classify(options: argparse.Namespace) -> None:
+    if options.map and options.map.resolve() == options.photo.resolve():
+        raise ValueError("--map names the photo itself, which would be lost: name another file")
     found = list(settings.runs_directory().glob(f"*/{runs.BEST}"))
     run = overview.folder_of(options.run) if options.run else _latest_run() if found else runs.SHIPPED
     model, about = _trained(run, options.model)
@@ -564,7 +585,7 @@ def _calibration(run: Path) -> tuple[Temperature, str]:
         return temperature, "not calibrated: run evaluate first"
     if facts.get("tta"):
         return temperature, "not calibrated: run evaluate without --tta first"
-    why = "without test images, or where all validation images are predicted correctly, evaluate fits no temperature"
+    why = "evaluate fits no temperature without test images, or where none fits best on the validation images"
     return temperature, f"not calibrated: {why}"
 
 

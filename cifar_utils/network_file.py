@@ -41,14 +41,17 @@ def save(network: Callable[..., nn.Module]) -> Path:
         network: called with `classes=...` (or without arguments), it makes the network.
 
     Returns:
-        The file. One that was there is replaced once the new one has been tried; a copy stays in `networks/` beside it.
+        The file. One that was there is replaced once the new one has been tried. Copies of both stay in `networks/`
+        beside it.
 
     Raises:
         ValueError: its code cannot be found, or it does not work outside the notebook.
         CheckpointError: the file cannot be written.
     """
-    file = settings.network_file()
-    checkpoint.write(file, keep(network).read_bytes())
+    file, kept = settings.network_file(), keep(network)
+    if file.exists() and file.read_bytes() not in [copy.read_bytes() for copy in kept.parent.glob("*.py")]:
+        checkpoint.write(kept.with_name(_numbered("network", file)), file.read_bytes())  # it was changed by hand
+    checkpoint.write(file, kept.read_bytes())
     return file
 
 
@@ -56,7 +59,8 @@ def keep(network: Callable[..., nn.Module]) -> Path:
     """As `save`, but only into `networks/`, where `trained` finds it; returns the copy. Raises ValueError as `save`."""
     name = getattr(network, "__name__", "")
     if not (inspect.isclass(network) or inspect.isfunction(network)) or name == "<lambda>":
-        raise ValueError(f"a class or function that makes a network is needed, not a {type(network).__name__}")
+        what = "a lambda, which has no name to save" if name == "<lambda>" else f"a {type(network).__name__}"
+        raise ValueError(f"a class or function that makes a network is needed, not {what}")
     lines: dict[str, str] = {}
     _collect(name, network, lines, {})
     imports = [line for line in lines.values() if line.startswith(("import ", "from "))]
@@ -68,12 +72,17 @@ def keep(network: Callable[..., nn.Module]) -> Path:
     try:
         checkpoint.write(trial, ("\n".join(imports) + "\n\n\n" + "\n\n\n".join(code) + "\n").encode())
         make(load(trial))
-        kept = file.parent / KEPT / f"{name}_{hashlib.sha256(trial.read_bytes()).hexdigest()[:6]}.py"
+        kept = file.parent / KEPT / _numbered(name, trial)
         kept.parent.mkdir(exist_ok=True)
         checkpoint.write(kept, trial.read_bytes())
     finally:
         trial.unlink(missing_ok=True)
     return kept
+
+
+def _numbered(name: str, file: Path) -> str:
+    """The name of a copy of this file: another one for every content."""
+    return f"{name}_{hashlib.sha256(file.read_bytes()).hexdigest()[:6]}.py"
 
 
 def load(file: str | Path | None = None, name: str | None = None) -> Callable[..., nn.Module]:
@@ -128,19 +137,18 @@ def make(network: Callable[..., nn.Module], classes: int = 10) -> nn.Module:
     Raises:
         ValueError: it fails, makes something other than an nn.Module, or has lazy layers.
     """
-    argument = None
+    argument, name = None, getattr(network, "__name__", f"an object of the class {type(network).__name__}")
     try:
         known = inspect.signature(network).parameters
         argument = next((word for word in ("classes", "num_classes", "n_classes") if word in known), None)
         model = network(**{argument: classes}) if argument else network()
     except Exception as error:
-        name = getattr(network, "__name__", f"an object of the class {type(network).__name__}")
         called = f"{name}({argument}={classes})" if argument else f"{name}()"
         raise ValueError(f"{called} cannot be made ({error}{_line(error)})") from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{network.__name__} makes a {type(model).__name__}; an nn.Module is needed")
+        raise ValueError(f"{name} makes a {type(model).__name__}; an nn.Module is needed")
     if has_lazy_layers(model):
-        raise ValueError(f"{network.__name__} has lazy layers: give each the number of its inputs, as in nn.Linear")
+        raise ValueError(f"{name} has lazy layers: give each the number of its inputs, as in nn.Linear")
     return model
 
 
@@ -196,7 +204,9 @@ def _line(error: BaseException) -> str:
     """The last line of the participant's own code that led to the error, as in ", line 3"; "" if there is none."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not behavior.is_installed(f.filename)]
     made = ("<frozen", ".network_trial")  # not the participant's files
-    own = [f for f in frames if "cifar_utils" not in f.filename and not Path(f.filename).name.startswith(made)]
+    package = Path(__file__).parent
+    frames = [f for f in frames if not Path(f.filename).is_relative_to(package)]
+    own = [f for f in frames if not Path(f.filename).name.startswith(made)]
     return f", line {own[-1].lineno}" if own else ""
 
 
@@ -223,7 +233,10 @@ def _collect(name: str, thing, lines: dict[str, str], things: dict[str, Any]) ->
         if outside.get("annotations") is __future__.annotations:  # without it, names in annotations are looked up
             lines["annotations"] = "from __future__ import annotations"
         lines[name] = ""  # two functions may call each other
-        used = behavior.global_names(compile(source, thing.__name__, "exec"))
+        try:
+            used = behavior.global_names(compile(source, thing.__name__, "exec"))
+        except SyntaxError:  # a text over several lines keeps `dedent` from moving the code to the left
+            raise ValueError(f"the code of {name} cannot be cut out: define it at the left margin") from None
         for other in sorted(used & outside.keys() - {thing.__name__}):
             _collect(other, outside[other], lines, things)
         del lines[name]  # behind what it uses

@@ -20,6 +20,10 @@ from cifar_utils import checkpoint
 from cifar_utils.evaluation.metrics import best_and_worst, which_listed
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+SERIES = [  # color, marker, line style: told apart in black and white as well
+    (BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), ("#CC79A7", "D", ":"), ("#56B4E9", "v", "-"),
+    ("#E69F00", "P", "--"),
+]  # fmt: skip
 CONFUSION_GAMMA = 0.5  # the square root of a fraction is shown: beside 90%, confusions of 5% would all look alike
 FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12}
 
@@ -46,10 +50,13 @@ def show(figure: Figure) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Saves a figure as PNG, its text alternative in the file's Description; see `checkpoint.write`."""
+    """Saves a figure as PNG, its text alternative in the file's Description; see `checkpoint.write`.
+
+    The picture is as wide as its title, so that no title is cut off.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     png = io.BytesIO()
-    figure.savefig(png, dpi=120, metadata={"Description": figure.alt_text})  # type: ignore[attr-defined]
+    figure.savefig(png, dpi=120, bbox_inches="tight", metadata={"Description": figure.alt_text})  # type: ignore[attr-defined]
     checkpoint.write(path, png.getvalue())
 
 
@@ -179,8 +186,7 @@ def accuracy_against_time(histories: dict[str, list[dict]], title: str) -> Figur
     """Validation accuracy after each epoch against seconds of training, one line per run. histories: see `fit`."""
     figure, axis = new_figure(figsize=(7, 3.4))
     points = []
-    styles = cycle([(BLUE, "o", "--"), (ORANGE, "s", "-"), (GREEN, "^", ":")])
-    for (name, history), (color, marker, line) in zip(histories.items(), styles):
+    for (name, history), (color, marker, line) in zip(histories.items(), cycle(SERIES)):
         if not history:  # stopped within the first epoch
             points.append(f"{name} no epoch finished")
             continue
@@ -249,10 +255,11 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
     width = max(5, 2 + cell * count) + (not few)  # beside the color bar
     figure, axis = new_figure(figsize=(width, max(4.9, 1.9 + cell * count)))
     norm = PowerNorm(CONFUSION_GAMMA, vmin=0, vmax=1)
-    image = axis.imshow(fraction, cmap="cividis", norm=norm)
+    known = np.where(total > 0, fraction, np.nan)  # a class without images is gray, not dark as one at 0%
+    image = axis.imshow(known, cmap=plt.get_cmap("cividis").with_extremes(bad="0.8"), norm=norm)
     if few:
         shown = np.where(total > 0, np.vectorize("{:.0%}".format)(fraction), "n/a")
-        for (true, predicted), value in np.ndenumerate(fraction):
+        for (true, predicted), value in np.ndenumerate(known):
             text = f"{shown[true, predicted]}\n{matrix[true, predicted]}"
             size = 9 if count <= 10 else 7.5
             axis.text(predicted, true, text, ha="center", va="center", fontsize=size, color=ink(norm(value)))
@@ -264,19 +271,27 @@ def confusion_matrix(matrix: np.ndarray, classes, title: str, summary: str = "")
         turn = {"rotation": 40, "ha": "right"} if few else {"rotation": 90}
         axis.set_xticks(range(count), names, fontsize=size, **turn)
         axis.set_yticks(range(count), names, fontsize=size)
-    order = range(count) if few else best_and_worst(np.where(total, fraction, np.nan).diagonal())
+    order = range(count) if few else best_and_worst(known.diagonal())
     recall = ", ".join(f"{classes[i]} {fraction[i, i]:.0%}" if total[i] else f"{classes[i]} n/a" for i in order)
-    which = "" if few else f", {which_listed(len(order), count)}"
+    which = "" if few else f", {which_listed(known.diagonal())}"
     words = f"{title}. Confusion matrix, fraction of each true class on the diagonal{which}: {recall}. {summary}"
     figure.alt_text = words.strip()
     return figure
 
 
 def ink(fraction: float) -> str:
-    """The color of text on cividis at this fraction, 0 to 1: black from where cividis is equally far from both."""
-    return "black" if fraction > 0.47 else "white"
+    """The color of text on cividis at this fraction, 0 to 1: black from where cividis is equally far from both.
+
+    Black as well on the gray of a value that is missing (NaN).
+    """
+    return "white" if fraction <= 0.47 else "black"
 
 
 def literal(text: str, longest: int = 200) -> str:
-    """Text for a figure that matplotlib draws as it is (no formula after $), cut off after `longest` characters."""
-    return (text if len(text) <= longest else text[: longest - 1] + "…").replace("$", r"\$")
+    """Text for a figure that matplotlib draws as it is: no formula after $, and no name hidden for its underscore.
+
+    Of more than `longest` characters, some in the middle are left out: the ends of two runs' names tell them apart.
+    """
+    end = longest // 3
+    short = text if len(text) <= longest else f"{text[: longest - 1 - end]}…{text[-end:]}"
+    return ("\u200b" * short.startswith("_") + short).replace("$", r"\$")

@@ -9,9 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import certain, names, random_predictions
+from tables import certain, names, random_images, random_predictions, small_network
 
-from cifar_utils.evaluation.calibration import Temperature, fit_temperature, reliability, with_temperature
+from cifar_utils.evaluation.calibration import (
+    NoTemperature,
+    Temperature,
+    fit_temperature,
+    reliability,
+    with_temperature,
+)
+from cifar_utils.evaluation.inference import predict
 from cifar_utils.evaluation.predictions import Predictions
 
 
@@ -110,18 +117,45 @@ def test_the_temperature_of_another_network_is_refused():
         with_temperature(random_predictions(1, model="b"), temperature)
     for same_or_unknown in ("a", ""):
         assert with_temperature(random_predictions(1, model=same_or_unknown), temperature).model == same_or_unknown
+    model, images = small_network(), random_images(40)
+    of_six_views = Temperature(1.5, predict(model, random_images(20, split="validation"), tta=True).model)
+    with pytest.raises(ValueError, match="with another test-time augmentation"):
+        with_temperature(predict(model, images), of_six_views)
+    with_temperature(predict(model, images, tta=True), of_six_views)
     with_temperature(random_predictions(1, model="b"), float(temperature))  # a plain number has no network
     with_temperature(random_predictions(1, model="b"), fit_temperature(random_predictions(0, split="validation")))
 
 
 def test_where_all_are_right_no_temperature_is_best():
     """The loss falls as far as the temperature goes, so any number would only be where the search ended."""
-    with pytest.raises(ValueError, match="no temperature fits best, since all predictions are right: 2 validation"):
+    with pytest.raises(NoTemperature, match="no temperature fits best, since all 2 validation images are predicted"):
         fit_temperature(certain([1, 2], [1, 2], 0.9, "validation"))
 
 
-def test_where_all_are_wrong_the_search_ends_near_its_bound():
-    assert 19 < fit_temperature(certain([1, 2], [3, 4], 0.9, "validation")) <= 20 + 1e-9
+@pytest.mark.parametrize("confident", ["all are wrong", "the wrong one is more confident"])
+def test_where_the_loss_only_falls_with_the_temperature_none_is_best(confident):
+    """Two validation images of a folder: the number would only be where the search ended, and classify would use it."""
+    few = certain([1, 2], [3, 4], 0.9, "validation")
+    if confident != "all are wrong":
+        labels, p = np.array([0, 0]), np.array([[0.6, 0.4], [0.2, 0.8]], np.float32)
+        few = Predictions(np.arange(2), labels, p, classes=("cat", "dog"), split="validation")
+    with pytest.raises(NoTemperature, match="no temperature from 0.05 to 20 fits best: the 2 validation images are"):
+        fit_temperature(few)
+
+
+@pytest.mark.parametrize("count,factor", [(24, 1.0), (200, 3.0), (1000, 0.3)])
+def test_a_calibrated_network_has_about_this_error_by_chance(count, factor):
+    """Labels drawn from the predicted probabilities themselves, many times."""
+    rng = np.random.default_rng(0)
+    logits = factor * rng.normal(0, 2, (count, 10)).astype(np.float32)
+    p = from_logits(logits, np.zeros(count, int)).probabilities.astype(float)
+    found, chance = [], 0.0
+    for _ in range(200):
+        labels = (p.cumsum(1) / p.sum(1, keepdims=True) > rng.random((count, 1))).argmax(1)
+        bins = reliability(from_logits(logits, labels))
+        found.append(bins.expected_calibration_error)
+        chance = bins.chance_error  # the same each time: it depends on the confidences only
+    assert np.mean(found) == pytest.approx(chance, rel=0.15)
 
 
 @settings(max_examples=30)

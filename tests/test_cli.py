@@ -699,12 +699,33 @@ def test_several_are_compared(tmp_path, several, capsys):
     out = capsys.readouterr().out
     assert "done (the first) and predictions.csv (the second): " in out
     assert "even.npy (the second)" in out and out.count("(the first) and ") == 3
+    assert "Of 3 comparisons, one may look significant by chance: take p below 0.017." in out
     assert names(tmp_path / "both") == {"comparison.json", "comparison.png"}
     facts = json.loads((tmp_path / "both" / "comparison.json").read_text())
     assert facts["accuracy"]["labels.npy"]["value"] == 1 and facts["accuracy"]["even.npy"]["value"] == 0.1
     assert facts["accuracy"]["done"] == facts["accuracy"]["predictions.csv"]
     assert names(tmp_path / "labels.npy_evaluation") == EVALUATION_FILES - {"reliability.png", "errors.png"}
     assert names(tmp_path / "even.npy_evaluation") == EVALUATION_FILES
+
+
+def test_runs_may_stand_behind_an_option(tmp_path, several, capsys):
+    assert main(["evaluate", several[1], "--output", str(tmp_path / "both"), several[2]]) == 0
+    assert "Of " not in capsys.readouterr().out and (tmp_path / "both" / "comparison.png").is_file()
+    with pytest.raises(SystemExit):
+        main(["evaluate", several[1], "--outptu", "x"])
+
+
+def test_a_picture_is_not_written_over_a_photo_or_under_another_type(tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (40, 40)).save(photo)
+    before = photo.read_bytes()
+    assert main(["classify", str(photo), "--map", str(photo)]) == 1
+    assert "--map names the photo itself" in capsys.readouterr().err
+    for words in (["classify", str(photo), "--map", "map.jpg"], ["preview", "--output", "preview"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert f"'{words[-1]}' must end in .png" in capsys.readouterr().err
+    assert photo.read_bytes() == before and names(tmp_path) == {"photo.png"}
 
 
 def test_a_table_and_an_array_of_one_name_keep_their_own_reports(tmp_path, several):

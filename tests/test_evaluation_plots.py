@@ -73,6 +73,10 @@ FIGURES = {  # how to draw it, and what its text alternative must contain
     "confusion matrix of 50": (lambda: confusion_matrix(50), ["the 10 best and the 10 worst of 50 classes: class "]),
     "confusion matrix of 100": (lambda: confusion_matrix(100), ["of 100 classes", "is predicted as"]),
     "confusion matrix of 300": (lambda: confusion_matrix(300), ["of 300 classes", "is predicted as"]),
+    "models compared": (
+        lambda: evaluation_plots.model_accuracies(ACCURACIES, "M", {"yours": "(-75.7 points, p = 1e-200)"}),
+        ["mine 85.7% (85.0% to 86.4%); yours 10.0% (5.0% to 20.0%)  (-75.7 points, p = 1e-200)."],
+    ),
     "class accuracy": (
         class_accuracy,
         ["first: truck 100.0% (", "); ship 90.1% (", "airplane 0.0% (", "frog n/a."],
@@ -256,4 +260,56 @@ def test_text_is_drawn_as_it_is():
         figure.draw_without_rendering()
         shown, is_formula = label._preprocess_math(label.get_text())
         assert (shown, is_formula) == (text, False)
-    assert plots.literal("x" * 30, 20) == "x" * 19 + "…"
+    assert plots.literal("abc" * 10, 20) == "abcabcabcabca…abcabc"
+
+
+def test_two_seeds_of_one_recipe_have_labels_of_their_own():
+    names = [f"CNN_ProgressiveResizing-full_Muon-0.18_9-epochs_seed-{seed}_ab12cd" for seed in (1, 2)]
+    figure = evaluation_plots.model_accuracies({name: (0.9, 0.8, 0.95) for name in names}, "Two seeds")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(set(labels)) == 2 and all(len(label) == 40 for label in labels)
+
+
+def test_a_long_title_is_saved_whole(tmp_path):
+    """The picture grows with it: the title ends with the split and the source of the images."""
+    widths = []
+    for title in ("SAMPLE, 40 test images", 3 * "a_long_name_of_a_run_" + ": SAMPLE, 40 test images"):
+        plots.save(activation_maps_of_one(title), tmp_path / "map.png")
+        with Image.open(tmp_path / "map.png") as picture:
+            widths.append(picture.width)
+            edges = np.asarray(picture.convert("L"))[:, [0, -1]]
+        assert (edges == 255).all()
+    assert widths[1] > 2 * widths[0]
+
+
+def activation_maps_of_one(title: str) -> Figure:
+    return evaluation_plots.class_activation_maps(random_images(1).images, np.eye(32)[None], ["cat"], title)
+
+
+def test_a_name_with_an_underscore_is_in_the_legend():
+    points = np.array([[-1, 0.1, 0.05, 0.2], [0, 0.9, 0.85, 0.95]])
+    figure = evaluation_plots.robustness_curves({"scale": {"_mine": points}}, {"scale": "factor"}, "One run")
+    (legend,) = figure.legends
+    assert [text.get_text().strip("\u200b") for text in legend.get_texts()] == ["_mine"]
+
+
+@pytest.mark.parametrize("classes", [10, 30])
+def test_a_class_without_images_is_not_drawn_as_one_at_0_percent(classes):
+    counts = np.eye(classes, dtype=int)
+    counts[3] = 0
+    (image, *_) = plots.confusion_matrix(counts, names(classes), "Three is missing").axes[0].images
+    shown = image.to_rgba(image.get_array())
+    assert (shown[3] == shown[3, 0]).all() and not np.allclose(shown[3, 0], shown[2, 0])
+
+
+def test_the_bins_of_a_reliability_diagram_have_their_intervals():
+    predictions = random_predictions(0)
+    bins = reliability(predictions, 5)
+    figure = evaluation_plots.reliability_diagram({"as trained": bins}, "R")
+    (lines,) = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
+    filled = bins.count > 0
+    expected = [
+        metrics.wilson_interval(round(accuracy * n), int(n))
+        for accuracy, n in zip(bins.accuracy[filled], bins.count[filled])
+    ]
+    np.testing.assert_allclose([segment[:, 1] for segment in lines.get_segments()], expected)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shutil
 from dataclasses import replace
 
 import jupytext
@@ -45,8 +46,13 @@ def part(key: str, name: str) -> str:
     return cell.source
 
 
-def tiny_run(name: str, stop: bool = False, transform=PRESETS["full"], seed: int = 0):
-    """A finished run of one epoch, or a stopped one, in the folder of all runs."""
+def tiny_run(name: str, stop: bool = False, transform=PRESETS["full"], seed: int = 0, begin: bool = True):
+    """A finished run of one epoch, a stopped one, or one that never began, in the folder of all runs."""
+    if not begin:
+        shutil.copytree(tiny_run("stopped", stop=True), settings.runs_directory() / name)
+        for path in (settings.runs_directory() / name).iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.name == "run.json" or path.unlink()
+        return settings.runs_directory() / name
     train, val = data.split(data.cifar10(sample=True), seed=seed)
     train = train.select(torch.arange(60))
     model = nn.Sequential(Normalize.from_dataset(train), SmallCNN(widths=(4, 4, 4)))
@@ -243,6 +249,13 @@ def test_numbers_of_any_library_are_numbers(capsys):
 def test_a_number_in_quotes_is_told_as_such(capsys):
     check("1.1", "500")
     assert "1.1 Not yet. Hand in the number itself, without quotes." in capsys.readouterr().out
+
+
+def test_the_end_of_a_runs_name_may_be_digits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CIFAR_RUNS", str(tmp_path))
+    tiny_run("mine_482913")
+    check("3.4", "482913")
+    assert "3.4 Right." in capsys.readouterr().out
 
 
 def test_an_answer_that_fails_without_a_word_is_reported(capsys):

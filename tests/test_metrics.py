@@ -75,14 +75,29 @@ def test_confusions_in_words():
     matrix[5, 3] = 2  # dog -> cat 50%
     matrix[0, 8], matrix[0, 2] = 1, 1  # airplane -> ship and bird 10% each: the lower class first
     expected = [
-        "dog is predicted as cat 50.0% of the time (2 of 4)",
-        "cat is predicted as dog 40.0% of the time (4 of 10)",
+        "cat is predicted as dog 40.0% of the time (4 of 10)",  # surely 17%
+        "dog is predicted as cat 50.0% of the time (2 of 4)",  # surely 15%
         "airplane is predicted as bird 10.0% of the time (1 of 10)",
         "airplane is predicted as ship 10.0% of the time (1 of 10)",
     ]
     assert metrics.top_confusions(matrix, CIFAR10_CLASSES) == "; ".join(expected) + "."
     assert metrics.top_confusions(matrix, CIFAR10_CLASSES, most=1) == expected[0] + "."
     assert metrics.top_confusions(np.diag([5] * 10), CIFAR10_CLASSES) == "No image is confused with another class."
+
+
+def test_many_of_many_come_before_one_of_one():
+    matrix = np.array([[10, 90, 0], [0, 200, 0], [1, 0, 0]])
+    text = metrics.top_confusions(matrix, ("cat", "dog", "cow"))
+    assert text.startswith("cat is predicted as dog 90.0% of the time (90 of 100); cow is predicted as cat 100.0%")
+
+
+def test_which_classes_are_listed():
+    """As many classes with images as are listed at most: then these are all, not the ends."""
+    accuracy = np.full(100, np.nan)
+    accuracy[:20] = 0.5
+    assert metrics.which_listed(accuracy) == "the 20 of 100 classes that have images"
+    accuracy[20] = 0.5
+    assert metrics.which_listed(accuracy) == "the 10 best and the 10 worst of 100 classes"
 
 
 def test_the_most_certain_mistakes_and_the_least_certain_hits():

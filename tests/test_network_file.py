@@ -1,5 +1,7 @@
 """A network's code as a file: whole, tried before it replaces another, and the same network afterwards."""
 
+import functools
+
 import nbformat
 import pytest
 import torch
@@ -259,6 +261,39 @@ def test_every_version_that_was_saved_is_found_again():
     for file in (settings.network_file().parent / network_file.KEPT).glob("*.py"):
         file.write_text("broken(")
     assert len(list(network_file.load_all())) == 1  # the newest, which may also have been written by hand
+
+
+def test_a_file_that_was_changed_by_hand_is_kept_when_the_next_is_saved(folder):
+    """Its run could not be evaluated otherwise."""
+    code = "\n\n\n".join((IMPORTS, BLOCK, BASE, NETWORK))
+    file = network_file.save(cell(code)["MyNetwork"])
+    edited = file.read_text().replace("(8, 16)", "(4, 16)")
+    file.write_text(edited)
+    network_file.save(cell(code)["MyNetwork"])
+    network_file.save(cell(code)["MyNetwork"])
+    assert [copy.read_text() for copy in (folder / "networks").glob("network_*.py")] == [edited]
+    assert len(list((folder / "networks").glob("MyNetwork_*.py"))) == 1
+
+
+def test_a_made_network_without_a_name_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="an object of the class partial makes a list; an nn.Module is needed"):
+        network_file.make(functools.partial(list, [1]))
+
+
+def test_a_lambda_and_a_class_that_cannot_be_cut_out_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="not a lambda, which has no name to save"):
+        network_file.save(lambda classes=10: nn.Linear(classes, classes))
+    text = 'if True:\n    class Net(nn.Module):\n        def forward(self, x):\n            """\nOf x.\n"""\n'
+    with pytest.raises(ValueError, match="the code of Net cannot be cut out: define it at the left margin"):
+        network_file.save(cell(text + "            return x")["Net"])
+
+
+def test_a_line_is_named_in_a_folder_of_the_packages_name(tmp_path):
+    file = tmp_path / "cifar_utils" / "net.py"
+    file.parent.mkdir()
+    file.write_text("import torch\n\nWIDTH = 1 / 0\n")
+    with pytest.raises(ValueError, match="division by zero, line 3"):
+        network_file.load(file)
 
 
 def test_a_run_without_a_normalize_layer_is_found_too(tmp_path):

@@ -77,6 +77,36 @@ def test_one_shard_is_the_usual_training_bit_for_bit(tmp_path):
     assert contents(tmp_path / "usual") == contents(tmp_path / "one")
 
 
+def test_one_shard_draws_the_random_numbers_of_the_usual_training(tmp_path):
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), nn.Dropout(0.5), nn.Linear(16, 10))
+
+    train_tiny(tmp_path / "usual", network())
+    train_tiny(tmp_path / "one", parallel.Sharded(network(), 1))
+    assert contents(tmp_path / "usual") == contents(tmp_path / "one")
+
+
+def test_empty_shards_are_refused(tmp_path):
+    """Their statistics, which no image has changed, would be a part of batch norm's."""
+    datasets = tiny(20), tiny(10, "validation")
+    options = {"epochs": 1, "batch_size": 16, "device": "cpu", "run": tmp_path / "run"}
+    with pytest.raises(ValueError, match=r"11 shards are more than the images in a batch \(10\)"):
+        next(parallel.steps(narrow(), *datasets, shards=11, **options))
+    assert not (tmp_path / "run").exists()
+    next(parallel.steps(narrow(), *datasets, shards=10, **options))
+
+
+def test_a_stop_that_comes_while_the_processes_meet_is_not_lost(tmp_path):
+    """Before `_in_step` has a handler of its own, training's has taken the signal."""
+    sharded = parallel.Sharded(narrow(), 2)
+    states = steps(sharded, tiny(), tiny(32, "validation"), epochs=1, batch_size=32, run=tmp_path / "run")
+    next(states)
+    signal.raise_signal(signal.SIGTERM)
+    found = list(parallel._in_step(sharded, states))
+    assert len(found) == 1 and found[0].stop and found[0].step == 1
+
+
 def test_signals_do_afterwards_what_they_did_before(tmp_path):
     before, sharded = signal.getsignal(signal.SIGINT), parallel.Sharded(narrow(), 1)
     states = steps(sharded, tiny(), tiny(32, "validation"), epochs=1, batch_size=32, run=tmp_path / "run")

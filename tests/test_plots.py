@@ -150,6 +150,11 @@ def test_no_text_is_cut_off_or_covers_another(name, monkeypatch):
     check_texts(drawn(name), monkeypatch, fewest=1)
 
 
+def test_six_runs_have_lines_of_their_own():
+    (axis,) = plots.accuracy_against_time({f"run {i}": history(3) for i in range(6)}, "Six").axes
+    assert len({(line.get_color(), line.get_marker()) for line in axis.lines}) == 6
+
+
 def test_training_curves_show_the_history():
     rows = history(5)
     loss, accuracy = plots.training_curves(rows, "Run").axes

@@ -108,6 +108,27 @@ BROUGHT = {
 # install.py: from a stick and from a server
 
 
+@pytest.mark.parametrize("name", ["workshop//x", "workshop/../../x", "data/../../x", "workshop\\..\\x", "C:/x", "/x"])
+def test_a_list_that_names_files_outside_the_folder_is_refused(stick, installed, tmp_path, name):
+    manifest = json.loads((stick / install.MANIFEST).read_text())
+    manifest["files"][name] = ["0" * 64, 1]
+    (stick / install.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(install.InstallError, match="is not a workshop's list of files: it names"):
+        install.bring_and_install(str(stick), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists() and not installed
+
+
+def test_an_environment_of_another_python_is_told_before_anything_is_brought(stick, installed, tmp_path):
+    write(tmp_path / "mine" / ".venv" / "pyvenv.cfg", b"home = /usr/bin\nversion = 3.2.1\n")
+    with pytest.raises(install.InstallError, match=r"was made by Python 3\.2\.1, and this is Python 3\.\d+: run"):
+        install.bring_and_install(str(stick), tmp_path / "mine")
+    assert len(files(tmp_path / "mine")) == 1 and not installed
+    this = f"version = {sys.version_info[0]}.{sys.version_info[1]}.0\n"
+    write(tmp_path / "mine" / ".venv" / "pyvenv.cfg", this.encode())
+    install.bring_and_install(str(stick), tmp_path / "mine")
+    assert len(installed) == 1
+
+
 def test_from_a_stick_wheels_are_used_where_they_lie(stick, tmp_path, installed):
     before = files(stick)
     install.bring_and_install(str(stick), tmp_path / "mine")

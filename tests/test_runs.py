@@ -9,7 +9,7 @@ import sys
 import threading
 import types
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 
 import numpy as np
@@ -1218,8 +1218,13 @@ def name_of(options: str, network: str = "plain") -> str:
     return run.name
 
 
+@cache
+def first_names() -> list[str]:
+    return [name_of(options) for options in OPTIONS]
+
+
 def test_different_settings_get_different_folders_and_equal_ones_the_same(home):
-    names = [name_of(options) for options in OPTIONS]
+    names = first_names()
     assert len(set(names)) == len(OPTIONS)
     assert names == [name_of(options) for options in OPTIONS]
     assert all(name.startswith("SmallCNN_") and len(name) < 120 for name in names)
@@ -1495,7 +1500,7 @@ def test_the_names_are_the_same_in_every_process(home):
     code = "from test_runs import OPTIONS, name_of; print(*map(name_of, OPTIONS), sep='\\n')"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-len(OPTIONS) :] == [name_of(options) for options in OPTIONS]
+    assert done.stdout.split()[-len(OPTIONS) :] == first_names()
 
 
 def test_another_policy_gets_another_folder_and_both_train(home):

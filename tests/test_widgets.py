@@ -848,5 +848,5 @@ def test_pages_load_nothing_from_other_hosts():
 
 def test_every_action_of_the_pages_exists():
     for name, widget in (("explorer", Explorer), ("dashboard", Dashboard), ("confusions", ConfusionExplorer)):
-        called = set(re.findall(r"(?:send|sendLatest)\(\"(\w+)\"", (HERE / f"{name}.js").read_text()))
+        called = set(re.findall(r"(?:send|sendLatest|sendUnasked)\(\"(\w+)\"", (HERE / f"{name}.js").read_text()))
         assert called == set(widget.ACTIONS)

@@ -29,14 +29,28 @@ class Reliability:
     def expected_calibration_error(self) -> float:
         """Mean distance of accuracy and confidence, 0 to 1, each bin weighted by its images. It depends on the bins.
 
-        Chance alone makes it larger than 0: for a calibrated network typically by somewhat less than 0.01 with 10,000
-        images, and by about three times as much with 1,000.
+        Chance alone makes it larger than 0, see `chance_error`.
 
         Source: M. Naeini, G. Cooper, M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian
         Binning", AAAI 2015.
         """
         distance = np.nan_to_num(abs(self.accuracy - self.confidence))
         return float((self.count * distance).sum() / self.count.sum())
+
+    @property
+    def chance_error(self) -> float:
+        """About the expected calibration error that a calibrated network has on so many images, by chance alone.
+
+        In a bin of n images with the confidence p, that is the mean distance of a binomial fraction from p, which is
+        near sqrt(2 / pi) times its standard deviation, sqrt(p (1 - p) / n).
+        """
+        filled = self.count > 0
+        deviation = np.sqrt(self.confidence * (1 - self.confidence) * self.count)[filled]  # of the number of images
+        return float(np.sqrt(2 / np.pi) * deviation.sum() / self.count.sum())
+
+
+class NoTemperature(ValueError):
+    """No temperature fits best."""
 
 
 class Temperature(float):
@@ -89,20 +103,29 @@ def fit_temperature(validation: Predictions) -> Temperature:
     Source: C. Guo, G. Pleiss, Y. Sun, K. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 
     Raises:
-        ValueError: predictions of another split: fitted on the test set, its calibration error would mean nothing. Or
-            all of them are right: the lower the temperature, the lower the loss, so none is best.
+        ValueError: predictions of another split: fitted on the test set, its calibration error would mean nothing.
+        NoTemperature: the loss only falls towards one end, as where all predictions are right, or too few images are
+            at hand.
     """
     if validation.split != "validation":
         raise ValueError(f"the temperature is fitted on the validation split only, not on {validation}")
     if validation.correct.all():
-        raise ValueError(f"no temperature fits best, since all predictions are right: {validation}")
+        raise NoTemperature(
+            f"no temperature fits best, since all {len(validation):,} validation images are predicted correctly"
+        )
     rows, p = np.arange(len(validation)), validation.known_probabilities()
 
     def loss(log_temperature: float) -> float:
         true = _softened(p, np.exp(log_temperature))[rows, validation.labels]
         return -np.log(np.maximum(true, 1e-300)).mean()
 
-    fit = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-5})
+    ends = np.log(0.05), np.log(20)
+    fit = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-5})
+    if min(abs(fit.x - end) for end in ends) < 1e-3:
+        raise NoTemperature(
+            f"no temperature from 0.05 to 20 fits best: the {len(validation):,} validation images are too few, or the "
+            "network is as often right where it is less confident"
+        )
     return Temperature(np.exp(fit.x), validation.model)
 
 
@@ -117,8 +140,8 @@ def check_temperature(temperature: float, model: str) -> None:
         raise ValueError(f"the temperature is {temperature!r}; it must be a number above 0")
     if model and getattr(temperature, "model", "") not in ("", model):
         raise ValueError(
-            "the temperature was fitted on the predictions of another network, or before this one was trained further; "
-            "fit it on this one's (on the command line: evaluate again)"
+            "the temperature was fitted on the predictions of another network, before this one was trained further, or "
+            "with another test-time augmentation; fit it on this one's (on the command line: evaluate again)"
         )
 
 

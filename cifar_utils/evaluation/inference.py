@@ -30,7 +30,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the names, shapes, types and values in the model's state_dict: equal for equal networks only."""
+    """SHA-256 of the names, shapes, types and values in the model's state_dict."""
     digest = hashlib.sha256()
     for name, value in uncompiled(model).state_dict().items():
         if isinstance(value, Tensor):  # modules may keep other objects as well
@@ -155,14 +155,15 @@ def predict(
         found[unsure] = averaged(dataset.images[unsure], found[unsure])
     if (found >= 0).all() and torch.allclose(found.sum(1), torch.ones(len(found)), atol=1e-4):
         warnings.warn("the model's outputs are probabilities; leave out the softmax at its end", stacklevel=2)
-    return as_predictions(model, dataset, found)
+    # A temperature that was fitted to the mean of several views does not suit a single one.
+    return as_predictions(model, dataset, found, f", tta={float(tta):g}" if tta else "")
 
 
-def as_predictions(model: nn.Module, dataset: Dataset, logits: Tensor) -> Predictions:
-    """The table of a network's logits [N, classes] for the images of a data set."""
+def as_predictions(model: nn.Module, dataset: Dataset, logits: Tensor, how: str = "") -> Predictions:
+    """The table of a network's logits [N, classes] for the images of a data set; `how` they were computed, in words."""
     columns = dataset.index.numpy(), dataset.labels.numpy(), logits.softmax(1).numpy()
     return Predictions(
-        *columns, classes=dataset.classes, split=dataset.split, source=dataset.source, model=fingerprint(model)
+        *columns, classes=dataset.classes, split=dataset.split, source=dataset.source, model=fingerprint(model) + how
     )
 
 

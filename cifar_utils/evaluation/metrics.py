@@ -104,34 +104,38 @@ def best_and_worst(accuracy: np.ndarray) -> np.ndarray:
     return order if len(order) <= MOST_LISTED else np.concatenate([order[:ends], order[-ends:]])
 
 
-def which_listed(listed: int, count: int) -> str:
-    """What `best_and_worst` chose, as in "the 10 best and the 10 worst of 100 classes".
+def which_listed(accuracy: np.ndarray) -> str:
+    """What `best_and_worst` chooses of more than 20 classes, as in "the 10 best and the 10 worst of 100 classes".
 
     Args:
-        listed: number of classes that it returned.
-        count: number of all classes, more than 20.
+        accuracy: see `best_and_worst`.
     """
-    if listed < MOST_LISTED:
-        return f"the {listed} of {count} classes that have images"
-    return f"the {listed // 2} best and the {listed // 2} worst of {count} classes"
+    have_images, ends = int((~np.isnan(accuracy)).sum()), MOST_LISTED // 2
+    if have_images <= MOST_LISTED:
+        return f"the {have_images} of {len(accuracy)} classes that have images"
+    return f"the {ends} best and the {ends} worst of {len(accuracy)} classes"
 
 
 def top_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 5) -> str:
     """The largest confusions of a [classes, classes] matrix in words, by their fraction of the true class, in percent.
+
+    Their order is that of the fraction's lower limit, so that 1 of 1 image does not come before 90 of 100.
 
     Args:
         matrix: counts, see `confusion_matrix`.
         classes: names.
         most: number of confusions at most.
     """
-    fraction = normalized(matrix)
-    off = [(fraction[t, p], t, p) for t, p in np.argwhere(matrix > 0).tolist() if t != p]
+    total = matrix.sum(1).tolist()
+    pairs = [(t, p) for t, p in np.argwhere(matrix > 0).tolist() if t != p]
+    off = [(wilson_interval(int(matrix[t, p]), total[t])[0], t, p) for t, p in pairs]
     largest = sorted(off, key=lambda entry: (-entry[0], entry[1], entry[2]))[:most]
     if not largest:
         return "No image is confused with another class."
     words = (
-        f"{classes[t]} is predicted as {classes[p]} {f:.1%} of the time ({matrix[t, p]:,} of {matrix[t].sum():,})"
-        for f, t, p in largest
+        f"{classes[t]} is predicted as {classes[p]} {matrix[t, p] / total[t]:.1%} of the time "
+        f"({matrix[t, p]:,} of {total[t]:,})"
+        for _, t, p in largest
     )
     return "; ".join(words) + "."
 

@@ -12,26 +12,25 @@ from matplotlib.patches import Rectangle
 
 from cifar_utils.data import square
 from cifar_utils.evaluation.calibration import Reliability
-from cifar_utils.evaluation.metrics import best_and_worst, which_listed
-from cifar_utils.plots import BLUE, GREEN, ORANGE, confusion_matrix, literal, new_figure, percent, to_pixels
+from cifar_utils.evaluation.metrics import best_and_worst, which_listed, wilson_interval
+from cifar_utils.plots import BLUE, ORANGE, SERIES, confusion_matrix, literal, new_figure, percent, to_pixels
 
 __all__ = [
     "class_accuracy", "class_activation_maps", "confusion_matrix", "model_accuracies", "photo_and_square",
     "probabilities", "reliability_diagram", "robustness_curves",
 ]  # fmt: skip
-SERIES = [  # color, marker, line style: told apart in black and white as well
-    (BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), ("#CC79A7", "D", ":"), ("#56B4E9", "v", "-"),
-    ("#E69F00", "P", "--"),
-]  # fmt: skip
 
 
-def _dots(axis, rows: list[tuple[float, float, float]], names: list[str], margin: float) -> None:
-    """Values with their 95% intervals, one beneath the other: (value, low, high), nothing where that is NaN."""
-    for place, (value, low, high) in enumerate(rows):
+def _dots(axis, rows: list[tuple[float, float, float]], names: list[str], margin: float, notes=()) -> None:
+    """Values with their 95% intervals, one beneath the other: (value, low, high), nothing where that is NaN.
+
+    notes: texts behind the values, none or one per row.
+    """
+    for place, ((value, low, high), note) in enumerate(zip(rows, notes or [""] * len(rows))):
         if not np.isnan(value):
             axis.plot([low, high], [place, place], color=BLUE, linewidth=2)
             axis.plot(value, place, "o", color=BLUE)
-            axis.annotate(f"{value:.1%}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
+            axis.annotate(f"{value:.1%}{note}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
     axis.set(xlabel="accuracy, with 95% interval", ylim=(len(rows) - 0.5, -0.5))
     axis.set_yticks(range(len(rows)), [literal(name, 40) for name in names])
     axis.xaxis.set_major_formatter(percent)
@@ -53,7 +52,7 @@ def class_accuracy(recall: np.ndarray, classes: Sequence[str], title: str) -> Fi
     """
     order = best_and_worst(recall[:, 0])
     if len(order) < len(classes):
-        title = f"{title}\n{which_listed(len(order), len(classes))}"
+        title = f"{title}\n{which_listed(recall[:, 0])}"
     figure, axis = new_figure(figsize=(8, max(1.8, 0.8 + 0.3 * len(order))))
     names = [f"{classes[i]} (n/a)" if np.isnan(recall[i, 0]) else classes[i] for i in order]
     _dots(axis, [tuple(recall[i]) for i in order], names, margin=0.12)
@@ -64,7 +63,7 @@ def class_accuracy(recall: np.ndarray, classes: Sequence[str], title: str) -> Fi
 
 
 def reliability_diagram(curves: dict[str, Reliability], title: str) -> Figure:
-    """Accuracy against confidence, bin by bin, and how many images each bin holds.
+    """Accuracy against confidence, bin by bin, with 95% intervals, and how many images each bin holds.
 
     Args:
         curves: name -> bins, up to six; all with the same edges.
@@ -77,25 +76,39 @@ def reliability_diagram(curves: dict[str, Reliability], title: str) -> Figure:
         filled, error = bins.count > 0, bins.expected_calibration_error
         label, x, y = f"{name}: calibration error {error:.1%}", bins.confidence[filled], bins.accuracy[filled]
         axis.plot(x, y, line, color=color, marker=marker, label=literal(label))
+        correct = np.rint(y * bins.count[filled]).astype(int).tolist()
+        intervals = [wilson_interval(*pair) for pair in zip(correct, bins.count[filled].tolist())]
+        axis.vlines(x, *zip(*intervals), color=color, alpha=0.4)
         counts.stairs(bins.count, bins.edges, color=color, linestyle=line, linewidth=1.5)
         points = ", ".join(f"{c:.0%} and {a:.0%} ({n:,} images)" for c, a, n in zip(x, y, bins.count[filled]))
-        words.append(f"{label}; confidence and accuracy of the bins {points}")
+        widest = max(high - low for low, high in intervals)
+        words.append(f"{label}; confidence and accuracy of the bins {points}, intervals up to {widest:.0%} wide")
     axis.set(title=literal(title), ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     counts.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
     axis.xaxis.set_major_formatter(percent)
     axis.yaxis.set_major_formatter(percent)
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper left")
+    axis.legend()
     figure.alt_text = f"{title}. Reliability diagram, {len(bins.count)} equally wide bins. {'. '.join(words)}."
     return figure
 
 
-def model_accuracies(accuracies: dict[str, tuple[float, float, float]], title: str) -> Figure:
-    """Dots with intervals: the accuracy of each model. accuracies: name -> (value, low, high), 0 to 1."""
+def model_accuracies(
+    accuracies: dict[str, tuple[float, float, float]], title: str, comparisons: dict[str, str] | None = None
+) -> Figure:
+    """Dots with intervals: the accuracy of each model.
+
+    Args:
+        accuracies: name -> (value, low, high), 0 to 1.
+        title: of the figure.
+        comparisons: name -> its comparison with another model, in a few words: intervals of two models may overlap
+            although one is better.
+    """
+    notes = [f"  {comparisons[name]}" if name in (comparisons or {}) else "" for name in accuracies]
     figure, axis = new_figure(figsize=(8, 1.4 + 0.45 * len(accuracies)))
-    _dots(axis, list(accuracies.values()), list(accuracies), margin=0.15)
+    _dots(axis, list(accuracies.values()), list(accuracies), margin=0.15, notes=notes)
     axis.set_title(literal(title))
-    values = "; ".join(f"{name} {_in_words(*accuracy)}" for name, accuracy in accuracies.items())
+    values = "; ".join(f"{name} {_in_words(*value)}{note}" for (name, value), note in zip(accuracies.items(), notes))
     figure.alt_text = f"{title}. Accuracy with 95% intervals: {values}."
     return figure
 
@@ -136,6 +149,8 @@ def robustness_curves(panels: dict[str, dict[str, np.ndarray]], units: dict[str,
 def class_activation_maps(images, maps: np.ndarray, captions: list[str], title: str) -> Figure:
     """Images, and beneath each the places that support the class in its caption (purple) or speak against it (orange).
 
+    Each map has a scale of its own: its strongest place is in full color.
+
     Args:
         images: [N, 3, H, W], see `cifar_utils.plots.to_pixels`.
         maps: [N, H, W] float, positive where a place supports the class, see `saliency.enlarge`.
@@ -143,7 +158,7 @@ def class_activation_maps(images, maps: np.ndarray, captions: list[str], title: 
         title: of the figure.
     """
     count, maps = len(maps), np.asarray(maps)
-    figure, axes = new_figure(2, count, figsize=(max(3, 1.35 * count), 3.5), squeeze=False)
+    figure, axes = new_figure(2, count, figsize=(max(3, 1.35 * count), 3.6), squeeze=False)
     for (above, beneath), image, places, caption in zip(axes.T, to_pixels(images), maps, captions):
         limit = max(float(abs(places).max()), 1e-9)
         gray = image.mean(2)
@@ -154,7 +169,7 @@ def class_activation_maps(images, maps: np.ndarray, captions: list[str], title: 
         above.set_axis_off()
         beneath.set_axis_off()
     figure.suptitle(literal(title))
-    figure.supxlabel("purple: for the class; orange: against it", fontsize=9)
+    figure.supxlabel("purple: for the class; orange: against it\n(each map on a scale of its own)", fontsize=9)
     rows, columns = ("top", "middle", "bottom"), ("left", "center", "right")
 
     def strongest(places: np.ndarray) -> str:
@@ -164,7 +179,8 @@ def class_activation_maps(images, maps: np.ndarray, captions: list[str], title: 
         return f"most at the {rows[3 * row // places.shape[0]]} {columns[3 * column // places.shape[1]]}"
 
     words = "; ".join(f"{' '.join(c.split())}: {strongest(m)}" for c, m in zip(captions, maps))
-    figure.alt_text = f"{title}. Heat maps of the places that support a class, over each image. {words}."
+    what = "Heat maps of the places that support a class, over each image, each on a scale of its own"
+    figure.alt_text = f"{title}. {what}. {words}."
     return figure
 
 

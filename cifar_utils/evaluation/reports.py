@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,13 @@ from cifar_utils import checkpoint, plots
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation import metrics
 from cifar_utils.evaluation import plots as evaluation_plots
-from cifar_utils.evaluation.calibration import Temperature, fit_temperature, reliability, with_temperature
+from cifar_utils.evaluation.calibration import (
+    NoTemperature,
+    Temperature,
+    fit_temperature,
+    reliability,
+    with_temperature,
+)
 from cifar_utils.evaluation.comparison import Comparison
 from cifar_utils.evaluation.predictions import Predictions
 
@@ -37,8 +44,11 @@ def report(predictions: Predictions, title: str = "", validation: Predictions | 
         lines[-1] += f", loss {predictions.loss:.4f}"
         if k := _k(predictions):
             lines.append(f"top-{k}    {_percent(metrics.proportion(metrics.top_k(predictions, k)))}")
-        error = reliability(predictions).expected_calibration_error
-        lines.append(f"expected calibration error {error:.2%} (15 equally wide bins)")
+        bins = reliability(predictions)
+        error, chance = bins.expected_calibration_error, bins.chance_error
+        lines.append(
+            f"expected calibration error {error:.2%} (15 equally wide bins; by chance alone about {chance:.2%})"
+        )
         if validation is not None:
             lines[-1] += f"; {_at_the_temperature(predictions, validation)}"
     wrong = _known_label_errors(predictions)
@@ -73,7 +83,8 @@ def per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
     lines = []
     if len(classes) > metrics.MOST_LISTED:
         rows = metrics.best_and_worst(found["recall"][:, 0]).tolist()
-        lines = [f"  By recall, {metrics.which_listed(len(rows), len(classes))}:"]
+        which = metrics.which_listed(found["recall"][:, 0])
+        lines = [f"  By recall, {which} (the extremes; expect them to be closer together on other images):"]
     width = max(12, *(len(classes[i]) + 2 for i in rows))
     lines.append(f"  {'':<{width}}" + "".join(f"{names.get(name, name):<26}" for name in found).rstrip())
     for i in rows:
@@ -150,11 +161,13 @@ def write(
             value, *interval = metrics.proportion(metrics.top_k(predictions, k))
             facts |= {f"top{k}_accuracy": value, f"top{k}_interval": interval}
         curves = {"as trained": bins}
-        if validation is not None and (temperature := _temperature(predictions, validation)):
-            facts["temperature"] = temperature
-            after = reliability(with_temperature(predictions, temperature))
-            facts["expected_calibration_error_at_that_temperature"] = after.expected_calibration_error
-            curves[f"at temperature {temperature:.2f}"] = after
+        facts["expected_calibration_error_by_chance"] = bins.chance_error
+        if validation is not None:
+            with suppress(NoTemperature):
+                temperature = facts["temperature"] = _temperature(predictions, validation)
+                after = reliability(with_temperature(predictions, temperature))
+                facts["expected_calibration_error_at_that_temperature"] = after.expected_calibration_error
+                curves[f"at temperature {temperature:.2f}"] = after
         figures["reliability.png"] = evaluation_plots.reliability_diagram(curves, title)
         if images is not None and (figure := _most_confident_errors(predictions, images)):
             figures["errors.png"] = figure
@@ -172,14 +185,16 @@ def write(
 def _most_confident_errors(predictions: Predictions, images: Dataset) -> Figure | None:
     """Those on images whose label was not rejected; None without errors."""
     rows = metrics.most_confident_errors(predictions, len(predictions))
-    rows = rows[~_known_label_errors(predictions)[rows]][:16]
+    is_known = _known_label_errors(predictions)[rows]
+    rows = rows[~is_known][:16]
     if not len(rows):
         return None
     found = [int((images.index == i).nonzero()[0, 0]) for i in predictions.index[rows].tolist()]
     names = np.array(predictions.classes)
     said = zip(names[predictions.predicted[rows]], predictions.confidence[rows], names[predictions.labels[rows]])
     captions = [f"{predicted} {p:.1%}\nlabel: {label}" for predicted, p, label in said]
-    return plots.image_grid(images.images[found], captions, f"The most confident errors ({images})", columns=8)
+    without = f", without {is_known.sum()} on known label errors" if is_known.any() else ""
+    return plots.image_grid(images.images[found], captions, f"The most confident errors ({images}){without}", columns=8)
 
 
 def write_comparison(
@@ -201,6 +216,7 @@ def write_comparison(
         "images": str(tables[first]),
         "accuracy": {name: {"value": a[0], "interval": a[1:]} for name, a in accuracies.items()},
         "compared_with": first,
+        "p_value_to_be_below": 0.05 / max(1, len(comparisons)),  # Bonferroni's
         "comparisons": {
             name: {
                 "identical": c.identical,
@@ -214,27 +230,29 @@ def write_comparison(
         },
     }
     checkpoint.write(folder / "comparison.json", _json(facts))
-    figure = evaluation_plots.model_accuracies(accuracies, heading(tables[first], "Comparison"))
+    words = {name: f"({100 * c.difference:+.1f} points, p = {c.p_value:.2g})" for name, c in comparisons.items()}
+    title = f"{heading(tables[first], 'Comparison')}; differences from the first, image by image"
+    figure = evaluation_plots.model_accuracies(accuracies, title, words)
     plots.save(figure, folder / "comparison.png")
     return ["comparison.json", "comparison.png"]
 
 
 def _at_the_temperature(predictions: Predictions, validation: Predictions) -> str:
-    temperature = _temperature(predictions, validation)
-    if temperature is None:
-        return f"no temperature fits best, since all {len(validation):,} validation images are predicted correctly"
+    try:
+        temperature = _temperature(predictions, validation)
+    except NoTemperature as error:
+        return str(error)
     after = reliability(with_temperature(predictions, temperature)).expected_calibration_error
-    return f"{after:.2%} at the temperature {temperature:.2f}, fitted on validation"
+    return f"{after:.2%} at the temperature {temperature:.2f}, fitted on {len(validation):,} validation images"
 
 
-def _temperature(predictions: Predictions, validation: Predictions) -> Temperature | None:
-    """The fitted temperature; None where all validation images are predicted correctly."""
+def _temperature(predictions: Predictions, validation: Predictions) -> Temperature:
+    """The fitted temperature. Raises NoTemperature."""
     if predictions.split == "validation":
         raise ValueError("a temperature cannot be judged on the validation images, on which it was fitted")
     if predictions.classes != validation.classes:
         raise ValueError("the classes of the validation predictions are others; the temperature needs the same network")
-    is_perfect = validation.split == "validation" and validation.correct.all()
-    return None if is_perfect else fit_temperature(validation)
+    return fit_temperature(validation)
 
 
 def _k(predictions: Predictions) -> int:

@@ -51,6 +51,7 @@ class Exercise:
         meaning: what a right answer shows.
         sound: other right answers than the solution's: statements that define `answer`, for the tests.
         core: False for an extra exercise.
+        takes_text: whether the answer is a text, which may consist of digits.
         then: what to do with a right answer, such as saving it for the next notebook; returns a sentence.
     """
 
@@ -63,6 +64,7 @@ class Exercise:
     meaning: str
     sound: tuple[str, ...]
     core: bool = True
+    takes_text: bool = False
     then: Callable[..., str] | None = None
 
 
@@ -103,7 +105,8 @@ def judge(found: Exercise, answer) -> str:
         return "Replace the ... with your answer, and run the cell again."
     if getattr(answer, "ndim", None) == 0:
         answer = answer.item()  # a number, computed by torch or NumPy
-    if isinstance(answer, str) and re.fullmatch(r"[\d.,]+", answer.strip()):
+    is_quoted = isinstance(answer, str) and re.fullmatch(r"[\d.,]+", answer.strip())
+    if is_quoted and not found.takes_text:
         return "Hand in the number itself, without quotes."
     try:
         result = found.check(answer)

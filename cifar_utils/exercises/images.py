@@ -230,7 +230,7 @@ TOO_MUCH = "The shipped network classifies {before:.0%} correctly without augmen
         ),
         "nothing": Wrong("an empty policy", "answer = Policy()", "This policy leaves every image as it is."),
         "rotation": Wrong(
-            "a rotation to any side",
+            "a rotation by any angle",
             "answer = Policy(flip_p=0.5, degrees=180)",
             TOO_MUCH + "Rotation costs the most accuracy: when have you seen a ship upside down?",
         ),

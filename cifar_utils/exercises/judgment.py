@@ -171,12 +171,12 @@ FAIR = {
         "all": Wrong(
             "all suspected",
             'answer = set("abcde")',
-            "Not all of them: in some, no choice and no measurement depends on the images of the reported accuracy.",
+            "Not all of them: in some, nothing depends on the images behind the reported accuracy.",
         ),
         "letters": Wrong("something other than letters", "answer = [1, 3]", 'Hand in letters, as in {{"a", "b"}}.'),
     },
-    meaning="In each of the three, the images of the reported accuracy took part in training (a), in a choice (c) or "
-    "in a measurement (d).",
+    meaning="In each of the three, the images behind the reported accuracy, or copies of them, took part in "
+    "training (a), in a choice (c) or in a measurement (d).",
     sound=('answer = {"a", "c", "d"}', 'answer = ["d", "C", "a"]', 'answer = "acd"'),
 )
 def leaks(answer) -> str | tuple[str, dict]:
@@ -357,7 +357,7 @@ CURVE = "curve = np.array([[-30, 0.55], [-15, 0.72], [0, 0.8], [15, 0.75], [30, 
         "never": Wrong(
             "the end of the curve overlooked",
             CURVE + "answer = (curve, None)",
-            "At {angle} degrees it has fallen by {points:.1f} points.",
+            "Somewhere on the curve it has fallen by {points:.1f} points.",
         ),
     },
     meaning="At every smaller angle that was measured, the accuracy stays within 10 points of that on upright images: "
@@ -376,9 +376,8 @@ def robust_until(answer) -> str | tuple[str, dict]:
     # Rounded: a fall by 10 points exactly is not more than 10, whatever the last bits say.
     lost = {severity: round(100 * (whole - value), 6) for severity, value in curve[:, :2].tolist() if severity > 0}
     if angle is None:
-        fallen = [severity for severity in lost if lost[severity] > 10]
-        worst = max(fallen, key=lambda severity: lost[severity], default=0.0)  # not the first, which is the answer
-        return ("never", {"angle": f"{worst:g}", "points": lost[worst]}) if fallen else RIGHT
+        most = max(lost.values(), default=0.0)  # not where, which may be the answer
+        return ("never", {"points": most}) if most > 10 else RIGHT
     if angle not in lost:
         return "unknown", {"angle": angle, "angles": ", ".join(f"{severity:g}" for severity in lost)}
     if lost[angle] <= 10:

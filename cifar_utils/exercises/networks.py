@@ -57,6 +57,7 @@ def layer_parameters(answer) -> str:
 
 
 HEAD = "class answer(nn.Module):\n    def __init__(self, classes=10):\n"
+CLASS = "Hand in the class, without parentheses: the check makes networks of its own."
 FORWARD = "\n    def forward(self, images):\n        return self.head(self.blocks(images).mean((2, 3)))"
 
 
@@ -81,6 +82,12 @@ FORWARD = "\n    def forward(self, images):\n        return self.head(self.block
             "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
             "The network can be made but fails on images: {error}.",
         ),
+        "instance": Wrong(
+            "a network instead of its class",
+            HEAD + "        super().__init__()\n        self.blocks = nn.Conv2d(3, 8, 3)\n"
+            "        self.head = nn.Linear(8, classes)" + FORWARD + "\nanswer = answer()",
+            CLASS,
+        ),
         "layers": Wrong(
             "layers removed to silence the error",
             "class answer(nn.Module):\n    def __init__(self, classes=10):\n"
@@ -97,6 +104,8 @@ FORWARD = "\n    def forward(self, images):\n        return self.head(self.block
     ),
 )
 def can_be_made(answer) -> str | tuple[str, dict]:
+    if isinstance(answer, nn.Module):
+        return "instance"
     try:
         model = answer()
     except Exception as error:
@@ -164,6 +173,14 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
             "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
             "{name} gets no gradient: forward does not use it.",
         ),
+        "instance": Wrong(
+            "a network instead of its class",
+            SUPER
+            + f"        self.blocks = nn.Sequential({BLOCKS})\n        self.head = nn.Linear(16, classes)"
+            + FORWARD
+            + "\nanswer = answer()",
+            CLASS,
+        ),
         "fails": Wrong(
             "a ModuleList that is called like a layer",
             SUPER
@@ -187,6 +204,8 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
     ),
 )
 def all_layers_are_registered(answer) -> str | tuple[str, dict]:
+    if isinstance(answer, nn.Module):
+        return "instance"
     try:
         model = answer()
     except Exception as error:
@@ -247,7 +266,7 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
         "instance": Wrong(
             "a network instead of its class",
             NETWORK.format(SIMPLE) + MEAN + "\nanswer = answer()",
-            "Hand in the class, without parentheses: the check makes networks of its own.",
+            CLASS,
         ),
         "linear": Wrong(
             "no activation",
@@ -277,6 +296,12 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
             "a ReLU at the end",
             NETWORK.format(SIMPLE) + MEAN + ".relu()",
             "No logit is below 0: is there a ReLU or a sigmoid after the last layer?",
+        ),
+        "nan": Wrong(
+            "the logarithm of a negative number",
+            NETWORK.format(SIMPLE) + MEAN + ".log()",
+            "Some outputs are infinite or not numbers (NaN): a division by zero, or the logarithm or root of a number "
+            "below zero?",
         ),
         "first": Wrong(
             "large first weights",
@@ -340,6 +365,8 @@ def network(answer) -> str | tuple[str, dict]:
         return "unused", {"name": unused[0].partition(".")[2]}
     with torch.no_grad():
         logits = model.eval()(val.images[:100])
+    if not logits.isfinite().all():
+        return "nan"
     if logits.min() >= 0 and logits.max() > 0:
         return "softmax" if torch.allclose(logits.sum(1), torch.ones(100), atol=1e-3) else "relu"
     loss = F.cross_entropy(logits, val.labels[:100]).item()
@@ -348,7 +375,7 @@ def network(answer) -> str | tuple[str, dict]:
     if count_parameters(model) > BUDGET:
         return "budget", {"count": count_parameters(model), "budget": BUDGET}
     loss, steps = memorize(model, train.images[:64], train.labels[:64])
-    if loss >= 0.1:
+    if not loss < 0.1:
         return "memorize", {"loss": loss, "steps": steps}
     first, second = val.images[:20] / 255, val.images[20:40] / 255
     model.eval()
@@ -365,7 +392,7 @@ def memorize(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tu
         if isinstance(layer, nn.modules.dropout._DropoutNd):
             layer.eval()  # what it drops cannot be learned by heart
     losses: list[float] = []
-    while len(losses) < 300 and min(losses, default=1) >= 0.1:
+    while len(losses) < 300 and not min(losses, default=1) < 0.1:  # "not", for a loss that is no number (NaN)
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -406,6 +433,12 @@ def _said(error: Exception) -> str:
             "        return self.head(images.mean((2, 3))).sigmoid()",
             "All outputs are between 0 and 1. Logits have no such limits.",
         ),
+        "instance": Wrong(
+            "a network instead of its class",
+            SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
+            "        return self.head(images.mean((2, 3)))\nanswer = answer()",
+            CLASS,
+        ),
         "limited": Wrong(
             "a tanh or a ReLU instead",
             SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
@@ -426,6 +459,8 @@ def _said(error: Exception) -> str:
     core=False,
 )
 def returns_logits(answer) -> str:
+    if isinstance(answer, nn.Module):
+        return "instance"
     torch.manual_seed(0)
     model, x = answer(), 5 * torch.randn(50, 3, 32, 32)
     with torch.no_grad():

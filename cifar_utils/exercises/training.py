@@ -231,6 +231,11 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
             'answer = "no_such_run"',
             "There is no run {name} in {folder}/. The runs are: {names}.",
         ),
+        "empty": Wrong(
+            "a folder in which training never began",
+            'answer = tiny_run("empty", begin=False)',
+            "Nothing has been trained in {name} yet. Run its cell again, and hand in the folder that it names.",
+        ),
         "unfinished": Wrong(
             "a run that was stopped",
             'answer = tiny_run("stopped", stop=True)',
@@ -246,7 +251,12 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
         ),
     },
     meaning="A finished run, with augmentation, on the workshop's split.",
-    sound=('answer = tiny_run("mine")', 'answer = str(tiny_run("mine").name)'),
+    sound=(
+        'answer = tiny_run("mine")',
+        'answer = str(tiny_run("mine").name)',
+        'answer = str(tiny_run("mine_482913").name)[-6:]',
+    ),
+    takes_text=True,
 )
 def your_run(answer) -> str | tuple[str, dict]:
     if not isinstance(answer, (str, Path)):
@@ -255,7 +265,10 @@ def your_run(answer) -> str | tuple[str, dict]:
     if not (folder / "run.json").is_file():
         names = ", ".join(run.folder.name for run in overview.find_runs()[:5]) or "none yet"
         return "missing", {"name": Path(answer).name, "folder": settings.runs_directory().name, "names": names}
-    (run,) = [run for run in overview.find_runs(directory=folder.parent) if run.folder.name == folder.name]
+    found = [run for run in overview.find_runs(directory=folder.parent) if run.folder.name == folder.name]
+    if not found:
+        return "empty", {"name": folder.name}
+    (run,) = found
     if run.epoch < run.epochs:
         return "unfinished", {"epoch": run.epoch, "epochs": run.epochs}
     about = json.loads((folder / "run.json").read_text())["settings"]

@@ -12,6 +12,7 @@ of them computes a shard changes anything, on one kind of machine and at one num
 sees parts whose size does. Its overlap of communication and computation gains nothing where gradients take a megabyte.
 """
 
+import math
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cifar_utils import checkpoint, runs, train
+from cifar_utils import checkpoint, checks, runs, train
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.inference import fingerprint
 from cifar_utils.models import uncompiled
@@ -55,7 +56,7 @@ class Sharded(nn.Module):
             raise ValueError(f"{shards} shards cannot be divided equally among {processes()} processes")
 
     def forward(self, images: Tensor) -> Tensor:
-        if not (self.training and torch.is_grad_enabled()):
+        if self.shards == 1 or not (self.training and torch.is_grad_enabled()):
             return self._orig_mod(images)
         trained = [p for p in self._orig_mod.parameters() if p.requires_grad]
         return _Shards.apply(self, images, *trained)
@@ -125,10 +126,14 @@ def steps(
         See `train.steps`; in the other processes, nothing.
 
     Raises:
-        ValueError: see `train.steps` and `Sharded`; or the processes do not have the same images, or do not start from
-            the same weights.
+        ValueError: see `train.steps` and `Sharded`; or a shard would be empty, or the processes do not have the
+            same images, or do not start from the same weights.
     """
     sharded = Sharded(model, shards)
+    batch_size = checks.checked_batch_size(options.get("sampler"), options.get("batch_size"))
+    fewest = len(images) // math.ceil(len(images) / batch_size)  # in a batch
+    if shards > fewest:  # batch norm's statistics would be means over empty shards, too
+        raise ValueError(f"{shards} shards are more than the images in a batch ({fewest}): take fewer shards")
     if processes() > 1:
         _check_same(images, val)
     if dist.is_initialized() and dist.get_backend() == "gloo":  # which exchanges tensors of the CPU only
@@ -162,6 +167,8 @@ def _in_step(sharded: Sharded, states: Iterator["train.TrainerState"]) -> Iterat
     if any(other != start for other in _gathered(start)):
         raise ValueError("the processes start from different weights: seed torch before the model is made")
     requested = []
+    if not isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), runs.StopSignal):
+        requested.append(1)  # a signal has come since training began, whose own handler has given way
 
     def request(*_) -> None:
         requested.append(1)

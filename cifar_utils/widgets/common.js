@@ -32,6 +32,7 @@ function connect(model, whenIdle = () => {}) {
     if (next) emit(...next);
   };
   const send = (...call) => { flush(); emit(...call); };
+  const sendUnasked = (name) => { flush(); model.send({ do: name, arguments: [] }); }; // controls need not wait for it
   model.on("change:handled", () => {
     if (!handled()) return;
     if (!waiting) return whenIdle();
@@ -42,7 +43,7 @@ function connect(model, whenIdle = () => {}) {
     if (waiting && control(waiting) !== control(call)) flush(); // another control's value is not lost
     if (handled()) send(...call); else waiting = call;
   };
-  return { send, sendLatest, idle: () => handled() && !waiting };
+  return { send, sendLatest, sendUnasked, idle: () => handled() && !waiting };
 }
 
 // Raw RGBA bytes onto a canvas.

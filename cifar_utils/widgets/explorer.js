@@ -1,11 +1,11 @@
 export default {
   render({ model, el }) {
-    const { send, sendLatest, idle } = connect(model, () => show());
+    const { send, sendLatest, sendUnasked, idle } = connect(model, () => show());
     const view = () => model.get("view");
     let rest = 0;
-    const settled = () => { // once the controls rest, the trained network measures the policy
+    const judge = () => { // once the controls rest, the trained network measures the policy
       clearTimeout(rest);
-      rest = setTimeout(() => send("judge"), 300);
+      rest = setTimeout(() => { if (idle() && !view().judged) sendUnasked("judge"); }, 300);
     };
 
     const controls = {};
@@ -14,32 +14,30 @@ export default {
       const name = `${title} (${unit})`;
       const slider = element("input", {
         type: "range", min: low, max: high, step, "aria-label": name, class: `slider-${key.replace(".", "-")}`,
-        oninput: () => { sendLatest("set", key, Number(slider.value)); settled(); },
+        oninput: () => sendLatest("set", key, Number(slider.value)),
       });
       const id = unique(key);
-      const typed = number({ id, title: `${low} to ${high}`, class: `number-${key.replace(".", "-")}` }, (value) => {
-        send("set", key, value);
-        settled();
-      });
+      const typed = number({ id, title: `${low} to ${high}`, class: `number-${key.replace(".", "-")}` },
+        (value) => send("set", key, value));
       controls[key] = { slider, typed };
       grid.append(element("div", {}, element("label", { for: id }, title, element("small", {}, ` ${unit}`)), slider, typed));
     }
     const [presetLabel, preset] = choice(
       "Preset", "preset", [["", "(custom)"], ...view().presets.map((p) => [p, p])],
-      (value) => { if (value) send("preset", value); else preset.value = view().preset; settled(); });
+      (value) => { if (value) send("preset", value); else preset.value = view().preset; });
     const [interpolationLabel, interpolation] = choice(
       "Interpolation", "interpolation", [["bilinear", "bilinear"], ["nearest", "nearest"]],
-      (value) => { send("set", "interpolation", value); settled(); });
+      (value) => send("set", "interpolation", value));
     const [sweepLabel, swept] = choice(
       "Show", "sweep", [["", "random draws"], ...view().sweeps.map((s) => [s, `${s}, end to end`])],
       (value) => send("sweep", value));
     const strength = element("input", {
       type: "range", min: 0, max: 4, step: 0.1, class: "strength",
-      oninput: () => { sendLatest("strength", Number(strength.value)); settled(); },
+      oninput: () => sendLatest("strength", Number(strength.value)),
     });
     const strengthText = element("output");
-    const seed = number({ min: 0, step: 1, class: "seed" }, (value) => { send("seed", value); settled(); });
-    const undo = button("Undo", "undo", () => { unchecked = false; send("undo"); settled(); });
+    const seed = number({ min: 0, step: 1, class: "seed" }, (value) => send("seed", value));
+    const undo = button("Undo", "undo", () => { unchecked = false; send("undo"); });
     let unchecked = false;
     const names = element("fieldset", { class: "classes" }, element("legend", {}, "Classes"));
     if (view().classes.length > 20) { // to see one of many classes, without a click on each of the others
@@ -77,15 +75,16 @@ export default {
       element("div", { class: "bar" },
         presetLabel, element("label", {}, "Strength ", strength, " "), strengthText, sweepLabel, interpolationLabel,
         element("label", {}, "Seed ", seed),
-        button("Draw again", "draw-again", () => { send("draw_again"); settled(); }), undo,
-        button("Reset", "reset", () => { unchecked = false; send("reset"); settled(); }),
-        button("Load the saved policy", "load", () => { send("load"); settled(); }),
+        button("Draw again", "draw-again", () => send("draw_again")), undo,
+        button("Reset", "reset", () => { unchecked = false; send("reset"); }),
+        button("Load the saved policy", "load", () => send("load")),
         button("Train with this policy", "save primary", () => send("save"))),
       errors(model), note, grid, names, button("Other images", "other-images", () => send("other_images")),
       element("details", {}, element("summary", {}, "The policy, and its torchvision code"), policy, code, copy)));
 
     const show = () => {
       const v = view();
+      judge();
       if (idle()) {
         for (const [key, , , , , , value] of v.fields) {
           put(controls[key].slider, value);

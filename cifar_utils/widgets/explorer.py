@@ -268,6 +268,7 @@ class Explorer(Widget):
                 "note": self._note,
                 "destroys": destroys,
                 "warning": warning,
+                "judged": is_judged,
                 "title": str(self._train),
             }
 

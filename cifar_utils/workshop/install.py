@@ -84,6 +84,8 @@ def bring_and_install(source, folder):
         raise InstallError(f"{message}: install one of these Pythons, or ask your teacher")
     wanted = {}  # name in the room -> (path here, SHA-256, bytes)
     for name, (sha256, size) in manifest["files"].items():
+        if {"", ".", ".."} & set(name.replace("\\", "/").split("/")) or ":" in name:
+            raise InstallError(f"{source}/{MANIFEST} is not a workshop's list of files: it names {name!r}")
         top, _, rest = name.partition("/")
         if top == "workshop":
             wanted[name] = (folder / rest, sha256, size)
@@ -92,6 +94,7 @@ def bring_and_install(source, folder):
         elif rest.startswith(target + "/"):  # a wheel; one on a stick is used where it lies
             wanted[name] = (folder / name if is_address(source) else Path(source) / name, sha256, size)
     python = venv_python(folder)
+    check_python(folder)
     check_space(folder, wanted, 0 if (folder / INSTALLED).exists() else manifest["targets"][target])
     brought = Record(folder / BROUGHT)
     try:
@@ -160,6 +163,16 @@ def describe(target):
 def venv_python(folder):
     """The interpreter of the environment in this folder."""
     return folder / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def check_python(folder):
+    """Raises InstallError: the environment in this folder is one of another version of Python than this."""
+    file, this = folder / ".venv" / "pyvenv.cfg", "{}.{}".format(*sys.version_info)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    found = next((line.partition("=")[2].strip() for line in lines if line.startswith("version")), this)
+    if found.split(".")[:2] != this.split("."):
+        other = f"{file.parent} was made by Python {found}, and this is Python {this}"
+        raise InstallError(f"{other}: run the same command with that Python, or delete this folder and run it again")
 
 
 def check_space(folder, wanted, unpacked):

@@ -25,8 +25,10 @@ CELL = """
 from cifar_utils import data
 from cifar_utils.widgets import Explorer
 train, validation = data.split(data.cifar10(sample=True))
-Explorer(train, validation)
+explorer = Explorer(train, validation)
+explorer
 """
+LATER = "explorer.set('degrees', 40)"  # from a cell, not by a control
 OWN = """
 import torch
 from torch import nn
@@ -91,7 +93,7 @@ class Explorer:
 
 @pytest.fixture(scope="module")
 def explorer(chromium, lab):
-    notebook = Notebook(chromium, lab, lab.write("explorer", CELL))
+    notebook = Notebook(chromium, lab, lab.write("explorer", CELL, LATER))
     notebook.run_all()
     explorer = Explorer(notebook)
     explorer.root.scroll_into_view_if_needed()
@@ -106,6 +108,14 @@ def reset(explorer):
     # The sheet may be the first one already, while an error of the test before is still shown.
     explorer.page.wait_for_function("() => !document.querySelector('.cifar.explorer .error').textContent")
     explorer.shows(expected(PRESETS["full"]))
+
+
+def test_a_policy_that_a_cell_has_changed_is_judged_as_well(explorer):
+    run = "content.activeCellIndex = 1; await jupyterapp.commands.execute('notebook:run-cell')"
+    explorer.page.evaluate(f"async () => {{ const content = jupyterapp.shell.currentWidget.content; {run}; }}")
+    explorer.shows(expected(replace(PRESETS["full"], degrees=40)))
+    query = "() => /%/.test(document.querySelector('.cifar.explorer .warning').textContent)"
+    explorer.page.wait_for_function(query, timeout=60_000)
 
 
 def test_it_fits_a_small_screen(explorer):

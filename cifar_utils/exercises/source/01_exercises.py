@@ -87,8 +87,8 @@ check("1.4", my_policy)
 # ## 1.5 Extra · Explore: the strength that halves the accuracy
 #
 # At what strength is the shipped network's accuracy half of what it is without augmentation? Use notebook 1's explorer,
-# or try a few strengths here: the check passes within 6 points of half, and until then it replies with the accuracy
-# under `full.scaled(strength)`.
+# or try a few strengths here: the check passes within 6 percentage points of half, and otherwise replies with the
+# accuracy under `full.scaled(strength)`.
 
 # %% exercise="1.5" part="stub"
 strength = ...

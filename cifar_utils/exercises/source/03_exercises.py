@@ -42,8 +42,8 @@ check("3.1", steps)
 # %% [markdown]
 # ## 3.2 Code: one training step
 #
-# Write the step that notebook 3's loop takes for each batch. It changes the model's weights once, with the gradient
-# of the cross-entropy of its logits, and returns this loss as a number.
+# Write the step that notebook 3's loop takes for each augmented batch: compute the cross-entropy of the model's
+# logits, change the weights once with its gradient, and return this loss as a number.
 
 
 # %% exercise="3.2" part="stub"

@@ -55,8 +55,8 @@ check("4.2", best_epoch)
 # %% [markdown]
 # ## 4.3 Explore: find the leak
 #
-# Five teams report an accuracy. In which of these did the images of the reported accuracy influence the training, or
-# the choice of what is reported?
+# Five teams report an accuracy. In which of these did the images behind the reported accuracy, or copies of them,
+# influence the training or the choice of what is reported?
 #
 # - **a** makes ten augmented copies of every photo, then splits all copies at random into training and test images.
 # - **b** trains five networks, takes the one with the best validation accuracy, and reports its test accuracy.
@@ -79,8 +79,7 @@ check("4.3", leaks)
 #
 # This is the last part of your project: two networks, the same images, and a claim. Compare your run with another
 # one. Until you have two runs, compare one view and six views (test-time augmentation) of the shipped network, as
-# here. If p is below 0.05, claim a difference; otherwise, claim that you cannot tell. The claim is one of "the first
-# is better", "the second is better" and "cannot tell".
+# below. If p is below 0.05, claim "the first is better" or "the second is better"; otherwise, claim "cannot tell".
 
 # %%
 # Validation images, since which network to keep is a choice. (All images of the sample
