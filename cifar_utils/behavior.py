@@ -16,7 +16,7 @@ LIBRARIES = ("cifar_utils", "torch", "torchvision")  # their functions are told 
 EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
 _CALLED = (  # of a part, at each step or when it resumes
     "__call__", "forward", "transform", "make_params", "at_step", "epoch", "record", "step", "get_lr",
-    "load_state_dict",
+    "load_state_dict", "train", "eval",
 )  # fmt: skip
 _CHANGE = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "remove", "discard", "clear"}
 
@@ -71,9 +71,9 @@ def _function(member):
     return getattr(member, "fget" if isinstance(member, property) else "__func__", member)
 
 
-def called(methods: list) -> set[str]:
-    """The names of the methods that run at each step, those that they call included."""
-    found = {method.__name__ for method in methods} & set(_CALLED)
+def called(methods: list, names=_CALLED) -> set[str]:
+    """The names of these methods, by default those that run at each step, and of the methods that they call."""
+    found = {method.__name__ for method in methods} & set(names)
     for _ in methods:  # one more level each time
         found |= {name for m in methods if m.__name__ in found for name in inspect.unwrap(m).__code__.co_names}
     return found
@@ -81,8 +81,16 @@ def called(methods: list) -> set[str]:
 
 def assigned(methods: list, names: set[str]) -> set[str]:
     """The attributes that the methods of these names assign or change in place."""
-    found = (name for m in methods if m.__name__ in names for name in written(inspect.unwrap(m).__code__))
-    return {name.removeprefix("self.") for name in found if name.startswith("self.")}
+    found = [(m, n) for m in methods if m.__name__ in names for n in written(inspect.unwrap(m).__code__)]
+    return {_mangled(name.removeprefix("self."), m) for m, name in found if name.startswith("self.")}
+
+
+def _mangled(name: str, method) -> str:
+    """The attribute's name in its object: Python makes _Class__name of a name that begins with two underscores."""
+    if name[:2] != "__" or name[-2:] == "__":
+        return name
+    kind = method.__qualname__.rpartition(".")[0].rpartition(".")[2]
+    return f"_{kind.lstrip('_')}{name}"
 
 
 @cache

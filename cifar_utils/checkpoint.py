@@ -111,16 +111,16 @@ def load_newest(path: Path) -> dict:
     """The checkpoint, or its backup, with a warning, where the newest cannot be used.
 
     Raises:
-        CheckpointError: of the newest, when neither can be used.
+        CheckpointError: when neither can be used: of the newest, unless that is missing.
     """
     try:
         return load(path)
     except CheckpointError as error:
         try:
             state = load(previous(path))
-        except CheckpointError:
-            raise error from None
-        reason = str(error).rpartition(". ")[0]  # without what to do
+        except CheckpointError as backups:
+            raise (error if path.exists() or not previous(path).exists() else backups) from None
+        reason = str(error).rpartition(". ")[0] if path.exists() else f"{path} is missing"  # without what to do
         print(f"WARNING: {reason}. Using the save before it, {previous(path).name}.", flush=True)
         return state
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import random
 import shutil
 import warnings
 import weakref
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedulers
@@ -190,11 +192,24 @@ def move(model: nn.Module, device: torch.device | str) -> torch.device:
 
 
 def _smallest_batch(sampler, train: Dataset) -> int:
-    """Its number of images, in the first epoch. Raises ValueError: a batch is not of positions [b], int64."""
-    batches, last = list(sampler.epoch(0)), len(train) - 1
+    """Its number of images, in the first epoch.
+
+    Raises:
+        ValueError: a batch is not of positions [b], int64, or the batches are others when the epoch is resumed.
+    """
+    found, last = [], len(train) - 1
+    for _ in range(2):
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)  # within `train.seeded`
+        found.append(list(sampler.epoch(0)))
+    batches, again = found
     legal = [isinstance(b, torch.Tensor) and b.dtype == torch.int64 and b.ndim == 1 and len(b) > 0 for b in batches]
     if not legal or not all(legal) or not all(0 <= b.min() <= b.max() <= last for b in batches):
         raise ValueError(f"the sampler must have batches, int64 tensors [b] of positions from 0 to {last}")
+    if len(again) != len(batches) or not all(map(torch.equal, batches, again)):
+        raise ValueError(
+            "the sampler's epoch(0) gives other batches when it is called again, so no run could be resumed: compute "
+            "them from the seed and the epoch, and change what they depend on in record()"
+        )
     if len(batches) != sampler.total_steps(1):
         said = f"total_steps(1) is {sampler.total_steps(1)}, and its first epoch has {len(batches)} batches"
         raise ValueError(f"the sampler's {said}; make the two agree, since schedules end after total_steps")
@@ -290,7 +305,8 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     if not logits.requires_grad:
         raise ValueError("no gradient leads from the model's outputs to its parameters: does it use no_grad or detach?")
     try:
-        value = loss(logits.float(), targets)
+        trial = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss  # it may count its calls
+        value = trial(logits.float(), targets)
         if value.ndim or not value.isfinite():
             found = f"the shape {list(value.shape)}" if value.ndim else value.item()
             raise ValueError(f"it must be one finite number per batch, not {found}")

@@ -63,7 +63,7 @@ examples:
 
 A run that was stopped, by Ctrl-C or otherwise, resumes when the same command is given again.
 
-exit codes: 0 done; 1 trouble, explained in a sentence; 2 arguments that no command knows; 130 stopped by you
+exit codes: 0 done; 1 trouble, in a sentence; 2 a command, option or value that cannot be read; 130 stopped by you
 """
 
 
@@ -103,8 +103,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(prog=prog, metavar="command", title="commands", required=True)
 
     def command(name: str, action, text: str, *groups) -> argparse.ArgumentParser:
+        own = [line for line in EPILOG.splitlines() if f"{prog} {name} " in line and "--help" not in line]
+        epilog = "\n".join(["examples:", *own] if own else [])
         found = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False, epilog=EPILOG, formatter_class=layout
+            name, help=text, description=text, allow_abbrev=False, epilog=epilog, formatter_class=layout
         )
         found.set_defaults(action=action)
         for add in groups:
@@ -165,7 +167,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found = command("copies", _copies, "write participants' copies of the notebooks, without outputs and solutions")
     found.add_argument("folder", type=Path, help="new or empty; the copies work there like the whole project")
     found = command("prepare-room", _prepare_room, "make a folder that installs the workshop without the internet")
-    found.usage = f"{prog} prepare-room FOLDER [options]"  # behind --platform, it would be taken for one more
+    found.usage = f"{prog} prepare-room FOLDER [options]"  # after --platform, it would be read as another platform
     found.add_argument("folder", type=Path, help="new or empty; for a stick, or for a server in the room")
     platforms = "linux, linux-arm, windows or macos-arm (default: this one; others need the package uv)"
     found.add_argument("--platform", nargs="+", default=[], help=platforms)
@@ -173,7 +175,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     found.add_argument("--cpu", action="store_true", help="PyTorch without GPU libraries: several GB less on Linux")
     options, unknown = parser.parse_known_args(arguments)
     if options.action is _evaluate and not any(word.startswith("-") for word in unknown):
-        options.runs, unknown = [*options.runs, *map(Path, unknown)], []  # runs may stand behind an option, too
+        options.runs, unknown = [*options.runs, *map(Path, unknown)], []  # runs may also follow an option
     if unknown:  # the command's own usage tells more than that of all commands
         commands.choices.get(arguments[0], parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     return options
@@ -183,7 +185,7 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="data directory (default: CIFAR10_DIR, or data/)")
     parser.add_argument("--sample", action="store_true", help="use the small sample that ships, not the full set")
     parser.add_argument("--images", metavar="DIR", type=Path, help="images of your own, one sub-folder per class")
-    text = "their side in pixels (default: the run's, or 32)"
+    text = "their side in pixels (default: 32, or that of the run which is evaluated)"
     parser.add_argument("--size", metavar="S", type=_whole(16, 256), help=text)
 
 
@@ -215,7 +217,7 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _png(text: str) -> Path:
-    """Reads the name of a picture to be written."""
+    """Reads the name of an image file to write."""
     if Path(text).suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"{text!r} must end in .png")
     return Path(text)
@@ -275,7 +277,7 @@ def _arguments(recipe, model: nn.Module, images: data.Dataset, options: argparse
 
         found = speedrun.recipe(model, images, recipe, **chosen)
         if (total := found["sampler"].total_steps(found["epochs"])) < FEW_STEPS:
-            print(f"With so few images, this recipe makes only {total} steps: add --epochs, or leave out --recipe.")
+            print(f"This recipe makes only {total} steps with {images}: give more --epochs, or leave out --recipe.")
         return found
     try:
         found = recipe(model, images, **chosen)
@@ -428,8 +430,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     for name, result in comparisons.items():
         print(f"{first} (the first) and {name} (the second): {result}")
     if len(others) > 1:  # Bonferroni's
-        limit = 0.05 / len(others)
-        print(f"Of {len(others)} comparisons, one may look significant by chance: take p below {limit:.2g}.")
+        k = len(others)
+        print(f"Of {k} comparisons, one may look significant by chance: only p below 0.05 / {k} is significant.")
     if others:
         folder = options.output or settings.runs_directory() / ("comparison" + "_validation" * options.validation)
         print(f"\nSaved in {folder}: {', '.join(reports.write_comparison(folder, tables, comparisons))}")

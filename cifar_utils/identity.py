@@ -52,7 +52,6 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     ]
     # A learning rate that is a tensor is changed in place by its scheduler; `initial_lr` of the groups tells it.
     defaults = {k: v for k, v in optimizer.defaults.items() if not isinstance(v, torch.Tensor)}
-    methods = edited_methods(type(optimizer))
     names = [type(layer).__name__ for layer in (model if isinstance(model, nn.Sequential) else [model])]
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     return {
@@ -67,7 +66,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
         "loss": words_of(loss),
         "optimizer": {
             "name": type(optimizer).__name__, "defaults": _plain(defaults), "groups": groups,
-            **({"code": short_hash(words_of(methods))} if methods else {}),
+            **({"code": short_hash(words_of(optimizer))} if edited_methods(type(optimizer)) else {}),
         },
         **({"hooks": hooks} if (hooks := _hooks(model, optimizer)) else {}),
         "scheduler": words_of(parts["scheduler"]),

@@ -49,7 +49,11 @@ def save(network: Callable[..., nn.Module]) -> Path:
         CheckpointError: the file cannot be written.
     """
     file, kept = settings.network_file(), keep(network)
-    if file.exists() and file.read_bytes() not in [copy.read_bytes() for copy in kept.parent.glob("*.py")]:
+    if (
+        file.is_file()
+        and not file.is_symlink()
+        and file.read_bytes() not in [copy.read_bytes() for copy in kept.parent.glob("*.py")]
+    ):
         checkpoint.write(kept.with_name(_numbered("network", file)), file.read_bytes())  # it was changed by hand
     checkpoint.write(file, kept.read_bytes())
     return file
@@ -81,7 +85,7 @@ def keep(network: Callable[..., nn.Module]) -> Path:
 
 
 def _numbered(name: str, file: Path) -> str:
-    """The name of a copy of this file: another one for every content."""
+    """The name of a copy of this file, different for different contents."""
     return f"{name}_{hashlib.sha256(file.read_bytes()).hexdigest()[:6]}.py"
 
 
@@ -204,9 +208,8 @@ def _line(error: BaseException) -> str:
     """The last line of the participant's own code that led to the error, as in ", line 3"; "" if there is none."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not behavior.is_installed(f.filename)]
     made = ("<frozen", ".network_trial")  # not the participant's files
-    package = Path(__file__).parent
-    frames = [f for f in frames if not Path(f.filename).is_relative_to(package)]
-    own = [f for f in frames if not Path(f.filename).name.startswith(made)]
+    files = [(f, Path(f.filename)) for f in frames]
+    own = [f for f, p in files if not p.is_relative_to(Path(__file__).parent) and not p.name.startswith(made)]
     return f", line {own[-1].lineno}" if own else ""
 
 

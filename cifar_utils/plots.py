@@ -52,7 +52,7 @@ def show(figure: Figure) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Saves a figure as PNG, its text alternative in the file's Description; see `checkpoint.write`.
 
-    The picture is as wide as its title, so that no title is cut off.
+    The picture is at least as wide as its title, so that no title is cut off.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     png = io.BytesIO()
@@ -288,7 +288,8 @@ def ink(fraction: float) -> str:
 
 
 def literal(text: str, longest: int = 200) -> str:
-    """Text for a figure that matplotlib draws as it is: no formula after $, and no name hidden for its underscore.
+    """Text for a figure that matplotlib draws as it is: no formula after $, and no name that a legend leaves out since
+    it begins with _.
 
     Of more than `longest` characters, some in the middle are left out: the ends of two runs' names tell them apart.
     """

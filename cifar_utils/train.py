@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def steps(
                         optimizer.zero_grad()
                         value.backward()
                         _optimizer_step(optimizer, state.learning_rate_scale)
-                    sampler.record(batch, logits.detach(), labels[batch])
+                        sampler.record(batch, logits.detach(), labels[batch])
                     state.record(x, logits.detach(), y, optimizer)
                     _scheduler_step(scheduler, scheduler_per, "step")
                     read = device.type == "cpu" or state.step % 50 == 0 or state.step == len(batches)
@@ -228,7 +229,7 @@ class TrainerState:
 
     def note_rate(self, optimizer: torch.optim.Optimizer) -> "TrainerState":
         """Notes the learning rate of the last step or, before it, of the first."""
-        self.learning_rate = float(optimizer.param_groups[0]["lr"]) * self.learning_rate_scale
+        self.learning_rate = float(optimizer.param_groups[0]["lr"]) * float(self.learning_rate_scale)
         return self
 
     def record(self, images: Tensor, logits: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -249,15 +250,15 @@ class TrainerState:
         row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
         row |= {"training_loss": self.loss, "training_accuracy": self.accuracy}
         row |= {"validation_loss": predictions.loss, "validation_accuracy": predictions.accuracy, "seconds": seconds}
-        row |= {"learning_rate_scale": self.learning_rate_scale}
+        row |= {"learning_rate_scale": _checked_scale(self.learning_rate_scale)}
         self.history = [*self.history, row]
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, seconds
 
     def state_dict(self) -> dict:
-        names = ("epoch", "step", "seconds", "history", "learning_rate", "learning_rate_scale")
+        names = ("epoch", "step", "seconds", "history", "learning_rate")
         sums = {"sums": self._sums.tolist(), "steps_per_epoch": self.steps_per_epoch}
         state = {name: getattr(self, name) for name in names} | sums
-        return state | {"learning_rate_scale": float(self.learning_rate_scale)}
+        return state | {"learning_rate_scale": _checked_scale(self.learning_rate_scale)}
 
     def load_state_dict(self, state: dict) -> None:
         """Raises ValueError: a value is none that `state_dict` ever has."""
@@ -289,7 +290,7 @@ class Shuffle:
         self.n, self.batch_size, self.seed = n, batch_size, seed
 
     def epoch(self, epoch: int) -> list[Tensor]:
-        """The batches of an epoch (from 0): [b] int64 positions each."""
+        """The batches of an epoch (from 0): [b] int64 positions each; the same ones when it is called again."""
         return self.batches(self.order(epoch))
 
     def total_steps(self, epochs: int) -> int:
@@ -297,7 +298,7 @@ class Shuffle:
         return epochs * math.ceil(self.n / self.batch_size)
 
     def record(self, positions: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Called after each step with the batch's positions [b], logits [b, classes] and labels [b]."""
+        """Called after each step, under its seed, with the batch's positions [b], logits [b, classes], labels [b]."""
 
     def state_dict(self) -> dict:
         """What `epoch` depends on besides the arguments."""
@@ -362,9 +363,8 @@ def warm_up_and_decay(optimizer: torch.optim.Optimizer, total_steps: int, warm_u
 
 def best_device() -> torch.device:
     """CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(kind)
 
 
 @contextmanager
@@ -397,10 +397,15 @@ def _begin_epoch(model: nn.Module, sampler, epoch: int, seed: int) -> list[Tenso
         return list(sampler.epoch(epoch))
 
 
+def _checked_scale(scale) -> float:
+    if not (isinstance(scale, Real) and 0 <= float(scale) < math.inf):
+        raise ValueError(f"learning_rate_scale is {scale!r}; it must be a number of at least 0")
+    return float(scale)
+
+
 def _optimizer_step(optimizer: torch.optim.Optimizer, scale: float) -> None:
     """One step at the scheduler's learning rates times `scale`; many schedulers compute the next from the last."""
-    if not (isinstance(scale, (int, float)) and 0 <= scale < math.inf):
-        raise ValueError(f"learning_rate_scale is {scale!r}; it must be a number of at least 0")
+    scale = _checked_scale(scale)
     rates = [group["lr"] for group in optimizer.param_groups]
     if min(rates) < 0:
         raise ValueError('the scheduler sets a learning rate below 0; if it counts epochs, add scheduler_per="epoch"')

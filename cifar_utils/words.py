@@ -9,13 +9,16 @@ import hashlib
 import inspect
 import types
 import weakref
+from collections import deque
 from dataclasses import is_dataclass
 from enum import Enum
+from pathlib import PurePath
 
 import numpy as np
 import torch
 from torch import nn
 from torch.distributions import Distribution
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.hooks import RemovableHandle
 
@@ -26,13 +29,15 @@ from cifar_utils.models import Normalize, uncompiled
 # What training and loading change.
 _IN_SCHEDULERS = ("optimizer", "last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i")
 _IN_MODELS = ("training", "trained_size")
+_IN_OPTIMIZERS = ("defaults", "state", "param_groups", "step")  # which their groups tell; and a scheduler's wrapper
 _HIDDEN = ("_schedulers", "_milestones", "_schedule_phases", "_anneal_func_type", "_scale_fn_custom")  # in schedulers
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
 _VALUES = (
-    int, float, str, tuple, type(None), np.generic, torch.dtype, Enum, Distribution, functools.partial, *_NAMESPACES,
+    int, float, complex, str, bytes, tuple, range, slice, type(None), PurePath, np.generic, torch.dtype, Enum,
+    Distribution, functools.partial, *_NAMESPACES,
 )  # fmt: skip
 _at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> its constants when it was first described
-_COLLECTIONS = (list, dict, set, frozenset, np.ndarray, torch.Tensor)
+_COLLECTIONS = (list, deque, dict, set, frozenset, np.ndarray, torch.Tensor)
 
 
 def words_of(part, depth: int = 8, arrays: bool = True) -> str:
@@ -49,9 +54,10 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
 
     if isinstance(part, _NAMESPACES):
         return words(vars(part))
-    if isinstance(part, dict):
-        return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(part.items(), key=str))}}}"
-    if isinstance(part, (list, tuple)):
+    if isinstance(part, dict):  # a key may be a function
+        items = {k if isinstance(k, str) else words(k): v for k, v in part.items()}
+        return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(items.items(), key=str))}}}"
+    if isinstance(part, (list, tuple, deque)):
         return f"[{', '.join(map(words, part))}]"
     if isinstance(part, Distribution):  # the repr of some leaves out the numbers
         constraints = getattr(type(part), "arg_constraints", {})  # of a class of one's own, perhaps a property
@@ -70,6 +76,8 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
         code, values = _code_and_values(part)
         # Two functions may call each other, hence the limit.
         return f"{describe(part)} {short_hash(f'{code} {words_of(values, min(depth - 1, 3), arrays)}')}"
+    if isinstance(part, torch.Tensor) and part.requires_grad:  # it is trained
+        return f"{list(part.shape)}"
     if isinstance(part, (torch.Tensor, np.ndarray)):
         if isinstance(part, torch.Tensor):  # NumPy has no bfloat16
             part = (part.float() if part.dtype == torch.bfloat16 else part).detach().cpu().numpy()
@@ -108,7 +116,8 @@ def _values(part, arrays: bool) -> dict:
     Args:
         arrays: False for a model, which may keep what it computed last.
     """
-    changing = _IN_SCHEDULERS if isinstance(part, LRScheduler) else _IN_MODELS
+    changing: tuple[str, ...] = _IN_SCHEDULERS if isinstance(part, LRScheduler) else _IN_MODELS
+    changing += _IN_OPTIMIZERS if isinstance(part, Optimizer) else ()
     own = [kind for kind in type(part).__mro__ if behavior.is_edited(kind)]
     members = {name: member for kind in reversed(own) for name, member in vars(kind).items()}
     attributes = {name: member for name, member in members.items() if _is_value(member)}  # those of the class
@@ -117,7 +126,7 @@ def _values(part, arrays: bool) -> dict:
     attributes |= {name: getattr(part, name) for name in names if hasattr(part, name)}
     attributes |= getattr(part, "__dict__", {})
     methods = behavior.edited_methods(type(part))
-    made = behavior.assigned(methods, {"__init__"})
+    made = behavior.assigned(methods, behavior.called(methods, {"__init__"}))
     later = {method.__name__ for method in methods} - {"__init__"}
     assigned_later = behavior.assigned(methods, later)
     # A function of the notebook may call any method of a dataclass.
@@ -139,7 +148,7 @@ def _values(part, arrays: bool) -> dict:
     # A sampler of one's own may be made with the positions of its images, which no other method then assigns.
     kept = made - assigned_later if arrays else ()
     found = {
-        k: v for k, v in found.items()
+        k: v for k, v in found.items() if not isinstance(v, Optimizer)
         if k not in changes and (k in kept or _are_settings(v) or not isinstance(v, passing))
     }  # fmt: skip
     if isinstance(part, nn.Module):
@@ -176,6 +185,7 @@ def _code_and_values(function) -> tuple[str, list]:
     """A function's code, and what it uses from outside: these tell it from one of the same name."""
     # What it changes itself, such as a count or a list of losses, is no setting.
     changed = behavior.written(function.__code__)
+    notes = {k: x for k, x in vars(function).items() if k != "__wrapped__" and _is_value(x)}  # function.strength = 0.5
     used = {k: x for k, x in behavior.outside(function).items() if k.partition(".")[0] not in changed}
     used = {k: x for k, x in used.items() if x is not function}
     values = {k: x for k, x in used.items() if _is_value(x) and not ("*" in changed and isinstance(x, _COLLECTIONS))}
@@ -189,6 +199,7 @@ def _code_and_values(function) -> tuple[str, list]:
     # A library's code changes with its version, and Python's instructions with Python's.
     is_a_librarys = (function.__module__ or "").partition(".")[0] in behavior.LIBRARIES
     code = "" if is_a_librarys else behavior.instructions(function.__code__, function.__doc__)
+    values |= {} if function.__name__ in changed else {f".{k}": x for k, x in notes.items()}
     return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, values, own]
 
 

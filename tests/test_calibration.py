@@ -139,8 +139,17 @@ def test_where_the_loss_only_falls_with_the_temperature_none_is_best(confident):
     if confident != "all are wrong":
         labels, p = np.array([0, 0]), np.array([[0.6, 0.4], [0.2, 0.8]], np.float32)
         few = Predictions(np.arange(2), labels, p, classes=("cat", "dog"), split="validation")
-    with pytest.raises(NoTemperature, match="no temperature from 0.05 to 20 fits best: the 2 validation images are"):
+    with pytest.raises(NoTemperature, match="no temperature fits best, since 2 validation images are too few"):
         fit_temperature(few)
+
+
+def test_of_many_images_the_end_of_the_range_is_the_temperature():
+    """A network that only guesses: the less confident, the better."""
+    assert 19 < fit_temperature(certain([1, 2] * 50, [3, 4] * 50, 0.9, "validation")) <= 20 + 1e-9
+
+
+def test_a_probability_a_little_above_1_has_a_chance_error():
+    assert reliability(certain([1], [1], 1.0005)).chance_error == 0
 
 
 @pytest.mark.parametrize("count,factor", [(24, 1.0), (200, 3.0), (1000, 0.3)])

@@ -236,6 +236,14 @@ def test_a_damaged_file_falls_back_on_the_backup_with_a_warning(path, capsys):
     assert same(checkpoint.load_newest(path), STATE)
     out = capsys.readouterr().out
     assert out.startswith("WARNING: ") and str(path) in out and "last.previous.safetensors" in out
+    path.unlink()  # as between the two renames of a save
+    checkpoint.load_newest(path)
+    assert (
+        capsys.readouterr().out == f"WARNING: {path} is missing. Using the save before it, last.previous.safetensors.\n"
+    )
+    checkpoint.previous(path).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"last\.previous\.safetensors is cut off, damaged"):
+        checkpoint.load_newest(path)
 
 
 def test_a_damaged_file_without_a_backup_is_refused(path):

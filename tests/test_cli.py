@@ -699,9 +699,10 @@ def test_several_are_compared(tmp_path, several, capsys):
     out = capsys.readouterr().out
     assert "done (the first) and predictions.csv (the second): " in out
     assert "even.npy (the second)" in out and out.count("(the first) and ") == 3
-    assert "Of 3 comparisons, one may look significant by chance: take p below 0.017." in out
+    assert "Of 3 comparisons, one may look significant by chance: only p below 0.05 / 3 is significant." in out
     assert names(tmp_path / "both") == {"comparison.json", "comparison.png"}
     facts = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert facts["p_value_to_be_below"] == pytest.approx(0.05 / 3)
     assert facts["accuracy"]["labels.npy"]["value"] == 1 and facts["accuracy"]["even.npy"]["value"] == 0.1
     assert facts["accuracy"]["done"] == facts["accuracy"]["predictions.csv"]
     assert names(tmp_path / "labels.npy_evaluation") == EVALUATION_FILES - {"reliability.png", "errors.png"}
@@ -991,7 +992,10 @@ def test_help(capsys, command, flag):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(" ".join(["usage: python -m cifar_utils", *command]))
-    assert "examples:" in text and "exit codes: 0 done; 1 " in text and "130 stopped" in text
+    examples = [line for line in text.partition("examples:")[2].splitlines() if line.strip()]
+    assert command == ["run"] or examples and all("python -m cifar_utils " in line for line in examples[: len(command)])
+    assert not command or all(f"cifar_utils {command[0]} " in line for line in examples)  # the command's own alone
+    assert command or "exit codes: 0 done; 1 " in text and "130 stopped" in text
     assert command or all(f"{word} " in text for word in COMMANDS)
     assert "train" not in command or all(name in text for name in [*PRESETS, *settings.PROFILES])
 
@@ -1019,8 +1023,9 @@ def test_no_option_is_a_prefix_of_one_of_torchruns(monkeypatch, command):
     theirs = [option for action in get_args_parser()._actions for option in action.option_strings]
     parsers = []
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_known_args", lambda self, _: (parsers.append(self), []))
-        cli.parse([])
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", lambda self, _: (parsers.append(self), 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            cli.parse([])
     (commands,) = (a for a in parsers[0]._actions if isinstance(a, argparse._SubParsersAction))
     ours = [option for action in commands.choices[command]._actions for option in action.option_strings]
     shared = {"-h", "--help"}

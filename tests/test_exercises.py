@@ -51,7 +51,10 @@ def tiny_run(name: str, stop: bool = False, transform=PRESETS["full"], seed: int
     if not begin:
         shutil.copytree(tiny_run("stopped", stop=True), settings.runs_directory() / name)
         for path in (settings.runs_directory() / name).iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.name == "run.json" or path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "run.json":
+                path.unlink()
         return settings.runs_directory() / name
     train, val = data.split(data.cifar10(sample=True), seed=seed)
     train = train.select(torch.arange(60))

@@ -52,7 +52,9 @@ def test_the_first_line_always_names_split_and_source(split, title):
 def test_the_report_with_validation_and_of_classes_alone():
     p, validation = random_predictions(0), random_predictions(1, split="validation")
     temperature = fit_temperature(validation)
-    assert f"at the temperature {temperature:.2f}, fitted on " in report(p, "t", validation=validation)
+    assert f"at the temperature {temperature:.2f}, fitted on {len(validation):,} validation images" in report(
+        p, "t", validation=validation
+    )
     bare = report(replace(p, probabilities=None))
     assert "loss" not in bare and "top-3" not in bare and "calibration" not in bare and "accuracy" in bare
 
@@ -97,7 +99,7 @@ def test_few_and_many_classes():
     assert len(re.findall(r"^  class \d+ ", report(random_predictions(0, classes=20)), re.M)) == 20
     p = random_predictions(0, 5000, classes=100)
     text = report(p)
-    assert "top-5 " in text and "By recall, the 10 best and the 10 worst of 100 classes (the extremes; expect" in text
+    assert "top-5 " in text and "By recall, the 10 best and the 10 worst of 100 classes, in part by chance:" in text
     listed = [int(i) for i in re.findall(r"^  class (\d+) ", text, re.M)]
     recall = metrics.per_class(metrics.confusion_matrix(p))["recall"][:, 0]
     assert len(listed) == 20 and recall[listed[:10]].min() >= np.sort(recall)[-10]
@@ -214,7 +216,10 @@ def test_the_comparison_of_several(tmp_path):
     p = random_predictions(0)
     q = replace(p, probabilities=np.roll(p.probabilities, 1, 1), predicted=None)
     tables = {"a": p, "b": q}
-    assert write_comparison(tmp_path, tables, {"b": compare(p, q)}) == ["comparison.json", "comparison.png"]
+    result = compare(p, q)
+    assert write_comparison(tmp_path, tables, {"b": result}) == ["comparison.json", "comparison.png"]
+    with Image.open(tmp_path / "comparison.png") as picture:
+        assert f"({100 * result.difference:+.2f} points, {result.p_in_words})" in picture.text["Description"]
     facts = json.loads((tmp_path / "comparison.json").read_text())
     assert facts["accuracy"]["b"]["value"] == q.accuracy and facts["compared_with"] == "a"
     assert facts["comparisons"]["b"]["p_value_mcnemar_exact"] == compare(p, q).p_value

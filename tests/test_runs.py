@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import types
+from collections import deque
 from dataclasses import dataclass
 from functools import cache, partial, wraps
 from pathlib import Path
@@ -720,6 +721,51 @@ def transform(images):
 """
 
 
+CLIPPED = """
+import torch
+class Clipped(torch.optim.SGD):
+    def __init__(self, params, lr, max_norm):
+        super().__init__(params, lr)
+        self.max_norm, self.params, self.steps = max_norm, list(params), 0
+    def step(self, closure=None):
+        self.steps += 1
+        torch.nn.utils.clip_grad_norm_(self.params, self.max_norm)
+        return super().step()
+"""
+MANGLED = """
+class Roll:
+    def __init__(self, amount):
+        self.__amount = amount
+    def __call__(self, images):
+        return images.roll(self.__amount, 3)
+transform = Roll({})
+"""
+BY_A_HELPER = """
+class Roll:
+    def __init__(self, amount):
+        self.set_up(amount)
+    def set_up(self, amount):
+        self._amount = amount
+    def __call__(self, images):
+        return images.roll(self._amount, 3)
+transform = Roll({})
+"""
+NOTED = """
+def transform(images):
+    return images.roll(transform.amount, 3)
+transform.amount = {}
+"""
+WEIGHED = """
+def to_the_left(images):
+    return images.roll(-1, 3)
+def to_the_right(images):
+    return images.roll(1, 3)
+weights = {{to_the_left: {}, to_the_right: 0.5}}
+def transform(images):
+    return sum(weight * roll(images / 255) for roll, weight in weights.items()) / sum(weights.values())
+"""
+
+
 def independent(rate: float):
     return torch.distributions.Independent(torch.distributions.Bernoulli(torch.full((2,), rate)), 1)
 
@@ -1156,6 +1202,30 @@ OPTIONS |= {
     "the hook of a layer within": lambda model: hooked(model[0].register_forward_hook, lambda m, x, y: y * 2),
     "a joint distribution": lambda model: {"transform": Cutout(independent(0.2))},
     "another joint distribution": lambda model: {"transform": Cutout(independent(0.4))},
+    "an optimizer's attribute": lambda model: {
+        "optimizer": in_a_notebook(CLIPPED)(list(model.parameters()), 0.1, max_norm=1.0)
+    },
+    "another attribute of the optimizer": lambda model: {
+        "optimizer": in_a_notebook(CLIPPED)(list(model.parameters()), 0.1, max_norm=0.1)
+    },
+    "a mangled attribute": lambda model: {"transform": in_a_notebook(MANGLED.format(1))},
+    "another mangled one": lambda model: {"transform": in_a_notebook(MANGLED.format(2))},
+    "an attribute that a helper sets": lambda model: {"transform": in_a_notebook(BY_A_HELPER.format(1))},
+    "another one that it sets": lambda model: {"transform": in_a_notebook(BY_A_HELPER.format(2))},
+    "a function's attribute": lambda model: {"transform": in_a_notebook(NOTED.format(1))},
+    "another one of the function": lambda model: {"transform": in_a_notebook(NOTED.format(2))},
+    "functions with their weights": lambda model: {"transform": in_a_notebook(WEIGHED.format(0.5))},
+    "the functions with other weights": lambda model: {"transform": in_a_notebook(WEIGHED.format(0.25))},
+    "a slice": lambda model: {"transform": reading(slice(4, 28))},
+    "another slice": lambda model: {"transform": reading(slice(2, 28))},
+    "a range": lambda model: {"transform": reading(range(-10, 11))},
+    "another range": lambda model: {"transform": reading(range(-20, 21))},
+    "a path": lambda model: {"transform": reading(Path("mask.png"))},
+    "another path": lambda model: {"transform": reading(Path("other.png"))},
+    "a deque": lambda model: {"transform": reading(deque([1, 2]))},
+    "another deque": lambda model: {"transform": reading(deque([1, 3]))},
+    "bytes": lambda model: {"transform": reading(b"a")},
+    "other bytes": lambda model: {"transform": reading(b"b")},
     "an Enum of a notebook": lambda model: {"transform": in_a_notebook(ENUM.format(1))},
     "the Enum with another method": lambda model: {"transform": in_a_notebook(ENUM.format(2))},
 }
@@ -1501,6 +1571,32 @@ def test_the_names_are_the_same_in_every_process(home):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-len(OPTIONS) :] == first_names()
+
+
+MERGED = """
+import torch
+class Merged(torch.nn.Sequential):
+    def train(self, mode=True):
+        self.merged = not mode
+        return super().train(mode)
+"""
+
+
+def test_what_train_and_eval_assign_is_no_setting(home):
+    """As a network with low-rank updates does, which it merges with its weights to predict."""
+    model = in_a_notebook(MERGED)(*narrow())
+    train_tiny(None, model)
+    runs.load(next(home.iterdir()), model)  # in evaluation mode
+    train_tiny(None, model)
+    assert folders(home) == 1
+
+
+def test_what_an_optimizer_keeps_while_it_trains_is_no_setting(home):
+    """The parameters themselves, and a count of the steps."""
+    for _ in range(2):
+        model = narrow()
+        history, _ = train_tiny(None, model, optimizer=in_a_notebook(CLIPPED)(list(model.parameters()), 0.1, 1.0))
+    assert folders(home) == 1
 
 
 def test_another_policy_gets_another_folder_and_both_train(home):

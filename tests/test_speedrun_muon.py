@@ -26,6 +26,19 @@ def group_of(optimizer, p) -> dict:
     return found
 
 
+def test_a_hook_is_called_once_per_step_whatever_optimizers_were_made_before():
+    """torch puts the calls of hooks into the `step` of each class of which an object is made, SGD's as well."""
+    network, calls = plain(), []
+    torch.optim.SGD(network.parameters(), 0.1)
+    optimizer = muon(network)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    for _ in range(2):
+        gradients(network)
+        optimizer.step()
+    assert calls == ["before", "after"] * 2
+
+
 @given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 99), st.floats(1e-3, 1e3))
 def test_newton_schulz_keeps_the_directions_and_evens_out_their_strength(rows, columns, seed, size):
     left, strengths, right = torch.linalg.svd(

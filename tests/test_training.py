@@ -477,6 +477,69 @@ def test_a_learning_rate_scale_that_is_no_factor_is_refused(tmp_path, scale):
         train_tiny(tmp_path, between=lambda state: setattr(state, "learning_rate_scale", scale))
 
 
+def test_a_scale_that_is_refused_is_not_saved(tmp_path):
+    """Set at the first state, before anything is saved: the corrected call trains as if nothing had happened."""
+
+    def at_first(state):
+        if state.epochs == 0:
+            state.learning_rate_scale = -1.0
+
+    with pytest.raises(ValueError, match="learning_rate_scale"):
+        train_tiny(tmp_path, between=at_first)
+    history, _ = train_tiny(tmp_path, between=lambda state: setattr(state, "learning_rate_scale", np.float32(0.5)))
+    assert len(history) == 2 and {row["learning_rate_scale"] for row in history} == {0.5}
+
+
+class Counting(nn.Module):
+    """A loss that counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, logits, labels):
+        self.calls += 1
+        return nn.functional.cross_entropy(logits, labels)
+
+
+def test_the_check_leaves_the_loss_as_it_is(tmp_path):
+    loss, steps = Counting(), []
+    train_tiny(tmp_path, loss=loss, between=lambda state: steps.append(state.step))
+    assert loss.calls == sum(step > 0 for step in steps) > 1
+
+
+class Annealed(Shuffle):
+    """Draws its batches at a temperature, which it changes whenever it is asked."""
+
+    temperature = 1.0
+
+    def epoch(self, epoch):
+        self.temperature *= 0.5
+        return super().epoch(epoch)[:: 1 if self.temperature > 0.3 else -1]
+
+
+def test_a_sampler_whose_batches_change_when_it_is_asked_again_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"the sampler's epoch\(0\) gives other batches when it is called again"):
+        train_tiny(tmp_path, sampler=Annealed(64, 32))
+
+
+class Drawing(Shuffle):
+    """Draws a random number after each step."""
+
+    def record(self, positions, logits, labels):
+        self.drawn = [*getattr(self, "drawn", []), torch.rand(()).item()]
+
+
+def test_what_a_sampler_draws_is_the_runs(tmp_path):
+    drawn = []
+    for name in "ab":
+        sampler = Drawing(64, 32)
+        torch.manual_seed(ord(name))
+        train_tiny(tmp_path / name, sampler=sampler)
+        drawn.append(sampler.drawn)
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == len(drawn[0]) > 1
+
+
 def test_stop_ends_training_and_saves(tmp_path):
     history, _ = train_tiny(tmp_path, epochs=3, between=lambda state: setattr(state, "stop", state.epochs == 1.5))
     saved = trainer(tmp_path / runs.LAST)

@@ -45,8 +45,8 @@ class Reliability:
         near sqrt(2 / pi) times its standard deviation, sqrt(p (1 - p) / n).
         """
         filled = self.count > 0
-        deviation = np.sqrt(self.confidence * (1 - self.confidence) * self.count)[filled]  # of the number of images
-        return float(np.sqrt(2 / np.pi) * deviation.sum() / self.count.sum())
+        p, n = np.minimum(self.confidence[filled], 1), self.count[filled]
+        return float(np.sqrt(2 / np.pi) * np.sqrt(p * (1 - p) * n).sum() / n.sum())
 
 
 class NoTemperature(ValueError):
@@ -54,7 +54,7 @@ class NoTemperature(ValueError):
 
 
 class Temperature(float):
-    """A number that knows the network it was fitted for: `model` is its fingerprint, "" where unknown."""
+    """A number that knows what it was fitted for: `model`, see `Predictions`; "" where unknown."""
 
     model: str
 
@@ -104,8 +104,8 @@ def fit_temperature(validation: Predictions) -> Temperature:
 
     Raises:
         ValueError: predictions of another split: fitted on the test set, its calibration error would mean nothing.
-        NoTemperature: the loss only falls towards one end, as where all predictions are right, or too few images are
-            at hand.
+        NoTemperature: all predictions are right; or so few images are at hand that the loss falls up to an end of the
+            range.
     """
     if validation.split != "validation":
         raise ValueError(f"the temperature is fitted on the validation split only, not on {validation}")
@@ -121,11 +121,8 @@ def fit_temperature(validation: Predictions) -> Temperature:
 
     ends = np.log(0.05), np.log(20)
     fit = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-5})
-    if min(abs(fit.x - end) for end in ends) < 1e-3:
-        raise NoTemperature(
-            f"no temperature from 0.05 to 20 fits best: the {len(validation):,} validation images are too few, or the "
-            "network is as often right where it is less confident"
-        )
+    if len(validation) < 100 and min(abs(fit.x - end) for end in ends) < 1e-3:  # of many, that is no accident
+        raise NoTemperature(f"no temperature fits best, since {len(validation)} validation images are too few")
     return Temperature(np.exp(fit.x), validation.model)
 
 

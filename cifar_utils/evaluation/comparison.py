@@ -31,15 +31,19 @@ class Comparison:
     p_value: float
     identical: bool
 
+    @property
+    def p_in_words(self) -> str:
+        """As in "p = 0.0321"."""
+        return "p < 1e-300" if self.p_value < 1e-300 else f"p = {self.p_value:.3g}"
+
     def __str__(self) -> str:
         if self.identical:
             return f"{self.images:,} images: identical predictions (is it twice the same network?)"
         low, high = self.interval
-        p = "< 1e-300" if self.p_value < 1e-300 else f"= {self.p_value:.3g}"
         return (
             f"{self.images:,} images: only the first is correct on {len(self.only_first):,}, only the second on "
             f"{len(self.only_second):,}; second minus first {100 * self.difference:+.2f} points (95% interval "
-            f"{100 * low:+.2f} to {100 * high:+.2f}), McNemar's exact p {p}"
+            f"{100 * low:+.2f} to {100 * high:+.2f}), McNemar's exact {self.p_in_words}"
         )
 
 

@@ -160,7 +160,7 @@ def predict(
 
 
 def as_predictions(model: nn.Module, dataset: Dataset, logits: Tensor, how: str = "") -> Predictions:
-    """The table of a network's logits [N, classes] for the images of a data set; `how` they were computed, in words."""
+    """The table of a network's logits [N, classes] for the images of a data set; `how`: see `Predictions.model`."""
     columns = dataset.index.numpy(), dataset.labels.numpy(), logits.softmax(1).numpy()
     return Predictions(
         *columns, classes=dataset.classes, split=dataset.split, source=dataset.source, model=fingerprint(model) + how

@@ -82,7 +82,9 @@ def reliability_diagram(curves: dict[str, Reliability], title: str) -> Figure:
         counts.stairs(bins.count, bins.edges, color=color, linestyle=line, linewidth=1.5)
         points = ", ".join(f"{c:.0%} and {a:.0%} ({n:,} images)" for c, a, n in zip(x, y, bins.count[filled]))
         widest = max(high - low for low, high in intervals)
-        words.append(f"{label}; confidence and accuracy of the bins {points}, intervals up to {widest:.0%} wide")
+        words.append(
+            f"{label}; confidence and accuracy of the bins {points}, intervals up to {100 * widest:.0f} points wide"
+        )
     axis.set(title=literal(title), ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     counts.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
     axis.xaxis.set_major_formatter(percent)
@@ -169,7 +171,8 @@ def class_activation_maps(images, maps: np.ndarray, captions: list[str], title: 
         above.set_axis_off()
         beneath.set_axis_off()
     figure.suptitle(literal(title))
-    figure.supxlabel("purple: for the class; orange: against it\n(each map on a scale of its own)", fontsize=9)
+    scales = "\n(each map on a scale of its own)" * (count > 1)
+    figure.supxlabel(f"purple: for the class; orange: against it{scales}", fontsize=9)
     rows, columns = ("top", "middle", "bottom"), ("left", "center", "right")
 
     def strongest(places: np.ndarray) -> str:

@@ -29,7 +29,8 @@ class Predictions:
         classes: C names.
         split: "training", "validation" or "test".
         source: of the images: "CIFAR-10", "SAMPLE" or a folder's name; "" where unknown.
-        model: fingerprint of the network, see `inference.fingerprint`; "" where unknown.
+        model: fingerprint of the network, see `inference.fingerprint`, and test-time augmentation, if any; "" where
+            unknown.
 
     Raises:
         ValueError: a column has the wrong length, a class does not exist, a probability is not a number from 0 to 1, a

@@ -83,8 +83,7 @@ def per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
     lines = []
     if len(classes) > metrics.MOST_LISTED:
         rows = metrics.best_and_worst(found["recall"][:, 0]).tolist()
-        which = metrics.which_listed(found["recall"][:, 0])
-        lines = [f"  By recall, {which} (the extremes; expect them to be closer together on other images):"]
+        lines = [f"  By recall, {metrics.which_listed(found['recall'][:, 0])}:"]
     width = max(12, *(len(classes[i]) + 2 for i in rows))
     lines.append(f"  {'':<{width}}" + "".join(f"{names.get(name, name):<26}" for name in found).rstrip())
     for i in rows:
@@ -157,11 +156,11 @@ def write(
     if predictions.probabilities is not None:
         bins = reliability(predictions)
         facts |= {"loss": predictions.loss, "expected_calibration_error": bins.expected_calibration_error}
+        facts |= {"expected_calibration_error_by_chance": bins.chance_error}
         if k := _k(predictions):
             value, *interval = metrics.proportion(metrics.top_k(predictions, k))
             facts |= {f"top{k}_accuracy": value, f"top{k}_interval": interval}
         curves = {"as trained": bins}
-        facts["expected_calibration_error_by_chance"] = bins.chance_error
         if validation is not None:
             with suppress(NoTemperature):
                 temperature = facts["temperature"] = _temperature(predictions, validation)
@@ -230,7 +229,7 @@ def write_comparison(
         },
     }
     checkpoint.write(folder / "comparison.json", _json(facts))
-    words = {name: f"({100 * c.difference:+.1f} points, p = {c.p_value:.2g})" for name, c in comparisons.items()}
+    words = {name: f"({100 * c.difference:+.2f} points, {c.p_in_words})" for name, c in comparisons.items()}
     title = f"{heading(tables[first], 'Comparison')}; differences from the first, image by image"
     figure = evaluation_plots.model_accuracies(accuracies, title, words)
     plots.save(figure, folder / "comparison.png")

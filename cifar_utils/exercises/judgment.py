@@ -155,8 +155,8 @@ FAIR = {
         "missed": Wrong(
             "a leak that is overlooked",
             'answer = {"a", "c"}',
-            "What you have is right, and at least one is missing. For each of the others: did the images of the "
-            "reported accuracy take part in training, in a measurement or in a choice?",
+            "What you have is right, and at least one is missing. For each of the others: did the images behind "
+            "the reported accuracy, or copies of them, take part in training, in a measurement or in a choice?",
         ),
         "extra": Wrong(
             "a fair set-up suspected",

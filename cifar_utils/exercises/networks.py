@@ -301,7 +301,7 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
             "the logarithm of a negative number",
             NETWORK.format(SIMPLE) + MEAN + ".log()",
             "Some outputs are infinite or not numbers (NaN): a division by zero, or the logarithm or root of a number "
-            "below zero?",
+            "that is not above zero?",
         ),
         "first": Wrong(
             "large first weights",

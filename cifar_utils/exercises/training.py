@@ -234,7 +234,7 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
         "empty": Wrong(
             "a folder in which training never began",
             'answer = tiny_run("empty", begin=False)',
-            "Nothing has been trained in {name} yet. Run its cell again, and hand in the folder that it names.",
+            "Nothing that can be read has been trained in {name}. Run its cell again, and hand in the folder it names.",
         ),
         "unfinished": Wrong(
             "a run that was stopped",
@@ -268,7 +268,7 @@ def your_run(answer) -> str | tuple[str, dict]:
     found = [run for run in overview.find_runs(directory=folder.parent) if run.folder.name == folder.name]
     if not found:
         return "empty", {"name": folder.name}
-    (run,) = found
+    run = found[0]
     if run.epoch < run.epochs:
         return "unfinished", {"epoch": run.epoch, "epochs": run.epochs}
     about = json.loads((folder / "run.json").read_text())["settings"]

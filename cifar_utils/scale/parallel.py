@@ -130,12 +130,15 @@ def steps(
             same images, or do not start from the same weights.
     """
     sharded = Sharded(model, shards)
-    batch_size = checks.checked_batch_size(options.get("sampler"), options.get("batch_size"))
-    fewest = len(images) // math.ceil(len(images) / batch_size)  # in a batch
-    if shards > fewest:  # batch norm's statistics would be means over empty shards, too
-        raise ValueError(f"{shards} shards are more than the images in a batch ({fewest}): take fewer shards")
     if processes() > 1:
         _check_same(images, val)
+    sampler, batch_size = options.get("sampler"), options.get("batch_size")
+    checks.check_data(images, val, batch_size=batch_size)
+    counts = len(images), getattr(sampler, "kept", len(images))
+    size = checks.checked_batch_size(sampler, batch_size)
+    fewest = min(count // math.ceil(count / size) for count in counts)  # in a batch
+    if shards > fewest:  # batch norm's statistics would be means over empty shards, too
+        raise ValueError(f"{shards} shards are more than the images in a batch ({fewest}): take fewer shards")
     if dist.is_initialized() and dist.get_backend() == "gloo":  # which exchanges tensors of the CPU only
         options["device"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:
@@ -167,13 +170,13 @@ def _in_step(sharded: Sharded, states: Iterator["train.TrainerState"]) -> Iterat
     if any(other != start for other in _gathered(start)):
         raise ValueError("the processes start from different weights: seed torch before the model is made")
     requested = []
-    if not isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), runs.StopSignal):
-        requested.append(1)  # a signal has come since training began, whose own handler has given way
 
     def request(*_) -> None:
         requested.append(1)
 
     usual = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    if not isinstance(getattr(usual[signal.SIGTERM], "__self__", None), runs.StopSignal):
+        requested.append(1)  # a signal has arrived since training began, and training's handler is already gone
     try:
         for state in states:
             if not rank():

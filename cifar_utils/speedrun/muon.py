@@ -61,8 +61,10 @@ class Muon(torch.optim.SGD):
                 p.mul_(len(p) ** 0.5 / p.norm() if group.get("rescale") else 1 - group["lr"] * group["weight_decay"])
                 p.add_(newton_schulz(direction.flatten(1)).view_as(p), alpha=-group["lr"])
         self.param_groups = [group for group in groups if not group.get("orthogonal")]
+        # torch has put the calls of hooks around SGD's own step once any SGD was made; here, they are around this one.
+        step = torch.optim.SGD.step
         try:
-            super().step()
+            (step.__wrapped__ if hasattr(step, "hooked") else step)(self)  # type: ignore[attr-defined]
         finally:
             self.param_groups = groups
         return loss

@@ -96,7 +96,7 @@ def _stacked(figures: list[Figure]) -> bytes:
     images = []
     for figure in figures:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100)
+        figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
         images.append(Image.open(buffer).convert("RGB"))
     size = max(image.width for image in images), sum(image.height for image in images)
     sheet, top = Image.new("RGB", size, "white"), 0

@@ -17,7 +17,7 @@ const unique = (name) => `cifar-${name}-${counter++}`;
 
 // Messages to the kernel. `send` always sends; `sendLatest` holds a value back until the last message is handled, and
 // then sends only the newest, so that a fast slider does not leave a queue behind. No message overtakes a value that is
-// held back: it is sent first. `idle` tells whether all messages are handled: until then the kernel's view is older than
+// held back: it is sent first. For `sendUnasked`, which no control has caused, no control waits. `idle` tells whether all messages are handled: until then the kernel's view is older than
 // the user's changes, and controls must not jump back to it.
 function connect(model, whenIdle = () => {}) {
   let sent = 0, waiting = null;
@@ -32,7 +32,7 @@ function connect(model, whenIdle = () => {}) {
     if (next) emit(...next);
   };
   const send = (...call) => { flush(); emit(...call); };
-  const sendUnasked = (name) => { flush(); model.send({ do: name, arguments: [] }); }; // controls need not wait for it
+  const sendUnasked = (name) => model.send({ do: name, arguments: [] });
   model.on("change:handled", () => {
     if (!handled()) return;
     if (!waiting) return whenIdle();

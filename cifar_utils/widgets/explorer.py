@@ -184,7 +184,7 @@ class Explorer(Widget):
         if self._network is None:
             self._warning = False, NO_NETWORK
             self._show()
-        else:
+        elif self._judged != (self.policy, self._state["seed"]):  # each page that shows the widget asks
             self._judged, self._warning = (self.policy, self._state["seed"]), (False, "")  # where it fails: no verdict
             arguments = self._network, self._judged_on
             try:

@@ -172,7 +172,7 @@ def check_python(folder):
     found = next((line.partition("=")[2].strip() for line in lines if line.startswith("version")), this)
     if found.split(".")[:2] != this.split("."):
         other = f"{file.parent} was made by Python {found}, and this is Python {this}"
-        raise InstallError(f"{other}: run the same command with that Python, or delete this folder and run it again")
+        raise InstallError(f"{other}: run the same command with that Python, or delete {file.parent} and run it again")
 
 
 def check_space(folder, wanted, unpacked):
