@@ -16,7 +16,7 @@ that plugs into the center), `scale` (sweeps, and training by several processes)
 (that check themselves), `workshop` (for those who run one). The most used names can be imported from here.
 """
 
-import importlib.util
+import importlib
 
 __version__ = "0.2.0"
 
@@ -31,6 +31,4 @@ def __getattr__(name: str):
     for home, names in _HOMES.items():
         if name in names.split():
             return getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    if importlib.util.find_spec(f"{__name__}.{name}"):  # a file of the package, as in cifar_utils.data
-        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

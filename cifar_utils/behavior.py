@@ -16,7 +16,7 @@ LIBRARIES = ("cifar_utils", "torch", "torchvision")  # their functions are told 
 EDITED = ("__main__", "network_file")  # modules of a notebook's code: its own, and that of `network_file.load`
 _CALLED = (  # of a part, at each step or when it resumes
     "__call__", "forward", "transform", "make_params", "at_step", "epoch", "record", "step", "get_lr",
-    "load_state_dict", "train", "eval",
+    "load_state_dict", "zero_grad", "train", "eval",
 )  # fmt: skip
 _CHANGE = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "remove", "discard", "clear"}
 

@@ -119,8 +119,8 @@ def load_newest(path: Path) -> dict:
         try:
             state = load(previous(path))
         except CheckpointError as backups:
-            raise (error if path.exists() or not previous(path).exists() else backups) from None
-        reason = str(error).rpartition(". ")[0] if path.exists() else f"{path} is missing"  # without what to do
+            raise (error if os.path.exists(path) or not os.path.exists(previous(path)) else backups) from None
+        reason = str(error).rpartition(". ")[0] if os.path.exists(path) else f"{path} is missing"  # without what to do
         print(f"WARNING: {reason}. Using the save before it, {previous(path).name}.", flush=True)
         return state
 

@@ -8,7 +8,7 @@ import shutil
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -305,7 +305,11 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     if not logits.requires_grad:
         raise ValueError("no gradient leads from the model's outputs to its parameters: does it use no_grad or detach?")
     try:
-        trial = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss  # it may count its calls
+        trial = loss
+        with suppress(
+            Exception
+        ):  # a copy, since it may count its calls; one that cannot be copied counts this one, too
+            trial = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
         value = trial(logits.float(), targets)
         if value.ndim or not value.isfinite():
             found = f"the shape {list(value.shape)}" if value.ndim else value.item()

@@ -31,7 +31,7 @@ _HASHED = {  # settings whose values tell a person nothing
     "layers": "the model is built otherwise (an activation, pooling, dropout or its forward?)",
     "frozen": "other parameters of the model are frozen",
     "hooks": "other hooks are registered",
-    "code": "code is another",
+    "code": "code or attributes are others",
 }
 
 
@@ -66,7 +66,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
         "loss": words_of(loss),
         "optimizer": {
             "name": type(optimizer).__name__, "defaults": _plain(defaults), "groups": groups,
-            **({"code": short_hash(words_of(optimizer))} if edited_methods(type(optimizer)) else {}),
+            **({"code": short_hash(words_of(optimizer, arrays=False))} if edited_methods(type(optimizer)) else {}),
         },
         **({"hooks": hooks} if (hooks := _hooks(model, optimizer)) else {}),
         "scheduler": words_of(parts["scheduler"]),

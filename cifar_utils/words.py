@@ -55,8 +55,8 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
     if isinstance(part, _NAMESPACES):
         return words(vars(part))
     if isinstance(part, dict):  # a key may be a function
-        items = {k if isinstance(k, str) else words(k): v for k, v in part.items()}
-        return f"{{{', '.join(f'{k}: {words(v)}' for k, v in sorted(items.items(), key=str))}}}"
+        items = [(k if isinstance(k, str) else words(k), words(v)) for k, v in part.items()]
+        return f"{{{', '.join(f'{k}: {v}' for k, v in sorted(items))}}}"
     if isinstance(part, (list, tuple, deque)):
         return f"[{', '.join(map(words, part))}]"
     if isinstance(part, Distribution):  # the repr of some leaves out the numbers
@@ -76,8 +76,8 @@ def words_of(part, depth: int = 8, arrays: bool = True) -> str:
         code, values = _code_and_values(part)
         # Two functions may call each other, hence the limit.
         return f"{describe(part)} {short_hash(f'{code} {words_of(values, min(depth - 1, 3), arrays)}')}"
-    if isinstance(part, torch.Tensor) and part.requires_grad:  # it is trained
-        return f"{list(part.shape)}"
+    if isinstance(part, PurePath):
+        return repr(part.as_posix())
     if isinstance(part, (torch.Tensor, np.ndarray)):
         if isinstance(part, torch.Tensor):  # NumPy has no bfloat16
             part = (part.float() if part.dtype == torch.bfloat16 else part).detach().cpu().numpy()
@@ -185,7 +185,8 @@ def _code_and_values(function) -> tuple[str, list]:
     """A function's code, and what it uses from outside: these tell it from one of the same name."""
     # What it changes itself, such as a count or a list of losses, is no setting.
     changed = behavior.written(function.__code__)
-    notes = {k: x for k, x in vars(function).items() if k != "__wrapped__" and _is_value(x)}  # function.strength = 0.5
+    notes = {k: x for k, x in vars(function).items() if k[0] != "_" and _is_value(x)}  # function.strength = 0.5
+    notes = {} if {function.__name__, function.__code__.co_name, "*"} & changed else notes  # function.calls += 1
     used = {k: x for k, x in behavior.outside(function).items() if k.partition(".")[0] not in changed}
     used = {k: x for k, x in used.items() if x is not function}
     values = {k: x for k, x in used.items() if _is_value(x) and not ("*" in changed and isinstance(x, _COLLECTIONS))}
@@ -199,7 +200,7 @@ def _code_and_values(function) -> tuple[str, list]:
     # A library's code changes with its version, and Python's instructions with Python's.
     is_a_librarys = (function.__module__ or "").partition(".")[0] in behavior.LIBRARIES
     code = "" if is_a_librarys else behavior.instructions(function.__code__, function.__doc__)
-    values |= {} if function.__name__ in changed else {f".{k}": x for k, x in notes.items()}
+    values |= {f".{k}": x for k, x in notes.items()}
     return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, values, own]
 
 

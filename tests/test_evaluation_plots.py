@@ -71,11 +71,11 @@ FIGURES = {  # how to draw it, and what its text alternative must contain
     "confusion matrix of 20": (lambda: confusion_matrix(20), ["on the diagonal: class 0 ", "class 19 "]),
     "confusion matrix of 21": (
         lambda: confusion_matrix(21),
-        ["the 10 best and the 10 worst of 21 classes, in part by chance: class "],
+        ["the 10 best and the 10 worst of 21 classes: class "],
     ),
     "confusion matrix of 50": (
         lambda: confusion_matrix(50),
-        ["the 10 best and the 10 worst of 50 classes, in part by chance: class "],
+        ["the 10 best and the 10 worst of 50 classes: class "],
     ),
     "confusion matrix of 100": (lambda: confusion_matrix(100), ["of 100 classes", "is predicted as"]),
     "confusion matrix of 300": (lambda: confusion_matrix(300), ["of 300 classes", "is predicted as"]),
@@ -93,7 +93,7 @@ FIGURES = {  # how to draw it, and what its text alternative must contain
     ),
     "class accuracy of 100": (
         lambda: class_accuracy(MANY, names(100)),
-        ["1,000 test images - the 10 best and the 10 worst of 100 classes, in part by chance."],
+        ["1,000 test images - the 10 best and the 10 worst of 100 classes."],
     ),
     "reliability": (
         calibration_curves,

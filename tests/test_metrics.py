@@ -97,7 +97,7 @@ def test_which_classes_are_listed():
     accuracy[:20] = 0.5
     assert metrics.which_listed(accuracy) == "the 20 of 100 classes that have images"
     accuracy[20] = 0.5
-    assert metrics.which_listed(accuracy) == "the 10 best and the 10 worst of 100 classes, in part by chance"
+    assert metrics.which_listed(accuracy) == "the 10 best and the 10 worst of 100 classes"
 
 
 def test_the_most_certain_mistakes_and_the_least_certain_hits():

@@ -766,6 +766,33 @@ def transform(images):
 """
 
 
+COMPILED = """
+import torch
+@torch.compiler.disable
+def roll(images):
+    return images.roll({}, 3)
+def transform(images):
+    return roll(images)
+"""
+LOOKAHEAD = """
+import torch
+class Lookahead(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.slow = [p.clone().detach() for p in self.param_groups[0]["params"]]
+        self.inner = [torch.optim.SGD(self.slow, lr)]
+        self.handles = [p.register_hook(lambda gradient: gradient) for p in self.param_groups[0]["params"]]
+        self.cleared = 0
+    def step(self, closure=None):
+        super().step()
+        for slow, p in zip(self.slow, self.param_groups[0]["params"]):
+            slow.lerp_(p.detach(), 0.1)
+    def zero_grad(self, set_to_none=True):
+        self.cleared += 1
+        super().zero_grad(set_to_none)
+"""
+
+
 def independent(rate: float):
     return torch.distributions.Independent(torch.distributions.Bernoulli(torch.full((2,), rate)), 1)
 
@@ -1216,6 +1243,8 @@ OPTIONS |= {
     "another one of the function": lambda model: {"transform": in_a_notebook(NOTED.format(2))},
     "functions with their weights": lambda model: {"transform": in_a_notebook(WEIGHED.format(0.5))},
     "the functions with other weights": lambda model: {"transform": in_a_notebook(WEIGHED.format(0.25))},
+    "a function with PyTorch's own notes": lambda model: {"transform": in_a_notebook(COMPILED.format(1))},
+    "another function with them": lambda model: {"transform": in_a_notebook(COMPILED.format(2))},
     "a slice": lambda model: {"transform": reading(slice(4, 28))},
     "another slice": lambda model: {"transform": reading(slice(2, 28))},
     "a range": lambda model: {"transform": reading(range(-10, 11))},
@@ -1558,7 +1587,18 @@ def test_what_a_transform_collects_is_no_setting(home):
 
     timed = {"count": 0, "__name__": "__main__"}  # as in a cell with %%time, whose source is not at hand
     exec("def transform(images):\n    global count\n    count += 1\n    return images", timed)
+
+    def counting_itself(function):
+        @wraps(function)
+        def inner(images):
+            inner.calls += 1
+            return function(images)
+
+        inner.calls = 0
+        return inner
+
     parts = [transform, summing, counting, by_class, measured, Private(1), counted(lambda x: x), Helped()]
+    parts += [counting_itself(lambda images: images.flip(3))]
     parts += [timed["transform"]]
     for number, part in enumerate(parts, start=1):
         first, again = (train_tiny(None, narrow(), transform=part)[0] for _ in range(2))
@@ -1592,11 +1632,16 @@ def test_what_train_and_eval_assign_is_no_setting(home):
 
 
 def test_what_an_optimizer_keeps_while_it_trains_is_no_setting(home):
-    """The parameters themselves, and a count of the steps."""
+    """The parameters themselves, a count of the steps, averaged weights, handles, which PyTorch numbers."""
     for _ in range(2):
         model = narrow()
-        history, _ = train_tiny(None, model, optimizer=in_a_notebook(CLIPPED)(list(model.parameters()), 0.1, 1.0))
+        train_tiny(None, model, optimizer=in_a_notebook(CLIPPED)(list(model.parameters()), 0.1, 1.0))
     assert folders(home) == 1
+    model = narrow()
+    optimizer = in_a_notebook(LOOKAHEAD)(model.parameters(), 0.1)
+    for _ in range(2):  # the same objects, as when a cell is run again
+        train_tiny(None, model, optimizer=optimizer)
+    assert folders(home) == 2
 
 
 def test_another_policy_gets_another_folder_and_both_train(home):

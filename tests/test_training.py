@@ -508,6 +508,21 @@ def test_the_check_leaves_the_loss_as_it_is(tmp_path):
     assert loss.calls == sum(step > 0 for step in steps) > 1
 
 
+class Noting(Counting):
+    """A loss that keeps its last value, which cannot be copied."""
+
+    def forward(self, logits, labels):
+        self.last = super().forward(logits, labels)
+        return self.last * 1.0
+
+
+def test_a_loss_that_cannot_be_copied_is_tried_all_the_same(tmp_path):
+    loss = Noting()
+    for _ in range(2):  # the second time, its last value has a graph
+        history, _ = train_tiny(tmp_path, loss=loss)
+    assert len(history) == 2
+
+
 class Annealed(Shuffle):
     """Draws its batches at a temperature, which it changes whenever it is asked."""
 

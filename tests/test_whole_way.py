@@ -231,7 +231,8 @@ def test_the_report_is_written(way, name, tmp_path):
     names = reports.write(tmp_path, predictions, name, validation=validation)
     assert {path.name for path in tmp_path.iterdir()} == set(names)
     facts = json.loads((tmp_path / "report.json").read_text())
-    assert facts["accuracy"] == predictions.accuracy and facts["temperature"] > 0
+    fits_none = "no temperature fits best" in report(predictions, name, validation=validation)  # on so few images
+    assert facts["accuracy"] == predictions.accuracy and ("temperature" in facts) != fits_none
 
 
 @each_network

@@ -105,7 +105,7 @@ def best_and_worst(accuracy: np.ndarray) -> np.ndarray:
 
 
 def which_listed(accuracy: np.ndarray) -> str:
-    """What `best_and_worst` chooses of more than 20 classes, as in "the 10 best and the 10 worst of 100".
+    """What `best_and_worst` chooses of more than 20 classes, as in "the 10 best and the 10 worst of 100 classes".
 
     Args:
         accuracy: see `best_and_worst`.
@@ -113,7 +113,7 @@ def which_listed(accuracy: np.ndarray) -> str:
     have_images, ends = int((~np.isnan(accuracy)).sum()), MOST_LISTED // 2
     if have_images <= MOST_LISTED:
         return f"the {have_images} of {len(accuracy)} classes that have images"
-    return f"the {ends} best and the {ends} worst of {len(accuracy)} classes, in part by chance"
+    return f"the {ends} best and the {ends} worst of {len(accuracy)} classes"
 
 
 def top_confusions(matrix: np.ndarray, classes: Sequence[str], most: int = 5) -> str:

@@ -300,8 +300,8 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
         "nan": Wrong(
             "the logarithm of a negative number",
             NETWORK.format(SIMPLE) + MEAN + ".log()",
-            "Some outputs are infinite or not numbers (NaN): a division by zero, or the logarithm or root of a number "
-            "that is not above zero?",
+            "Some outputs are infinite or not numbers (NaN): a division by zero, the logarithm of a number that is "
+            "not above zero, or the root of one below it?",
         ),
         "first": Wrong(
             "large first weights",

@@ -234,7 +234,7 @@ def accuracy_in_eval_mode(answer) -> str | tuple[str, dict]:
         "empty": Wrong(
             "a folder in which training never began",
             'answer = tiny_run("empty", begin=False)',
-            "Nothing that can be read has been trained in {name}. Run its cell again, and hand in the folder it names.",
+            "There is no readable run in {name}. Run its cell again, and hand in the folder that it names.",
         ),
         "unfinished": Wrong(
             "a run that was stopped",

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cifar_utils import checkpoint, checks, runs, train
+from cifar_utils import checkpoint, runs, train
 from cifar_utils.data import Dataset
 from cifar_utils.evaluation.inference import fingerprint
 from cifar_utils.models import uncompiled
@@ -132,11 +132,11 @@ def steps(
     sharded = Sharded(model, shards)
     if processes() > 1:
         _check_same(images, val)
-    sampler, batch_size = options.get("sampler"), options.get("batch_size")
-    checks.check_data(images, val, batch_size=batch_size)
+    sampler, size = options.get("sampler"), options.get("batch_size")
+    size = size or getattr(sampler, "batch_size", 128)
     counts = len(images), getattr(sampler, "kept", len(images))
-    size = checks.checked_batch_size(sampler, batch_size)
-    fewest = min(count // math.ceil(count / size) for count in counts)  # in a batch
+    # In a batch; a size that is none is refused later.
+    fewest = min(count // math.ceil(count / size) for count in counts) if type(size) is int and size > 0 else shards
     if shards > fewest:  # batch norm's statistics would be means over empty shards, too
         raise ValueError(f"{shards} shards are more than the images in a batch ({fewest}): take fewer shards")
     if dist.is_initialized() and dist.get_backend() == "gloo":  # which exchanges tensors of the CPU only

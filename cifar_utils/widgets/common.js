@@ -17,8 +17,8 @@ const unique = (name) => `cifar-${name}-${counter++}`;
 
 // Messages to the kernel. `send` always sends; `sendLatest` holds a value back until the last message is handled, and
 // then sends only the newest, so that a fast slider does not leave a queue behind. No message overtakes a value that is
-// held back: it is sent first. For `sendUnasked`, which no control has caused, no control waits. `idle` tells whether all messages are handled: until then the kernel's view is older than
-// the user's changes, and controls must not jump back to it.
+// held back: it is sent first. `idle` tells whether all messages are handled: until then the kernel's view is older than
+// the user's changes, and controls must not jump back to it. No control waits for `sendUnasked`, which none has caused.
 function connect(model, whenIdle = () => {}) {
   let sent = 0, waiting = null;
   const handled = () => model.get("handled") >= sent;
