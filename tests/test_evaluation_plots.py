@@ -81,7 +81,15 @@ FIGURES = {  # how to draw it, and what its text alternative must contain
     "confusion matrix of 300": (lambda: confusion_matrix(300), ["of 300 classes", "is predicted as"]),
     "models compared": (
         lambda: evaluation_plots.model_accuracies(ACCURACIES, "M", {"yours": "(-75.7 points, p = 1e-200)"}),
-        ["mine 85.7% (85.0% to 86.4%); yours 10.0% (5.0% to 20.0%)  (-75.7 points, p = 1e-200)."],
+        ["mine 85.7% (85.0% to 86.4%); yours 10.0% (5.0% to 20.0%) (-75.7 points, p = 1e-200)."],
+    ),
+    "models of long names compared": (
+        lambda: evaluation_plots.model_accuracies(
+            {"a_long_name_of_a_run_" * 3 + str(i): (0.36 + i / 30, 0.33 + i / 30, 0.39 + i / 30) for i in range(2)},
+            "M",
+            {"a_long_name_of_a_run_" * 3 + "1": "(+3.33 points, p = 1.62e-06)"},
+        ),
+        ["(+3.33 points, p = 1.62e-06)"],
     ),
     "class accuracy": (
         class_accuracy,

@@ -21,16 +21,13 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _dots(axis, rows: list[tuple[float, float, float]], names: list[str], margin: float, notes=()) -> None:
-    """Values with their 95% intervals, one beneath the other: (value, low, high), nothing where that is NaN.
-
-    notes: texts behind the values, none or one per row.
-    """
-    for place, ((value, low, high), note) in enumerate(zip(rows, notes or [""] * len(rows))):
+def _dots(axis, rows: list[tuple[float, float, float]], names: list[str], margin: float) -> None:
+    """Values with their 95% intervals, one beneath the other: (value, low, high), nothing where that is NaN."""
+    for place, (value, low, high) in enumerate(rows):
         if not np.isnan(value):
             axis.plot([low, high], [place, place], color=BLUE, linewidth=2)
             axis.plot(value, place, "o", color=BLUE)
-            axis.annotate(f"{value:.1%}{note}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
+            axis.annotate(f"{value:.1%}", (high, place), xytext=(6, 0), textcoords="offset points", va="center")
     axis.set(xlabel="accuracy, with 95% interval", ylim=(len(rows) - 0.5, -0.5))
     axis.set_yticks(range(len(rows)), [literal(name, 40) for name in names])
     axis.xaxis.set_major_formatter(percent)
@@ -106,9 +103,11 @@ def model_accuracies(
         comparisons: name -> its comparison with another model, in a few words: intervals of two models may overlap
             although one is better.
     """
-    notes = [f"  {comparisons[name]}" if name in (comparisons or {}) else "" for name in accuracies]
-    figure, axis = new_figure(figsize=(8, 1.4 + 0.45 * len(accuracies)))
-    _dots(axis, list(accuracies.values()), list(accuracies), margin=0.15, notes=notes)
+    notes = [f" {comparisons[name]}" if name in (comparisons or {}) else "" for name in accuracies]
+    figure, axis = new_figure(figsize=(11 if comparisons else 8, 1.4 + 0.45 * len(accuracies)))
+    _dots(axis, list(accuracies.values()), list(accuracies), margin=0.15)
+    for place, note in enumerate(notes):
+        axis.text(1.01, place, note, transform=axis.get_yaxis_transform(), va="center")
     axis.set_title(literal(title))
     values = "; ".join(f"{name} {_in_words(*value)}{note}" for (name, value), note in zip(accuracies.items(), notes))
     figure.alt_text = f"{title}. Accuracy with 95% intervals: {values}."
