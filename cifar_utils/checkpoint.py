@@ -116,11 +116,12 @@ def load_newest(path: Path) -> dict:
     try:
         return load(path)
     except CheckpointError as error:
+        is_missing = not os.path.exists(path)
         try:
             state = load(previous(path))
         except CheckpointError as backups:
-            raise (error if os.path.exists(path) or not os.path.exists(previous(path)) else backups) from None
-        reason = str(error).rpartition(". ")[0] if os.path.exists(path) else f"{path} is missing"  # without what to do
+            raise (backups if is_missing and os.path.exists(previous(path)) else error) from None
+        reason = f"{path} is missing" if is_missing else str(error).rpartition(". ")[0]  # without what to do
         print(f"WARNING: {reason}. Using the save before it, {previous(path).name}.", flush=True)
         return state
 

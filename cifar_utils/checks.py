@@ -305,12 +305,7 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     if not logits.requires_grad:
         raise ValueError("no gradient leads from the model's outputs to its parameters: does it use no_grad or detach?")
     try:
-        trial = loss
-        with suppress(
-            Exception
-        ):  # a copy, since it may count its calls; one that cannot be copied counts this one, too
-            trial = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
-        value = trial(logits.float(), targets)
+        value = _copy_of(loss)(logits.float(), targets)
         if value.ndim or not value.isfinite():
             found = f"the shape {list(value.shape)}" if value.ndim else value.item()
             raise ValueError(f"it must be one finite number per batch, not {found}")
@@ -328,6 +323,13 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
         return loss, torch.channels_last
     except Exception:  # each model has its own
         return loss, torch.contiguous_format
+
+
+def _copy_of(loss):
+    """A copy to try, since a loss may count its calls; one that cannot be copied is tried itself."""
+    with suppress(Exception):  # each module has its own
+        return copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
+    return loss
 
 
 @contextmanager

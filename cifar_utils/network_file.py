@@ -49,12 +49,10 @@ def save(network: Callable[..., nn.Module]) -> Path:
         CheckpointError: the file cannot be written.
     """
     file, kept = settings.network_file(), keep(network)
-    if (
-        file.is_file()
-        and not file.is_symlink()
-        and file.read_bytes() not in [copy.read_bytes() for copy in kept.parent.glob("*.py")]
-    ):
-        checkpoint.write(kept.with_name(_numbered("network", file)), file.read_bytes())  # it was changed by hand
+    if file.is_file() and not file.is_symlink():
+        code = file.read_bytes()
+        if code not in [copy.read_bytes() for copy in kept.parent.glob("*.py")]:  # it was changed by hand
+            checkpoint.write(kept.with_name(_copy_name("network", code)), code)
     checkpoint.write(file, kept.read_bytes())
     return file
 
@@ -74,19 +72,20 @@ def keep(network: Callable[..., nn.Module]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     trial = file.with_name(f".network_trial_{os.getpid()}.py")  # of this kernel: another may be saving as well
     try:
-        checkpoint.write(trial, ("\n".join(imports) + "\n\n\n" + "\n\n\n".join(code) + "\n").encode())
+        text = ("\n".join(imports) + "\n\n\n" + "\n\n\n".join(code) + "\n").encode()
+        checkpoint.write(trial, text)
         make(load(trial))
-        kept = file.parent / KEPT / _numbered(name, trial)
+        kept = file.parent / KEPT / _copy_name(name, text)
         kept.parent.mkdir(exist_ok=True)
-        checkpoint.write(kept, trial.read_bytes())
+        checkpoint.write(kept, text)
     finally:
         trial.unlink(missing_ok=True)
     return kept
 
 
-def _numbered(name: str, file: Path) -> str:
-    """The name of a copy of this file, different for different contents."""
-    return f"{name}_{hashlib.sha256(file.read_bytes()).hexdigest()[:6]}.py"
+def _copy_name(name: str, code: bytes) -> str:
+    """The name of a copy with this code, different for different code."""
+    return f"{name}_{hashlib.sha256(code).hexdigest()[:6]}.py"
 
 
 def load(file: str | Path | None = None, name: str | None = None) -> Callable[..., nn.Module]:
@@ -206,10 +205,12 @@ def save_policy(policy, backup: bool = False) -> Path:
 
 def _line(error: BaseException) -> str:
     """The last line of the participant's own code that led to the error, as in ", line 3"; "" if there is none."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not behavior.is_installed(f.filename)]
-    made = ("<frozen", ".network_trial")  # not the participant's files
-    files = [(f, Path(f.filename)) for f in frames]
-    own = [f for f, p in files if not p.is_relative_to(Path(__file__).parent) and not p.name.startswith(made)]
+
+    def is_own(file: str) -> bool:
+        made = Path(file).name.startswith(("<frozen", ".network_trial"))
+        return not (made or behavior.is_installed(file) or Path(file).is_relative_to(Path(__file__).parent))
+
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(frame.filename)]
     return f", line {own[-1].lineno}" if own else ""
 
 

@@ -185,8 +185,6 @@ def _code_and_values(function) -> tuple[str, list]:
     """A function's code, and what it uses from outside: these tell it from one of the same name."""
     # What it changes itself, such as a count or a list of losses, is no setting.
     changed = behavior.written(function.__code__)
-    notes = {k: x for k, x in vars(function).items() if k[0] != "_" and _is_value(x)}  # function.strength = 0.5
-    notes = {} if {function.__name__, function.__code__.co_name, "*"} & changed else notes  # function.calls += 1
     used = {k: x for k, x in behavior.outside(function).items() if k.partition(".")[0] not in changed}
     used = {k: x for k, x in used.items() if x is not function}
     values = {k: x for k, x in used.items() if _is_value(x) and not ("*" in changed and isinstance(x, _COLLECTIONS))}
@@ -200,7 +198,8 @@ def _code_and_values(function) -> tuple[str, list]:
     # A library's code changes with its version, and Python's instructions with Python's.
     is_a_librarys = (function.__module__ or "").partition(".")[0] in behavior.LIBRARIES
     code = "" if is_a_librarys else behavior.instructions(function.__code__, function.__doc__)
-    values |= {f".{k}": x for k, x in notes.items()}
+    if not {function.__name__, function.__code__.co_name, "*"} & changed:  # as by function.calls += 1
+        values |= {f".{k}": x for k, x in vars(function).items() if k[0] != "_" and _is_value(x)}
     return code, [function.__defaults__ or (), function.__kwdefaults__ or {}, values, own]
 
 

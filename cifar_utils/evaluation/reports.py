@@ -83,9 +83,9 @@ def per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
     lines = []
     if len(classes) > metrics.MOST_LISTED:
         rows = metrics.best_and_worst(found["recall"][:, 0]).tolist()
-        which = metrics.which_listed(found["recall"][:, 0])
-        which += " (on other images, expect these closer together)" * ("worst" in which)
-        lines = [f"  By recall, {which}:"]
+        are_ends = len(rows) < np.isfinite(found["recall"][:, 0]).sum()
+        caution = " (on other images, expect these closer together)" if are_ends else ""
+        lines = [f"  By recall, {metrics.which_listed(found['recall'][:, 0])}{caution}:"]
     width = max(12, *(len(classes[i]) + 2 for i in rows))
     lines.append(f"  {'':<{width}}" + "".join(f"{names.get(name, name):<26}" for name in found).rstrip())
     for i in rows:

@@ -57,8 +57,13 @@ def layer_parameters(answer) -> str:
 
 
 HEAD = "class answer(nn.Module):\n    def __init__(self, classes=10):\n"
-CLASS = "Hand in the class, without parentheses: the check makes networks of its own."
 FORWARD = "\n    def forward(self, images):\n        return self.head(self.blocks(images).mean((2, 3)))"
+
+
+def instance(code: str) -> Wrong:
+    """The mistake that exercises of classes share. code: of a right answer."""
+    reply = "Hand in the class, without parentheses: the check makes networks of its own."
+    return Wrong("a network instead of its class", f"{code}\nanswer = answer()", reply)
 
 
 @exercise(
@@ -82,11 +87,9 @@ FORWARD = "\n    def forward(self, images):\n        return self.head(self.block
             "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
             "The network can be made but fails on images: {error}.",
         ),
-        "instance": Wrong(
-            "a network instead of its class",
+        "instance": instance(
             HEAD + "        super().__init__()\n        self.blocks = nn.Conv2d(3, 8, 3)\n"
-            "        self.head = nn.Linear(8, classes)" + FORWARD + "\nanswer = answer()",
-            CLASS,
+            "        self.head = nn.Linear(8, classes)" + FORWARD
         ),
         "layers": Wrong(
             "layers removed to silence the error",
@@ -173,13 +176,10 @@ BLOCKS = "nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)"
             "    def forward(self, images):\n        return self.head(images.mean((2, 3)))",
             "{name} gets no gradient: forward does not use it.",
         ),
-        "instance": Wrong(
-            "a network instead of its class",
+        "instance": instance(
             SUPER
             + f"        self.blocks = nn.Sequential({BLOCKS})\n        self.head = nn.Linear(16, classes)"
             + FORWARD
-            + "\nanswer = answer()",
-            CLASS,
         ),
         "fails": Wrong(
             "a ModuleList that is called like a layer",
@@ -263,11 +263,7 @@ MEAN = "    def forward(self, images):\n        return self.head(self.body(image
             "        return self.head(self.body(images).reshape(8, 32, -1).mean(2))",
             "It takes 8 images but not 3: {error}. Is a batch size written into forward?",
         ),
-        "instance": Wrong(
-            "a network instead of its class",
-            NETWORK.format(SIMPLE) + MEAN + "\nanswer = answer()",
-            CLASS,
-        ),
+        "instance": instance(NETWORK.format(SIMPLE) + MEAN),
         "linear": Wrong(
             "no activation",
             SUPER + "        self.head = nn.Linear(3072, classes)\n    def forward(self, images):\n"
@@ -433,11 +429,9 @@ def _said(error: Exception) -> str:
             "        return self.head(images.mean((2, 3))).sigmoid()",
             "All outputs are between 0 and 1. Logits have no such limits.",
         ),
-        "instance": Wrong(
-            "a network instead of its class",
+        "instance": instance(
             SUPER + "        self.head = nn.Linear(3, classes)\n    def forward(self, images):\n"
-            "        return self.head(images.mean((2, 3)))\nanswer = answer()",
-            CLASS,
+            "        return self.head(images.mean((2, 3)))"
         ),
         "limited": Wrong(
             "a tanh or a ReLU instead",

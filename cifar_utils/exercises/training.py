@@ -265,10 +265,10 @@ def your_run(answer) -> str | tuple[str, dict]:
     if not (folder / "run.json").is_file():
         names = ", ".join(run.folder.name for run in overview.find_runs()[:5]) or "none yet"
         return "missing", {"name": Path(answer).name, "folder": settings.runs_directory().name, "names": names}
-    found = [run for run in overview.find_runs(directory=folder.parent) if run.folder.name == folder.name]
-    if not found:
+    listed = overview.find_runs(directory=folder.parent)
+    run = next((run for run in listed if run.folder.name == folder.name), None)
+    if run is None:
         return "empty", {"name": folder.name}
-    run = found[0]
     if run.epoch < run.epochs:
         return "unfinished", {"epoch": run.epoch, "epochs": run.epochs}
     about = json.loads((folder / "run.json").read_text())["settings"]
