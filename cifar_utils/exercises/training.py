@@ -154,7 +154,7 @@ ACCURACY = "def answer(model, images, labels):\n"
     "Repair",
     "An accuracy that changes the network",
     hints=(
-        "Two layers behave differently in training and in evaluation: batch norm and dropout.",
+        "Batch norm behaves differently in training and in evaluation (notebook 2).",
         "Which call puts a network into evaluation mode? It has to come before the prediction.",
         "Switch the mode in the first line. The training loop switches back for the next epoch.",
     ),

@@ -49,7 +49,8 @@ check("1.2", shift_and_flip)
 # %% [markdown]
 # ## 1.3 Repair: images for training and validation
 #
-# This function prepares the images of both splits. What is wrong? Repair it.
+# This function prepares the images of both splits. What is wrong? Repair it. (A policy that gets no number of an epoch
+# takes 0; that is not the mistake.)
 
 
 # %% exercise="1.3" part="stub"
@@ -73,7 +74,7 @@ check("1.3", prepare)
 # This is the first part of your project: the policy with which you will train in notebook 3. It may change images as
 # much as you like, as long as they keep their labels. As a rough test, the shipped network classifies images that your
 # policy has augmented: your policy passes if the network keeps at least 85% of the accuracy that it has without
-# augmentation. Your policy is then saved for notebook 3.
+# augmentation. Your policy is then saved for notebook 3; if you saved one from the explorer, a copy of that is kept.
 
 # %% exercise="1.4" part="stub"
 my_policy = ...

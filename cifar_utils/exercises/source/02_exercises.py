@@ -181,7 +181,8 @@ check("2.5", SlowNetwork)
 # %% [markdown]
 # ## 2.6 Extra · Code: a filter that blurs
 #
-# Write a [3, 3] tensor that blurs an image and leaves the brightness of a uniform gray image unchanged.
+# Write a [3, 3] tensor that blurs an image and leaves the brightness of a uniform gray image unchanged. Random noise
+# must come out weaker, at most 0.9 times as strong.
 
 # %% exercise="2.6" part="stub"
 blur = ...
