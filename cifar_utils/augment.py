@@ -125,11 +125,7 @@ class Policy:
     @property
     def is_geometric(self) -> bool:
         """Whether pixels can move."""
-        return (
-            max(self.flip_p, self.degrees, self.shear, *self.translate) > 0
-            or self.scale != (1.0, 1.0)
-            or (self.distortion_scale > 0 and self.perspective_p > 0)
-        )
+        return any(name not in ("ColorJitter", "Identity") for name, _ in self.torchvision_steps())
 
     @property
     def changes_color(self) -> bool:

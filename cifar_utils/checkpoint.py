@@ -228,15 +228,12 @@ def _replace(old: Path, new: Path, tries: int = 10 if os.name == "nt" else 1) ->
 
 def _to_disk(descriptor: int) -> None:
     """fsync; macOS hands that to the drive's cache only, and F_FULLFSYNC to the drive itself."""
-    try:
+    with suppress(ImportError, OSError):  # another system, or a network drive
         from fcntl import F_FULLFSYNC, fcntl  # type: ignore[attr-defined]
-    except ImportError:
-        os.fsync(descriptor)
-    else:
-        try:
-            fcntl(descriptor, F_FULLFSYNC)
-        except OSError:  # a network drive
-            os.fsync(descriptor)
+
+        fcntl(descriptor, F_FULLFSYNC)
+        return
+    os.fsync(descriptor)
 
 
 def _flush_folder(folder: Path) -> None:

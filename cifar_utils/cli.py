@@ -368,13 +368,14 @@ def _train(options: argparse.Namespace) -> Path | None:
 def _fit(options: argparse.Namespace, steps: Callable) -> Path | None:
     model, train_images, val, arguments = prepare(options)
     print(f"{train_images}, {val}\n{arguments['transform']}", flush=True)
-    last = deque(steps(model, train_images, val, run=options.folder, **arguments), maxlen=1)
-    if not last:
+    states = steps(model, train_images, val, run=options.folder, **arguments)
+    state = next(states, None)
+    if state is None:
         return None
-    state = last[0]
     if options.model and state.run.is_relative_to(settings.runs_directory()):
         with suppress(ValueError, CheckpointError, OSError):  # so that evaluate and classify find the network
             network_file.keep(_code(options.model))
+    deque(states, maxlen=0)  # to the end, where the state is that of the last step
     if state.stop:
         raise KeyboardInterrupt
     plots.save(plots.training_curves(state.history, f"Training on {train_images}"), state.run / "training_curves.png")
@@ -592,7 +593,7 @@ def _calibration(run: Path) -> tuple[Temperature, str]:
 
 
 def _download(options: argparse.Namespace) -> None:
-    directory = settings.in_project(options.data) if options.data else settings.data_directory()
+    directory = settings.data_directory(options.data)
     download.ensure(directory, patience=24 * 60)
     download.check(directory)
     print(f"CIFAR-10 is in {directory}, whole and checked.")

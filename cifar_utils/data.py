@@ -146,7 +146,7 @@ def cifar10(train: bool = True, sample: bool | None = None, directory: str | Pat
     if not isinstance(train, bool):
         raise ValueError(f"train is {train!r}; it must be True for the training set, or False for the test set")
     name = "training" if train else "test"
-    directory = settings.in_project(directory) if directory else settings.data_directory()
+    directory = settings.data_directory(directory)
     try:
         if not sample:
             return Dataset(*_full(directory, train), CIFAR10_CLASSES, split=name, source="CIFAR-10")

@@ -1,7 +1,7 @@
 """What makes a run that run: everything its result depends on, in words that are the same in every process.
 
 Two runs with the same words share a folder, and the second finds or resumes the first; see `folder_for`. How a part is
-put in words stands in words.py.
+put in words: see words.py.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ from cifar_utils.models import uncompiled
 from cifar_utils.words import is_part, short_hash, words_of
 
 _IN_GROUPS = ("lr", "momentum", "betas")  # what schedulers change
-# Optimizer -> for each of its groups, what _IN_GROUPS names, as it was before training.
+# Scheduler -> for each group of its optimizer, what _IN_GROUPS names, as it was before training. A new scheduler may
+# stand for a new training, for which a momentum was changed by hand.
 _at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _HASHED = {  # settings whose values tell a person nothing
     "tensors": "the model's tensors have other names or shapes",
@@ -40,7 +41,7 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
     shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
     name_of = {p: name for name, p in model.named_parameters()}
-    at_first = _at_first.setdefault(optimizer, [])
+    at_first = _at_first.setdefault(parts["scheduler"], [])
     for group in optimizer.param_groups[len(at_first) :]:
         # Schedulers note the first rate themselves, all but ReduceLROnPlateau.
         at_first.append({"initial_lr" if k == "lr" else k: _plain(group[k]) for k in _IN_GROUPS if k in group})

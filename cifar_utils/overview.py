@@ -58,10 +58,9 @@ def find_runs(val: Dataset | None = None, directory: str | Path | None = None) -
     """
     found = []
     for file in sorted(settings.in_project(directory or settings.runs_directory()).glob("*/run.json")):
-        if not any(x.name == "history.json" or x.suffix == ".safetensors" for x in file.parent.iterdir()):
-            continue  # it was refused before anything was saved
         try:
-            found.append(_read(file.parent))
+            if any(x.name == "history.json" or x.suffix == ".safetensors" for x in file.parent.iterdir()):
+                found.append(_read(file.parent))  # others were refused before anything was saved
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             print(f"Left out: {file.parent.name}, whose run.json or history.json cannot be read.")
     if val is not None:

@@ -52,14 +52,14 @@ def profile(name: str | None = None) -> Profile:
     return PROFILES[name]
 
 
-def data_directory() -> Path:
-    """The data directory: CIFAR10_DIR, or data/ in the project's folder."""
-    return _directory("CIFAR10_DIR", "data")
+def data_directory(given: str | Path | None = None) -> Path:
+    """The data directory: the one given (see `in_project`), or CIFAR10_DIR, or data/ in the project's folder."""
+    return in_project(given or os.environ.get("CIFAR10_DIR") or "data")
 
 
 def runs_directory() -> Path:
     """The folder of all runs, each a folder of its own: CIFAR_RUNS, or runs/ in the project's folder."""
-    return _directory("CIFAR_RUNS", "runs")
+    return in_project(os.environ.get("CIFAR_RUNS") or "runs")
 
 
 def in_project(path: str | Path) -> Path:
@@ -115,12 +115,6 @@ def free_memory() -> int:
 def headless() -> bool:
     """Whether the notebook runs unattended, as in tests and in tools/run_notebooks.py."""
     return bool(os.environ.get("CIFAR_HEADLESS"))
-
-
-def _directory(variable: str, default: str) -> Path:
-    if os.environ.get(variable):
-        return in_project(os.environ[variable])
-    return project_directory() / default
 
 
 def project_directory() -> Path:

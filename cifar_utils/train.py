@@ -135,11 +135,12 @@ def steps(
                     start = time.perf_counter()
                     done = (sampler.total_steps(state.epoch) + state.step) / total_steps
                     with seeded(seed, state.epoch, state.step):
+                        if not model.training:  # the caller has evaluated it
+                            model.train()
                         where = Step(seed, state.epoch, index[batch], done)
                         x, y = apply_transform(transform, images[batch], labels[batch], where)
                         with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                            logits = model(x.contiguous(memory_format=layout))
-                        logits = logits.float()
+                            logits = model(x.contiguous(memory_format=layout)).float()
                         value = loss(logits, y)
                         optimizer.zero_grad()
                         value.backward()

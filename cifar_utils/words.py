@@ -8,7 +8,6 @@ import functools
 import hashlib
 import inspect
 import types
-import weakref
 from collections import deque
 from dataclasses import is_dataclass
 from enum import Enum
@@ -36,7 +35,6 @@ _VALUES = (
     int, float, complex, str, bytes, tuple, range, slice, type(None), PurePath, np.generic, torch.dtype, Enum,
     Distribution, functools.partial, *_NAMESPACES,
 )  # fmt: skip
-_at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> its constants when it was first described
 _COLLECTIONS = (list, deque, dict, set, frozenset, np.ndarray, torch.Tensor)
 
 
@@ -174,11 +172,10 @@ def _constants(model: nn.Module, changed: set[str]) -> dict:
     """
     if {kind for kind in type(model).__mro__ if not behavior.is_edited(kind)} - {nn.Module, nn.Sequential, object}:
         return {}
-    found = {
-        name: buffer.clone() for name, buffer in model._buffers.items()
+    return {
+        name: buffer for name, buffer in model._buffers.items()
         if buffer is not None and buffer.numel() <= 100 and name not in changed and "running" not in name
     }  # fmt: skip
-    return _at_first.setdefault(model, found)  # a function that is given one may change it while the model trains
 
 
 def _code_and_values(function) -> tuple[str, list]:

@@ -443,6 +443,20 @@ def test_a_network_that_was_trained_among_the_runs_is_found_again(tmp_path, mode
     assert names(tmp_path / "runs" / "networks") == {next((tmp_path / "runs" / "networks").glob("Net_*.py")).name}
 
 
+def test_the_network_that_is_kept_is_the_one_that_was_trained(tmp_path, models, monkeypatch, capsys):
+    """Not that of a file that was edited while it trained."""
+    steps = cli.train.steps
+
+    def editing(*arguments, **options):
+        yield from steps(*arguments, **options)
+        Path(models).write_text("class Net:\n    pass\n")
+
+    monkeypatch.setattr(cli.train, "steps", editing)
+    assert main(["train", *SMOKE, "--model", f"{models}:Net"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate"]) == 0
+
+
 def test_an_unfinished_run_is_reported_as_such(tmp_path, monkeypatch, capsys):
     steps = cli.train.steps
 

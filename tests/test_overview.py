@@ -101,6 +101,21 @@ def test_only_runs_with_the_same_validation_images_are_compared(home):
     assert overview.find_runs(tiny(31, "validation")) == []
 
 
+def test_a_folder_that_cannot_be_listed_is_left_out_and_named(home, monkeypatch, capsys):
+    train()
+    (folder,) = home.iterdir()
+    listed = Path.iterdir
+
+    def refuse(self):
+        if self == folder:
+            raise PermissionError(13, "Permission denied")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert overview.find_runs() == []
+    assert f"Left out: {folder.name}" in capsys.readouterr().out
+
+
 INFINITE = '[{"validation_loss": 1.0, "validation_accuracy": Infinity, "seconds": 1.0}]'
 
 

@@ -1401,6 +1401,7 @@ def test_an_optimizers_words_do_not_depend_on_what_was_made_before():
     code = """
 import os, torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from tiny import tiny
 from cifar_utils import identity
 class Mine(torch.optim.SGD):
@@ -1411,13 +1412,46 @@ if child:
     os.waitpid(child, 0)
 else:
     torch.optim.SGD(model.parameters(), 0.1)
-parts = {"model": model, "optimizer": Mine(model.parameters(), 0.1), "scheduler": None, "sampler": None}
+optimizer = Mine(model.parameters(), 0.1)
+parts = {"model": model, "optimizer": optimizer, "scheduler": LambdaLR(optimizer, float), "sampler": None}
 print(identity.describe_run(tiny(), tiny(32, "validation"), None, None, parts, {})["optimizer"])
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     before, not_before = done.stdout.splitlines()
     assert before == not_before and "Mine" in before
+
+
+@pytest.mark.parametrize("name, value", [("momentum", 0.5), ("lr", 0.02)])
+def test_a_value_that_was_changed_by_hand_is_another_training(home, name, value):
+    """With the same optimizer as before and a new scheduler; while the same one runs, its changes are none."""
+    model = narrow()
+    optimizer = sgd(model)
+
+    def described(scheduler):
+        parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "sampler": None}
+        return identity.describe_run(tiny(), tiny(32, "validation"), None, None, parts, {})["optimizer"]
+
+    scheduler = ReduceLROnPlateau(optimizer)
+    before = described(scheduler)
+    optimizer.param_groups[0][name] = value
+    assert described(scheduler) == before != described(ReduceLROnPlateau(optimizer))
+
+
+def test_a_buffer_that_was_changed_by_hand_is_another_training():
+    code = """
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x):
+        return x - self.mean[:, None, None]
+"""
+    model = in_a_notebook(f"import torch\nfrom torch import nn\n{code}\nmodel = Shifted()")
+    before = words_of(model, 20, arrays=False)
+    model.mean.fill_(0.5)
+    assert words_of(model, 20, arrays=False) != before
 
 
 def test_another_docstring_is_no_other_training():

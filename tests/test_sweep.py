@@ -119,6 +119,21 @@ def test_an_edited_file_makes_another_training(tmp_path, monkeypatch):
     assert names[0] == names[1] and len(set(names)) == 3
 
 
+def test_a_file_that_is_edited_while_the_sweep_waits_is_no_part_of_it(images, tmp_path):
+    """Or the later runs of one table would have been trained by other code than the earlier ones."""
+    policy = tmp_path / "mine.json"
+    policy.write_text('{"degrees": 5}')
+    file = tmp_path / "sweep.yaml"
+    file.write_text(f"policy: {policy}\nepochs: 1\nsize: 16\nimages: {images}\n")
+    (training,) = sweep.read(file, tmp_path / "runs")
+    policy.write_text('{"degrees": 10}')
+    _, problem = sweep.train_one(training, 1, False)
+    assert "has changed since the sweep began" in problem
+    assert not checkpoint.exists(training.folder / runs.LAST)
+    policy.write_text('{"degrees": 5}')
+    assert sweep.train_one(training, 1, False)[1] == ""
+
+
 def test_a_sweep_is_resumed_with_as_many_threads(swept, images, capsys):
     assert {row["environment"]["threads"] for row in map(runs.about, swept.glob("*_*"))} == {1}
     file = write(swept.parent, images, "longer.yaml", epochs=3)
@@ -307,6 +322,21 @@ def test_a_dry_run_names_what_would_fail_and_estimates_the_rest(images, tmp_path
     assert main(["sweep", str(file), "--folder", str(tmp_path / "runs"), "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "it would fail: --model" in told and told.count(": about ") == 1
+
+
+def test_a_dry_run_goes_on_behind_a_training_that_diverges(images, tmp_path, monkeypatch, capsys):
+    estimate = sweep._estimate
+
+    def diverges(training, threads):
+        if training.options["policy"] == "none":
+            raise FloatingPointError("the loss is nan")
+        return estimate(training, threads)
+
+    monkeypatch.setattr(sweep, "_estimate", diverges)
+    file = write(tmp_path, images, epochs=1)
+    assert main(["sweep", str(file), "--folder", str(tmp_path / "runs"), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("it would fail: the loss is nan") == len(SEEDS) == told.count(": about ")
 
 
 def test_the_recipes_and_the_network_of_the_page_can_be_trained(images, tmp_path):

@@ -447,6 +447,21 @@ def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
 
 
+def test_a_loop_may_evaluate_the_network_between_two_steps(tmp_path):
+    """As participants do: the network is back in training mode for the next step."""
+
+    def evaluate(state):
+        if state.step == 1:
+            for model in models:
+                model.eval()
+
+    models = [network("dropout"), network("dropout")]
+    train_tiny(tmp_path / "evaluated", models[0], between=evaluate)
+    train_tiny(tmp_path / "left", models[1])
+    first, second = (contents(tmp_path / name) for name in ("evaluated", "left"))
+    assert first == second
+
+
 # Steering
 
 

@@ -148,7 +148,8 @@ def steps(
         states = train.steps(sharded, images, val, run=run, **options)
         state = next(states)
         if not rank():
-            _from_first(_read(state.run))
+            if processes() > 1:
+                _from_first(_read(state.run))
             yield state
         yield from states if processes() == 1 else _in_step(sharded, states)
 

@@ -195,6 +195,9 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
         log, is_interrupted = io.StringIO(), False
         try:
             with chdir(training.start), redirect_stdout(log), redirect_stderr(log):
+                _names_and_sizes.cache_clear()
+                if training.folder.name != _name(training.options, training.profile):
+                    return training, "a file that it names has changed since the sweep began: give the command again"
                 if needs_full_set:
                     data.cifar10(False, False, training.options.get("data"))  # a DataError where there is none
                 code = cli.run(training.arguments)
@@ -398,7 +401,7 @@ def _show_plan(trainings: list[Training], done: set[str], jobs: int, threads: in
         if key not in seconds:  # seeds take equally long
             try:
                 seconds[key] = _estimate(training, threads)
-            except (files.DataError, CheckpointError, ValueError, OSError) as error:
+            except (files.DataError, CheckpointError, FloatingPointError, ValueError, OSError) as error:
                 print(f"  {training.folder.name}: it would fail: {error}")
                 continue
         total += seconds[key]
