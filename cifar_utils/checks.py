@@ -7,6 +7,7 @@ import random
 import shutil
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,7 +81,7 @@ def check_types(model, optimizer, sampler, autocast, **parts) -> None:
         raise ValueError(f"autocast is {autocast!r}; it must be torch.bfloat16 or None")
 
 
-def checked_batch_size(sampler, batch_size: int | None) -> int:
+def agreed_batch_size(sampler, batch_size: int | None) -> int:
     """The batch_size, in images per step: the sampler's, the one given, or 128. Raises ValueError: the two differ."""
     its = getattr(sampler, "batch_size", None)
     if its is not None and batch_size not in (None, its):
@@ -123,9 +124,10 @@ def check_parts(model, optimizer, scheduler, scheduler_per: str, epochs: int, to
     given = [p for group in optimizer.param_groups for p in group["params"]]
     if any(p not in names for p in given):
         raise ValueError("the optimizer has parameters of another model; make it from this model's parameters()")
-    missing = [name for p, name in names.items() if p.requires_grad and not any(p is q for q in given)]
-    if missing or len(set(map(id, given))) < len(given):
-        twice = next((names[p] for p in given if sum(p is q for q in given) > 1), "")
+    times = Counter(map(id, given))
+    missing = [name for p, name in names.items() if p.requires_grad and not times[id(p)]]
+    if missing or max(times.values()) > 1:
+        twice = next((names[p] for p in given if times[id(p)] > 1), "")
         problem = f"{missing[0]} (and {len(missing) - 1} more) would not be trained" if missing else f"{twice} is twice"
         raise ValueError(
             f"every trainable parameter must be in the optimizer once, and {problem}; "
@@ -231,16 +233,47 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             finite [N, classes] logits.
     """
     # Not as many images as classes: labels [N] would broadcast with logits [N, N], and a wrong loss pass unnoticed.
-    model = original = uncompiled(model)
     count = min(2 if len(train.classes) == 3 else 3, _smallest_batch(sampler, train))
     loss = loss.to(device) if isinstance(loss, nn.Module) else loss
     if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
         raise ValueError(f"the loss {type(loss).__name__} has trainable parameters, and only the model's are trained")
+    original = uncompiled(model)
     try:
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(original)
     except Exception as error:
         raise ValueError(f"the model cannot be copied ({error}); fit tries a copy before the first step") from None
     names = {name for name, _ in model.named_parameters()}
+    plain, augmented, targets = _try_transform(train, transform, count, device)
+    _try_evaluation(model, plain, train)
+    precision = torch.autocast(device.type, autocast, enabled=autocast is not None)
+    with precision, called_layers() as called:
+        logits = _logits(model, augmented, train)
+    # A hook or function that the model holds was not copied: it calls the original's layers.
+    hidden = unknown(called, model, original)
+    if hidden := [layer for layer in hidden if any(p.requires_grad for p in layer.parameters())]:
+        raise ValueError(
+            f"the model uses a {type(hidden[0]).__name__} that PyTorch does not find in it, so it would not be "
+            "trained: make each layer in __init__, and let every class that holds layers be an nn.Module; call "
+            "requires_grad_(False) of a layer that is not to be trained"
+        )
+    if made := [name for name, p in model.named_parameters() if p.requires_grad and name not in names]:
+        raise ValueError(
+            f"the model makes {made[0]} when it is first called, too late for the optimizer: make it in __init__, or "
+            "call the model on a batch of images first"
+        )
+    _try_loss(model, loss, logits, targets)
+    try:
+        with precision:
+            outputs = model(augmented.contiguous(memory_format=torch.channels_last))
+        outputs.sum().backward()
+        return loss, torch.channels_last
+    except Exception:  # each model has its own
+        return loss, torch.contiguous_format
+
+
+def _try_transform(train: Dataset, transform, count: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """So many images as they are, the same augmented, and their labels after that; a ValueError where these do not fit
+    the model."""
     # Copies: a transform may change its batch in place.
     images, labels, index = (x[:count].to(device, copy=True) for x in (train.images, train.labels, train.index))
     plain, _ = apply_transform(None, images, labels, Step(0, 0, index, 0.0))
@@ -260,12 +293,17 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
         raise ValueError(f"the transform returns labels of {targets.dtype}, not int64 [N] or float [N, classes]")
     if targets.ndim == 2 and targets.shape[1] != len(train.classes):
         raise ValueError(f"the transform mixes {targets.shape[1]} classes (num_classes?), not {len(train.classes)}")
+    return plain, augmented, targets
+
+
+def _try_evaluation(model: nn.Module, images: torch.Tensor, train: Dataset) -> None:
+    """Evaluates the model, and puts it into training mode; a ValueError where evaluation fails or changes the model."""
     model.train()
     before = {name: hash(raw_bytes(t)) for name, t in model.state_dict().items()}
     model.eval()
     with torch.no_grad():
-        logits = _logits(model, plain, train)
-        alone = _logits(model, plain[:1], train)
+        logits = _logits(model, images, train)
+        alone = _logits(model, images[:1], train)
     model.train()
     after = {name: hash(raw_bytes(t)) for name, t in model.state_dict().items()}
     if changed := [name for name in before if after.get(name) != before[name]]:
@@ -280,28 +318,17 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
             "over the batch, batch norm without running statistics, or dropout in evaluation mode?",
             flush=True,
         )
-    if (logits >= 0).all() and torch.allclose(logits.float().sum(1), torch.ones(count, device=device), atol=1e-4):
+    sums = logits.float().sum(1)
+    if (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
         print(
             "WARNING: the model's outputs are probabilities (rows sum to 1). Cross-entropy takes logits: leave out "
             "the softmax at its end, or it will hardly learn.",
             flush=True,
         )
-    precision = torch.autocast(device.type, autocast, enabled=autocast is not None)
-    with precision, called_layers() as called:
-        logits = _logits(model, augmented, train)
-    # A hook or function that the model holds was not copied: it calls the original's layers.
-    hidden = unknown(called, model, original)
-    if hidden := [layer for layer in hidden if any(p.requires_grad for p in layer.parameters())]:
-        raise ValueError(
-            f"the model uses a {type(hidden[0]).__name__} that PyTorch does not find in it, so it would not be "
-            "trained: make each layer in __init__, and let every class that holds layers be an nn.Module; call "
-            "requires_grad_(False) of a layer that is not to be trained"
-        )
-    if made := [name for name, p in model.named_parameters() if p.requires_grad and name not in names]:
-        raise ValueError(
-            f"the model makes {made[0]} when it is first called, too late for the optimizer: make it in __init__, or "
-            "call the model on a batch of images first"
-        )
+
+
+def _try_loss(model: nn.Module, loss, logits: torch.Tensor, targets: torch.Tensor) -> None:
+    """Computes the gradients; a ValueError where the loss fails, or where no gradient leads to the parameters."""
     if not logits.requires_grad:
         raise ValueError("no gradient leads from the model's outputs to its parameters: does it use no_grad or detach?")
     try:
@@ -316,13 +343,6 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
         print(f"WARNING: {unused[0]} gets no gradient: the model never uses it ({len(unused)} such parameters).")
-    try:
-        with precision:
-            outputs = model(augmented.contiguous(memory_format=torch.channels_last))
-        outputs.sum().backward()
-        return loss, torch.channels_last
-    except Exception:  # each model has its own
-        return loss, torch.contiguous_format
 
 
 def _copy_of(loss):

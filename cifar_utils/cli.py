@@ -457,7 +457,8 @@ def _trained(run: Path, named: list[str] | None) -> tuple[nn.Module, dict]:
     if about["settings"]["model"] == "CNN":
         from cifar_utils import speedrun
 
-        others += speedrun.RECIPES.values()
+        networks = {str(recipe.network): recipe for recipe in speedrun.RECIPES.values()}  # each once
+        others += networks.values()
         others = [partial(speedrun.CNN, **x.network) if isinstance(x, speedrun.Recipe) else x for x in others]
     return network_file.trained(run, *others).to(train.best_device()), about
 
@@ -477,7 +478,7 @@ def _predictions_of_a_run(
             f"{run} was trained on images of {its['source']}: name their folder with --images (or, "
             "if it was a Dataset made in a notebook, evaluate it there)"
         )
-    sample = its["source"] == "SAMPLE" or False
+    sample = its["source"] == "SAMPLE"
     wrong = {
         "--images": options.images and is_cifar,
         "--size": options.size not in (None, its["size"]),

@@ -156,11 +156,11 @@ def label(transform) -> str:
     for part in flatten(transform):
         if isinstance(part, Policy):
             mine = asdict(part)
-            changes = {
+            unlike = {
                 name: {k: mine[k] for k, v in asdict(near).items() if mine[k] != v} for name, near in PRESETS.items()
             }
-            name = min(changes, key=lambda name: (len(changes[name]), name != "full"))
-            values = {k: "x".join(f"{x:g}" for x in v) if isinstance(v, tuple) else v for k, v in changes[name].items()}
+            name = min(unlike, key=lambda name: (len(unlike[name]), name != "full"))
+            values = {k: "x".join(f"{x:g}" for x in v) if isinstance(v, tuple) else v for k, v in unlike[name].items()}
             words = [f"{k}={v:g}" if isinstance(v, (int, float)) else f"{k}={v}" for k, v in values.items()]
             parts.append(" ".join(words if words and name == "none" else [name, *words]))
         else:

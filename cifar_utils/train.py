@@ -101,7 +101,7 @@ def steps(
     checks.check_types(model, optimizer, sampler, autocast, transform=transform, loss=loss, scheduler=scheduler)
     device = checks.move(model, best_device() if device is None else device)
     loss = nn.CrossEntropyLoss() if loss is None else loss
-    batch_size = checks.checked_batch_size(sampler, batch_size)
+    batch_size = checks.agreed_batch_size(sampler, batch_size)
     sampler = Shuffle(len(train), batch_size, seed) if sampler is None else sampler
     total_steps = sampler.total_steps(epochs)
     optimizer = sgd(model) if optimizer is None else optimizer
