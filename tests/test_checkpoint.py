@@ -436,13 +436,22 @@ def folder(tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("name", ["last.safetensors", "last.previous.safetensors", "last.safetensors.tmp", ".last.safetensors.tmp"])  # fmt: skip # noqa: E501
+@pytest.mark.parametrize("name", ["last.safetensors", "last.previous.safetensors"])
 def test_a_link_is_replaced_and_not_followed(folder, victim, name):
     (folder / name).symlink_to(victim)
     for epoch in (1, 2, 3):
         checkpoint.save(folder / "last.safetensors", {"epoch": epoch})
     assert victim.read_text() == "mine" and not (folder / "last.safetensors").is_symlink()
     assert checkpoint.load(folder / "last.safetensors") == {"epoch": 3}
+
+
+def test_a_link_at_the_name_of_the_new_file_is_an_error(folder, victim, monkeypatch):
+    """Somebody who may write into the folder could put it there, if the name could be guessed."""
+    monkeypatch.setattr(checkpoint.secrets, "token_hex", lambda _: "x")
+    (folder / ".last.safetensors.x.tmp").symlink_to(victim)
+    with pytest.raises(CheckpointError):
+        checkpoint.save(folder / "last.safetensors", {"epoch": 1})
+    assert victim.read_text() == "mine"
 
 
 def test_without_that_the_links_target_would_be_overwritten(folder, victim):

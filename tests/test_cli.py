@@ -509,7 +509,8 @@ def test_images_of_ones_own_are_trained_on_evaluated_and_classified(tmp_path, im
     assert "--sample is a part of CIFAR-10" in capsys.readouterr().err
     assert runs.about(run)["settings"]["batch_size"] == cli.SMALL_BATCH  # they are few
     assert main(["classify", f"{images}/test/pear/0.png", "--run", str(run)]) == 0
-    assert re.findall(r"^  (\w+) +\d+\.\d%$", capsys.readouterr().out, re.MULTILINE)[-3:] != []
+    printed = re.findall(r"^  (\w+) +\d+\.\d%$", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(printed[-3:]) == ["apple", "pear", "plum"]
 
 
 def test_few_images_are_trained_on_in_small_batches(tmp_path, images):

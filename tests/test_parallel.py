@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import NETWORKS, contents, narrow, network, tiny, train_tiny
+from tiny import NETWORKS, contents, narrow, network, tensors, tiny, train_tiny
 from torch import nn
 
 from cifar_utils import runs
@@ -22,6 +22,7 @@ from cifar_utils.augment import PRESETS
 from cifar_utils.checkpoint import CheckpointError
 from cifar_utils.models import Normalize
 from cifar_utils.scale import parallel
+from cifar_utils.speedrun.selection import DropEasiest
 from cifar_utils.train import steps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +88,21 @@ def test_one_shard_draws_the_random_numbers_of_the_usual_training(tmp_path):
     assert contents(tmp_path / "usual") == contents(tmp_path / "one")
 
 
+def test_each_shard_has_random_numbers_of_its_own():
+    """Or dropout would have the same mask in all."""
+    model = parallel.Sharded(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), 2).train()
+    first, second = model(torch.ones(2, 3, 8, 8))
+    assert not torch.equal(first, second)
+
+
+def test_shards_fit_into_the_smaller_batches_of_later_epochs(tmp_path):
+    """From the second epoch on, DropEasiest keeps 12 of 24 images here, so there are two batches of 6."""
+    options = {"epochs": 2, "device": "cpu", "run": tmp_path / "run"}
+    sampler = DropEasiest(24, 8, 0, 0.5)
+    with pytest.raises(ValueError, match=r"7 shards are more than the images in a batch \(6\)"):
+        next(parallel.steps(narrow(), tiny(24), tiny(10, "validation"), shards=7, sampler=sampler, **options))
+
+
 def test_empty_shards_are_refused(tmp_path):
     """Their statistics, which no image has changed, would be a part of batch norm's."""
     datasets = tiny(20), tiny(10, "validation")
@@ -132,7 +148,7 @@ def test_the_other_processes_get_the_backups_too(tmp_path):
 def test_more_shards_are_another_training(tmp_path):
     for shards in (1, 4):
         train_tiny(tmp_path / f"{shards}", parallel.Sharded(narrow(), shards))
-    assert contents(tmp_path / "1") != contents(tmp_path / "4")
+    assert tensors(tmp_path / "1") != tensors(tmp_path / "4")
 
 
 def test_a_sharded_network_is_saved_as_the_plain_one(tmp_path):
@@ -255,7 +271,7 @@ def test_several_processes_train_the_run_of_one_bit_for_bit(folder, alone, tmp_p
 @pytest.mark.slow
 def test_the_number_of_shards_counts(folder, alone, tmp_path):
     assert main(arguments(folder, tmp_path / "run", shards=2)) == 0
-    assert contents(tmp_path / "run") != contents(alone())
+    assert tensors(tmp_path / "run") != tensors(alone())
 
 
 def children(process: subprocess.Popen) -> list[int]:

@@ -87,26 +87,36 @@ class TokensAt(nn.Module):
         return self.network(x)
 
 
-def networks() -> dict:
-    """name -> the network and its layers to explain."""
+def resnet18():
     resnet = torchvision.models.resnet18(num_classes=10)
+    return resnet, [resnet.layer1, resnet.layer1[0].relu, resnet.layer2[0].bn2, resnet.conv1]
+
+
+def mobilenet():
     mobile = torchvision.models.mobilenet_v3_small(num_classes=10)
-    transformer, network = Transformer(), small_network()
+    return mobile, [mobile.features[3], mobile.features[0][0]]
+
+
+def transformer():
+    model = Transformer()
+    return model, [model.patches]
+
+
+def compiled():
+    network = small_network()
     compiled = torch.compile(network, backend="eager")
-    return {
-        "resnet18": (resnet, [resnet.layer1, resnet.layer1[0].relu, resnet.layer2[0].bn2, resnet.conv1]),
-        "mobilenet": (mobile, [mobile.features[3], mobile.features[0][0]]),
-        "transformer": (transformer, [transformer.patches]),
-        "compiled": (compiled, [compiled.conv2, network.pool]),
-    }
+    return compiled, [compiled.conv2, network.pool]
 
 
-@pytest.mark.parametrize("name", networks())
+NETWORKS = {make.__name__: make for make in (resnet18, mobilenet, transformer, compiled)}  # with layers to explain
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_any_network_is_explained_and_left_as_found(name, mode, frozen):
     torch.manual_seed(0)
-    network, layers = networks()[name]
+    network, layers = NETWORKS[name]()
     network.train(mode)
     parameters = list(network.parameters())
     for p in parameters:

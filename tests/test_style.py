@@ -68,9 +68,17 @@ def test_words_are_spelled_as_usual():
 
 def test_the_speller_finds_a_mistake(tmp_path):
     """The control: a test that cannot fail would prove nothing."""
-    (tmp_path / "text.txt").write_text("teh netwrok recieves images\n")
-    found = run("-m", "codespell_lib", str(tmp_path))
-    assert found.returncode and "receives" in found.stdout
+    cell = nbformat.v4.new_markdown_cell("An image is al" + "ligned.")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "wrong.ipynb")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "wrong.md").write_text("Its ad" + "ress.\n")
+    copied = (ROOT / "tools" / "spelling.py").read_text(encoding="utf-8")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "spelling.py").write_text(copied, encoding="utf-8")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "wrong.ipynb").rename(tmp_path / "notebooks" / "wrong.ipynb")
+    found = run(str(tmp_path / "tools" / "spelling.py"))
+    assert found.returncode and "aligned" in found.stdout and "address" in found.stdout
 
 
 def text_of(path: Path) -> str:

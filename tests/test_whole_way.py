@@ -5,7 +5,9 @@ Train, stop, resume bit for bit, load the best, predict, compare, explain, repor
 
 import asyncio
 import json
+import os
 import random
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -127,12 +129,8 @@ class Way:
 
 @cache
 def compiler_problem() -> str:
-    """Why torch.compile's default backend does not work here; an empty string where it does."""
-    try:
-        torch.compile(lambda x: (x + 1).relu())(torch.ones(3))
-    except Exception as error:  # whatever its tools raise where they are missing
-        return f"torch.compile does not work here: {str(error).splitlines()[0]}"
-    return ""
+    """Why torch.compile's default backend does not work here; an empty string where it should."""
+    return "" if shutil.which("c++") or os.name == "nt" else "torch.compile needs a C++ compiler"
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +414,10 @@ SCHEDULERS = {  # name -> how often it steps, and its maker; there are 6 steps i
         ),
     ),
 }
-STOPS = range(8)  # the states are seen at the start, after 3 steps and an epoch's end, and once more; the last ends it
+# States are seen at the start, after 3 steps and an epoch's end, and once more; these: within an epoch, at its end, and
+# within the next.
+# Stops at every one of them are those of `combinations` and of tests/test_faults.py.
+STOPS = (2, 4, 6)
 
 
 def every_part(seed: int = 0) -> nn.Module:
@@ -453,9 +454,15 @@ def test_a_run_that_is_stopped_again_and_again_ends_bit_for_bit_alike(parts, tmp
     assert_same(through, trained(tmp_path / "stopped", [0, *[1] * 6], *parts))
 
 
+def pairs() -> list[tuple[str, str]]:
+    """OneCycleLR, which also changes momentum and betas, with each optimizer; every other scheduler with one."""
+    others = [name for name in SCHEDULERS if name != "OneCycleLR"]
+    names = list(OPTIMIZERS)
+    return [(name, "OneCycleLR") for name in names] + [(names[i % len(names)], name) for i, name in enumerate(others)]
+
+
 @slow
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer, scheduler", pairs())
 def test_any_optimizer_with_any_scheduler_does_so_as_well(optimizer, scheduler, tmp_path):
     parts = {"optimizer": optimizer, "scheduler": scheduler}
     through = trained(tmp_path / "through", [], **parts)
@@ -500,7 +507,8 @@ def test_another_seed_ends_elsewhere(tmp_path):
     """The negative control of the comparison itself."""
     for seed in (0, 1):
         interrupted(every_part, [], tiny(48), tiny(20, "validation"), run=tmp_path / str(seed), epochs=1, seed=seed)
-    assert not same(tmp_path / "0", tmp_path / "1")
+    (_, first), (_, second) = (contents(tmp_path / name) for name in "01")
+    assert first.keys() == second.keys() and any(not torch.equal(first[name], second[name]) for name in first)
 
 
 # Images of your own

@@ -722,7 +722,7 @@ def test_predictions_of_other_images_are_refused():
     good = predictions_of(test)
     ConfusionExplorer({"good": good}, images(70, "test").select(torch.arange(60)).select(torch.arange(60)))
     refused = {
-        "are of validation images, the images are": (good, images(60, "validation")),
+        "are of test images, the images are": (good, images(60, "validation")),
         "have different classes": (good, images(60, "test", classes=7)),
         "are of images, the images of SAMPLE": (good, images(60, "test", source="SAMPLE")),
         "an image is missing or its class differs": (good, test.select(torch.arange(59))),

@@ -196,6 +196,11 @@ def contents(run: Path) -> dict:
     return found
 
 
+def tensors(run: Path) -> list[dict]:
+    """The bits of every tensor of both checkpoints: for a control, since the settings of two runs always differ."""
+    return [bits for _, bits in contents(run).values()]
+
+
 def digest(tensor: torch.Tensor) -> str:
     """Shape, type and bits in a few characters."""
     content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
