@@ -21,13 +21,13 @@ collect_ignore_glob = ["notebooks/exercises/solutions/0[34]*"]
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is heeded
 def pytest_collection_modifyitems(items) -> None:
-    """The quick round runs the core notebooks and the exercises; solutions and optional notebooks are slow.
+    """The quick round runs the core notebooks; exercises, solutions and optional notebooks are slow.
 
     The browser's tests come last: Playwright's event loop stays in this process, and other tests have their own. The
     longest come first, and notebooks before tests, so that no process has minutes to do when the others are ready.
     """
     for item in items:
-        if item.path.suffix == ".ipynb" and ("solutions" in item.path.parts or item.path.name > "05"):
+        if item.path.suffix == ".ipynb" and ("exercises" in item.path.parts or item.path.name > "05"):
             item.add_marker("slow")
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(

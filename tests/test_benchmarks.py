@@ -100,6 +100,7 @@ def test_a_runs_own_processes_stand_still_while_the_clock_measures(tmp_path):
         helper.wait()
 
 
+@pytest.mark.slow
 def test_a_stopped_training_is_no_result(monkeypatch):
     import time_to_accuracy
 
@@ -220,6 +221,7 @@ def test_the_published_speed_run_is_timed_like_ours(tmp_path, monkeypatch):
         assert "time. airbench: 50.0%; airbench, test-time augmentation: 70.0%." in picture.text["Description"]
 
 
+@pytest.mark.slow
 def test_each_variant_leaves_out_what_it_says(monkeypatch):
     from ablation_variants import FAST, VARIANTS
 

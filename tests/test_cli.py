@@ -534,6 +534,7 @@ def test_a_folder_without_test_images_is_reported_on_its_validation_images(tmp_p
     assert "no folder test/, so this is a report on the validation images" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_are_compared_on_validation_images(run, tmp_path, capsys):
     """To choose between runs; what was found on the test images stays."""
     assert main(["evaluate", str(run)]) == 0
@@ -569,6 +570,7 @@ def test_an_evaluation_is_not_written_through_a_link(run, tmp_path, capsys):
     assert names(tmp_path / "elsewhere") == set()
 
 
+@pytest.mark.slow
 def test_tta_robustness_map_and_preview(run, tmp_path, capsys):
     """What notebooks 1, 4, 6 and 7 draw."""
     assert main(["evaluate", str(run)]) == 0
@@ -756,6 +758,7 @@ def test_the_comparison_goes_where_runs_are(tmp_path, several):
     assert names(tmp_path / "runs" / "comparison") == {"comparison.json", "comparison.png"}
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_are_told_apart(tmp_path, run, capsys):
     for folder in ("a", "b"):
         shutil.copytree(run, tmp_path / folder / "same")
@@ -1161,6 +1164,7 @@ def test_any_name_of_a_run_works(tmp_path, images):
     assert names(tmp_path / name / "evaluation") == EVALUATION_FILES
 
 
+@pytest.mark.slow
 def test_one_s_own_network_is_compared_with_the_plain_one(tmp_path, models, capsys):
     """The option names the network of one of the two runs."""
     mine, plain = str(tmp_path / "mine"), str(tmp_path / "plain")

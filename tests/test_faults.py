@@ -411,6 +411,7 @@ def hold(folder, pipe):
         time.sleep(60)
 
 
+@pytest.mark.slow
 @posix
 def test_a_second_kernel_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path, fork):
     train_tiny(tmp_path, stop_after=3)

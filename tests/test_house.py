@@ -181,6 +181,7 @@ def test_what_a_participant_reads_is_short():
     assert sum(code_lines(PACKAGE / f"{name}.py") for name in READ_BY_PARTICIPANTS) < 1200
 
 
+@pytest.mark.slow
 def test_starting_waits_for_no_package_that_is_not_needed():
     """torchvision takes a second and 160 MB: for those who use its transforms."""
     show = "import cifar_utils.cli, sys; print(sorted({'torchvision', 'pandas', 'sklearn'} & set(sys.modules)))"

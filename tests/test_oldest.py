@@ -30,9 +30,14 @@ def test_the_center_works_with_the_oldest_versions(tmp_path):
     install = ["pip", "install", "--quiet", "--python", python, "--resolution", "lowest-direct"]
     subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True, env=environment)
     subprocess.run([*uv, *install, "--editable", f"{project}[test]"], check=True, env=environment)
-    shown = subprocess.run([python, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True)
+    # Imported once, so that not every worker compiles it all.
+    packages = (
+        "torch, torchvision, torch._dynamo, tensorboard, hypothesis, IPython, cifar_utils.cli, cifar_utils.widgets"
+    )
+    code = f"import {packages}; print(torch.__version__)"
+    shown = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=project, env=environment)
     assert shown.stdout.startswith("2.9."), shown
     tests = [f"tests/{name}.py" for name in FILES]
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    command = [python, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-6000:]

@@ -1322,6 +1322,7 @@ def first_names() -> list[str]:
     return [name_of(options) for options in OPTIONS]
 
 
+@pytest.mark.slow
 def test_different_settings_get_different_folders_and_equal_ones_the_same(home):
     names = first_names()
     assert len(set(names)) == len(OPTIONS)
@@ -1395,6 +1396,7 @@ def test_a_network_that_a_loss_uses_is_the_same_while_it_trains(home):
     assert words_of(loss) != before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a second process that has imported torch already")
 def test_an_optimizers_words_do_not_depend_on_what_was_made_before():
     """torch puts a function of its own into the class whose `step` it finds first."""

@@ -168,6 +168,7 @@ def test_only_filters_that_a_norm_follows_are_found():
     assert scale_invariant(tiny_filters) == {"0.weight"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SmallCNN", "resnet18", "mobilenet_v3_small", "dropout"])
 def test_rescaled_filters_change_nothing_that_is_predicted(name):
     network, images = make(name).train().double(), torch.rand(6, 3, 32, 32)  # deep networks enlarge rounding errors

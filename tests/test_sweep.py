@@ -258,6 +258,7 @@ def test_after_a_change_in_the_folder_of_images_its_runs_are_trained_anew(images
     assert not names[0] & names[1] and names[1] == names[2]
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_resumes_bit_for_bit(swept, images, tmp_path, monkeypatch):
     """A training that was stopped within its first epoch, as by a machine that was switched off."""
     trainings = sweep.read(write(tmp_path, images), tmp_path / "runs")

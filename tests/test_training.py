@@ -132,6 +132,7 @@ def test_every_network_trains_is_resumed_bit_for_bit_and_loaded(tmp_path, name):
     assert predictions.loss == pytest.approx(history[-1]["validation_loss"], rel=1e-5) and not loaded.training
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_and_its_checkpoint_is_one_of_the_plain_network(tmp_path, monkeypatch):
     compiled = torch.compile(narrow(), backend="eager")
     history, _ = train_tiny(tmp_path / "compiled", compiled)

@@ -258,6 +258,7 @@ def test_a_policy_that_cannot_be_saved(explorer, tmp_path, monkeypatch):
     assert "policy.json cannot be saved" in explorer.error and explorer.view["note"] == ""
 
 
+@pytest.mark.slow
 def test_the_warning_is_of_the_policy_that_is_shown():
     train, validation = data.split(data.cifar10(sample=True))
     explorer = Explorer(train, validation)  # judged by the network that ships

@@ -136,28 +136,21 @@ def goes_on(notebook, lab, name: str, before: dict, epoch: float) -> None:
     assert now < saved(lab, name)["epoch"] < 500
 
 
-def test_a_reloaded_page_finds_the_training_live(lab, training):
+def test_a_reloaded_page_and_a_notebook_opened_again_find_the_training_live(lab, training):
     """Reloaded at once: not even JupyterLab's automatic save has been there yet."""
-    notebook = training("reloaded")
+    notebook = training("left")
     wait_for_epoch(notebook, 3)
     before, epoch = curves(notebook), epochs_done(notebook)
     notebook.reload()
-    goes_on(notebook, lab, "reloaded", before, epoch)
+    goes_on(notebook, lab, "left", before, epoch)
     notebook.shoot("dashboard_reloaded")
     notebook.page.locator(".cifar.dashboard .resume").click()  # and so it goes on, without the cell
     status(notebook, "training")
-    notebook.page.locator(".cifar.dashboard .stop").click()
-    status(notebook, "stopped and saved")
-    notebook.check()
-
-
-def test_a_notebook_that_is_closed_and_opened_finds_the_training_live(lab, training):
-    notebook = training("closed")
-    wait_for_epoch(notebook, 3)
+    wait_for_epoch(notebook, epochs_done(notebook) + 1)
     before, epoch = curves(notebook), epochs_done(notebook)
     notebook.close_tab()
-    notebook.page.evaluate("() => jupyterapp.commands.execute('docmanager:open', {path: 'notebooks/closed.ipynb'})")
-    goes_on(notebook, lab, "closed", before, epoch)
+    notebook.page.evaluate("() => jupyterapp.commands.execute('docmanager:open', {path: 'notebooks/left.ipynb'})")
+    goes_on(notebook, lab, "left", before, epoch)
     notebook.check()
 
 
@@ -251,60 +244,51 @@ def test_a_notebook_opened_without_its_kernel_shows_the_saved_curves_and_one_sen
     notebook.shoot(f"dashboard_{name}")
 
 
-def test_the_curves_and_the_batch_are_shown(lab, training):
-    notebook = training("shown", epochs=4)
-    assert notebook.wait_for_all()
-    status(notebook, "finished")
-    page = notebook.page
-    history = json.loads((lab.runs / "shown" / "history.json").read_text())
-    labels = page.locator(".cifar.dashboard svg").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
-    assert f"validation now {history[-1]['validation_loss']:.2f}" in labels[0]
-    assert f"validation now {round(100 * history[-1]['validation_accuracy'])}%" in labels[1]
-    assert page.locator(".cifar.dashboard svg .best").count() == 2
-    notebook.shoot("dashboard_finished")
-    page.locator(".cifar.dashboard .axis").select_option("minutes")
-    assert "against minutes" in page.locator(".cifar.dashboard svg").first.get_attribute("aria-label")
-    colors = page.locator(".cifar.dashboard .batch").evaluate(
-        "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
-    )
-    assert colors > 1000  # 32 images
-    assert notebook.serious_accessibility_issues(".cifar.dashboard") == []
-    assert not notebook.is_cut_off(".cifar.dashboard")
-    notebook.check()
-
-
-def test_before_training_the_charts_are_empty(lab, open_notebook):
-    cell = TRAIN.format(name="empty", epochs=1).replace("history = await dashboard.train()", "dashboard")
-    notebook = open_notebook(lab.write("empty", SET_UP, cell))
-    notebook.run_all()
-    notebook.page.locator(".cifar.dashboard").wait_for()
-    texts = notebook.page.locator(".cifar.dashboard svg text").all_text_contents()
-    assert sorted(texts) == sorted(2 * ["epochs", "training", "validation"] + ["Loss", "Accuracy"])  # no scale
-    assert "no data yet" in notebook.page.locator(".cifar.dashboard svg").first.get_attribute("aria-label")
-    assert notebook.page.locator(".cifar.dashboard .numbers").text_content() == ""
-    assert notebook.page.locator(".cifar.dashboard .batch").is_hidden()
-    assert notebook.page.locator(".cifar.dashboard .stop").is_disabled()
-    notebook.shoot("dashboard_empty")
-    notebook.check()
-
-
 OWN = """
 def resize(images):
     return torch.nn.functional.interpolate(images.float() / 255, (96, 96))
 
 model = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 10))
-dashboard = Dashboard(model, train, validation, transform=resize, epochs={epochs},
-                      optimizer=torch.optim.AdamW(model.parameters()), run=settings.runs_directory() / "{name}")
+dashboard = Dashboard(model, train, validation, transform=resize, epochs=5,
+                      optimizer=torch.optim.AdamW(model.parameters()), run=settings.runs_directory() / "own")
 history = await dashboard.train()
 """
 
 
-def test_a_network_and_a_transform_of_your_own(training):
-    notebook = training("own", epochs=5, train=OWN)
-    assert notebook.wait_for_all()
-    status(notebook, "finished")
-    width = notebook.page.locator(".cifar.dashboard .batch").evaluate("c => c.width")
-    assert width == 8 * 66 + 2  # 96 pixels, reduced to 64
+def test_before_training_the_charts_are_empty_then_curves_and_batch_are_shown_also_of_a_network_of_ones_own(
+    lab, open_notebook
+):
+    """Three dashboards in one notebook."""
+    untrained = TRAIN.format(name="empty", epochs=1).replace("history = await dashboard.train()", "dashboard")
+    notebook = open_notebook(lab.write("shown", SET_UP, untrained, TRAIN.format(name="shown", epochs=4), OWN))
+    notebook.run_all()
+    boards = notebook.page.locator(".cifar.dashboard")
+    empty, shown, own = (boards.nth(number) for number in range(3))
+    own.locator(".status", has_text="finished").wait_for()
+    texts = empty.locator("svg text").all_text_contents()
+    assert sorted(texts) == sorted(2 * ["epochs", "training", "validation"] + ["Loss", "Accuracy"])  # no scale
+    assert "no data yet" in empty.locator("svg").first.get_attribute("aria-label")
+    assert empty.locator(".numbers").text_content() == ""
+    assert empty.locator(".batch").is_hidden() and empty.locator(".stop").is_disabled()
+    notebook.shoot("dashboard_empty")
+
+    history = json.loads((lab.runs / "shown" / "history.json").read_text())
+    labels = shown.locator("svg").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
+    assert f"validation now {history[-1]['validation_loss']:.2f}" in labels[0]
+    assert f"validation now {round(100 * history[-1]['validation_accuracy'])}%" in labels[1]
+    assert shown.locator("svg .best").count() == 2
+    shown.scroll_into_view_if_needed()
+    notebook.shoot("dashboard_finished", scroll=False)
+    shown.locator(".axis").select_option("minutes")
+    assert "against minutes" in shown.locator("svg").first.get_attribute("aria-label")
+    colors = shown.locator(".batch").evaluate(
+        "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
+    )
+    assert colors > 1000  # 32 images
+    assert notebook.serious_accessibility_issues(".cifar.dashboard") == []
+    assert all(e <= c for e, c in boards.evaluate_all("all => all.map(e => [e.scrollWidth, e.clientWidth])"))
+
+    assert own.locator(".batch").evaluate("c => c.width") == 8 * 66 + 2  # 96 pixels, reduced to 64
     notebook.check()
 
 
