@@ -1,10 +1,14 @@
 """The environment of all tests, the notebooks' kernels included: small, offline, and away from the user's folders."""
 
 import os
+import sys
 import tempfile
 
 import pytest
 
+# Where Python is told to keep no compiled code, each of the hundred processes that tests start would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["CIFAR_PROFILE"] = "smoke"
 os.environ["CIFAR_HEADLESS"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # several test files run at a time: more threads would wait for each other
