@@ -7,6 +7,7 @@ import http.client
 import io
 import os
 import shutil
+import ssl
 import tarfile
 import tempfile
 import time
@@ -98,6 +99,8 @@ def _receive(url: str, patience: float) -> io.BytesIO:
         reason = getattr(error, "reason", error)
         code, what = getattr(error, "code", ""), str(reason).partition("\n")[0].rstrip(".")
         problem = f"failed ({code} {what})".replace("( ", "(")
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            problem += " (on a Mac with Python from python.org, run Install Certificates.command in its folder first)"
         if isinstance(reason, TimeoutError):
             problem = f"sent nothing for {STALL_SECONDS} seconds"
     if not problem and hashlib.md5(archive.getbuffer(), usedforsecurity=False).hexdigest() != ARCHIVE_MD5:

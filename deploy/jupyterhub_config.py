@@ -7,6 +7,8 @@ WORKSHOP_PARTICIPANTS   how many share the processors (default: 30)
 WORKSHOP_MEMORY_GB      data memory of one process of a participant, a notebook's kernel for example (default: 3)
 WORKSHOP_SPAWNER        "processes" (the default), or "systemd", which limits a participant's processes together
 CIFAR10_DIR             the data directory (default: data/ in the project's folder)
+WORKSHOP_TEACHER        an account that sees, starts and stops all servers at /hub/admin (default: nobody)
+WORKSHOP_PROFILE        how much notebooks train: smoke, class or long (default: the notebooks' own, class)
 WORKSHOP_COPIES         participants' copies of the notebooks (default: copies/ in the project's folder)
 """
 
@@ -41,12 +43,15 @@ for needed, cure in (
 try:
     grp.getgrnam(GROUP)
 except KeyError:
-    sys.exit(f"There are no participants yet. Run: {sys.executable} {PROJECT}/deploy/accounts.py {PARTICIPANTS}")
+    command = f"{sys.executable} {PROJECT}/deploy/accounts.py {PARTICIPANTS} >> /srv/hub/passwords"
+    sys.exit(f"There are no participants yet. Run: {command}")
 
 # Logging in: the accounts of this server that are in the group, and no others.
 c.JupyterHub.authenticator_class = "pam"
 c.PAMAuthenticator.allowed_groups = {GROUP}
 c.PAMAuthenticator.open_sessions = False  # sessions are for terminals
+if os.environ.get("WORKSHOP_TEACHER"):
+    c.Authenticator.admin_users = {os.environ["WORKSHOP_TEACHER"]}
 
 local = PROJECT / "deploy" / "node_modules" / ".bin" / "configurable-http-proxy"
 c.ConfigurableHTTPProxy.command = str(local if local.exists() else "configurable-http-proxy")
@@ -63,6 +68,8 @@ c.Spawner.environment = {
     # PyTorch would take every processor for each participant, and thirty of them would wait for one another.
     "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // PARTICIPANTS)),
 }
+if os.environ.get("WORKSHOP_PROFILE"):
+    c.Spawner.environment["CIFAR_PROFILE"] = os.environ["WORKSHOP_PROFILE"]
 single_user = [str(BIN / "jupyterhub-singleuser")]
 if SPAWNER == "systemd":
     c.JupyterHub.spawner_class = "systemdspawner.SystemdSpawner"

@@ -494,6 +494,7 @@ def test_the_tables_of_notebooks_and_of_processes_have_every_row(tmp_path):
 
 
 def test_the_cost_of_a_setting_is_measured_and_compared_with_the_usual(tmp_path):
+    pytest.importorskip("resource", reason="Windows measures no peak of memory in this way")
     import cost
 
     found = cost.measure(cost.Setting(images=300, size=16, width=0.5, batch_size=30), count=3, threads=1)

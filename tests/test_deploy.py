@@ -53,8 +53,7 @@ exec(compile(open({str(DEPLOY / "jupyterhub_config.py")!r}).read(), "config", "e
      {{"get_config": lambda: c, "__file__": {str(DEPLOY / "jupyterhub_config.py")!r}}})
 del c.Spawner.pre_spawn_hook
 c.Spawner.environment.pop("PYTHONPATH")
-c.PAMAuthenticator.allowed_groups = sorted(c.PAMAuthenticator.allowed_groups)
-print(json.dumps(c))
+print(json.dumps(c, default=sorted))
 """
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, cwd=tmp_path
@@ -79,6 +78,15 @@ def test_processors_and_memory_are_divided(server, tmp_path):
     assert "jupyterhub_idle_culler" in culler["command"] and culler["command"][-1].startswith("--timeout=")
     many = yaml.safe_load(configured(server | {"WORKSHOP_PARTICIPANTS": "500"}, tmp_path).stdout)
     assert many["Spawner"]["environment"]["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_teacher_may_see_all_servers_and_the_profile_is_for_all(server, tmp_path):
+    config = yaml.safe_load(configured(server, tmp_path).stdout)
+    assert "Authenticator" not in config and "CIFAR_PROFILE" not in config["Spawner"]["environment"]
+    both = {"WORKSHOP_TEACHER": "ada", "WORKSHOP_PROFILE": "smoke"}
+    config = yaml.safe_load(configured(server | both, tmp_path).stdout)
+    assert config["Authenticator"]["admin_users"] == ["ada"]
+    assert config["Spawner"]["environment"]["CIFAR_PROFILE"] == "smoke"
 
 
 def test_systemd_limits_memory_itself(server, tmp_path):

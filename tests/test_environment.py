@@ -104,7 +104,7 @@ def test_every_package_and_its_files_are_installed():
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     package = ROOT / "cifar_utils"
     folders = {path.parent for path in package.rglob("__init__.py")}
-    assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in folders} == set(tools["packages"])
+    assert {".".join(folder.relative_to(ROOT).parts) for folder in folders} == set(tools["packages"])
     files = {path for path in package.rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     files |= set((package / "exercises" / "source").glob("*.py"))  # read, never imported
     assert {path for pattern in tools["package-data"]["cifar_utils"] for path in package.glob(pattern)} == files

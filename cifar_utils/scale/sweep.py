@@ -370,7 +370,7 @@ def _on_a_cluster(todo: list[tuple], address: str) -> Iterator[tuple[Training, s
     try:
         from dask.distributed import Client, as_completed
     except ImportError:
-        raise ValueError("--dask needs the package distributed: pip install -e '.[cluster]'") from None
+        raise ValueError('--dask needs the package distributed: pip install -e ".[cluster]"') from None
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # its tracebacks: what matters is a sentence
     try:
         client = Client(address, timeout=20)

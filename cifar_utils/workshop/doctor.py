@@ -90,7 +90,7 @@ def python_version() -> Line:
     found, needed = platform.python_version(), metadata.metadata(DISTRIBUTION)["Requires-Python"]
     if not SpecifierSet(needed).contains(found, prereleases=True):
         return Line("FIX", f"Python is {found} and must be {needed}: install the workshop with another Python")
-    return Line("OK", f"Python {found}")
+    return Line("OK", f"Python {found}, the workshop's version {metadata.version(DISTRIBUTION)}")
 
 
 def packages() -> Line:
@@ -192,7 +192,8 @@ def gpu() -> Line:
     if device != "cpu":
         return Line("OK", f"a GPU: {torch.cuda.get_device_name() if device == 'cuda' else 'Apple (MPS)'}")
     if torch.version.cuda:
-        return Line("NOTE", f"{text}; this torch includes CUDA {torch.version.cuda}, which only takes up disk space")
+        only = f"this torch includes CUDA {torch.version.cuda}, which only takes up disk space (see docs/installing.md)"
+        return Line("NOTE", f"{text}; {only}")
     return Line("OK", text)
 
 

@@ -60,7 +60,8 @@ def main(arguments=None):
         return 130
     # pushd, unlike cd, also changes the drive of a Command Prompt.
     enter, activate = ("pushd", r".venv\Scripts\activate") if os.name == "nt" else ("cd", "source .venv/bin/activate")
-    print(f'\nThe workshop is installed. To begin:\n\n  {enter} "{folder}"\n  {activate}')
+    where = ", in the Command Prompt (not in PowerShell)" if os.name == "nt" else ""
+    print(f'\nThe workshop is installed. To begin{where}:\n\n  {enter} "{folder}"\n  {activate}')
     print("  jupyter lab\n\nThen open notebooks/01_data_and_augmentation.ipynb in JupyterLab.")
     return code
 

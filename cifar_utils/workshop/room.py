@@ -42,8 +42,9 @@ The CIFAR-10 workshop, without the internet
 ===========================================
 
 You need one of: {targets}.
-Install Python before you come: python.org has it. (Instead of python below,
-type py on Windows, and python3 on macOS and Linux.)
+Install exactly this version of Python before you come: python.org has it. A Mac
+needs macOS 14 or later. (Instead of python below, type py on Windows, and
+python3 on macOS and Linux. On Windows, a terminal means the Command Prompt.)
 
 From a stick or a shared drive: open a terminal and type
 
