@@ -1,6 +1,9 @@
 # Each target sets up .venv when it is missing or older than pyproject.toml. Needs Python 3.11 or later.
 PYTHON ?= python3
 BIN = .venv/bin
+# What tests and tools need; participants' copies have neither.
+EXTRAS = $(if $(wildcard tests),[test$(comma)browser$(comma)web$(comma)hub])
+comma := ,
 # make CPU=1 ... installs PyTorch without GPU libraries: several GB less on Linux
 CPU_INDEX = https://download.pytorch.org/whl/cpu
 
@@ -30,7 +33,7 @@ test: .venv/installed    ## every test, the notebooks included
 	@echo "Installing the packages into .venv: a few minutes, once."
 	$(if $(CPU),$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision --index-url $(CPU_INDEX) \
 		|| echo "PyTorch's CPU packages cannot be reached: installing those with GPU libraries.")
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,browser,web,hub]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRAS)'
 	touch $@
 
 clean:                   ## remove what was installed and made, but not data/ or runs/

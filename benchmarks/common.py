@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -49,7 +50,7 @@ def machine(threads: int, *packages: str) -> dict[str, str]:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed"
-    return facts | {"date": datetime.date.today().isoformat(), "command": " ".join(["python", *sys.argv])}
+    return facts | {"date": datetime.date.today().isoformat(), "command": shlex.join(["python", *sys.argv])}
 
 
 def stoppable(main: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """How the benchmarks measure, and the competitors that they train."""
 
 import functools
+import importlib
 import json
 import os
 import signal
@@ -558,3 +559,25 @@ def test_the_robustness_benchmark_is_a_sweep_of_the_plain_network(tmp_path, monk
     monkeypatch.setattr(sys, "argv", [*command, "--finished"])
     robustness.main()
     assert json.loads((tmp_path / "robustness.json").read_text())["rows"] == rows
+
+
+PAGES = {page: page for page in ("ablation", "cost", "hub", "notebooks", "robustness", "scale", "widgets", "winograd")}
+PAGES |= {"bfloat16": "winograd", "augmentation": "augmentation_report", "augmentation_gpu": "augmentation_report"}
+PAGES |= {name: "time_to_accuracy_report" for name in ("time_to_accuracy", "time_to_accuracy_gpu")}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_page_of_results_is_made_from_its_figures(page):
+    """No number is typed, and none is left over from an earlier measurement."""
+    if page == "cost":
+        pytest.importorskip("resource", reason="Windows measures no peak of memory in this way")
+    if page == "hub":
+        pytest.importorskip("pwd", reason="the hub's server runs Linux")
+        pytest.importorskip("websocket", reason="the hub's load test needs websocket-client")
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{page}.json").read_text(encoding="utf-8"))
+    text = importlib.import_module(PAGES[page]).markdown(results)
+    assert text == (ROOT / "benchmarks" / "results" / f"{page}.md").read_text(encoding="utf-8")
+
+
+def test_every_page_of_results_has_its_test():
+    assert {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.md")} == PAGES.keys()

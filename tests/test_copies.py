@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -150,3 +151,11 @@ def test_the_command(project, tmp_path, capsys):
     assert main(["copies", str(tmp_path / "copies")]) == 0
     out = capsys.readouterr().out
     assert str(tmp_path / "copies") in out and "missing.png" in out
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_in_the_copies_make_installs_no_tools_for_tests(copied):
+    for folder, what in ((copied[0], "'.'"), (ROOT, "'.[test,browser,web,hub]'")):
+        command = ["make", "--dry-run", "--always-make", ".venv/installed"]
+        printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+        assert f"--editable {what}\n" in printed
