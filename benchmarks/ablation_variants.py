@@ -9,13 +9,14 @@ ablation.py trains all of them by a sweep.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from cifar_utils import speedrun
 from cifar_utils.data import Dataset
 from cifar_utils.speedrun import CNN, recipes
 from cifar_utils.speedrun.cnn import whiten_
-from cifar_utils.speedrun.muon import muon, sgd
+from cifar_utils.speedrun.muon import muon
 from cifar_utils.speedrun.winograd import accelerate
 from cifar_utils.train import warm_up_and_decay
 
@@ -50,9 +51,16 @@ def with_trained_first_layer(model: nn.Module, train: Dataset, **options) -> dic
 
 
 def with_sgd(model: nn.Module, train: Dataset, **options) -> dict:
-    """SGD, with learning rates of its own."""
+    """SGD in the same groups of parameters, with learning rates of its own."""
     found = everything(model, train, **options)
-    optimizer = sgd(model)
+    head = model[1].head.weight
+    trainable = [p for p in model.parameters() if p.requires_grad and p is not head]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "lr": 0.2},
+        {"params": [head], "lr": 0.8},
+        {"params": [p for p in trainable if p.ndim == 1], "lr": 1.6, "weight_decay": 0.0},  # biases
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4, nesterov=True)
     scheduler = warm_up_and_decay(optimizer, found["sampler"].total_steps(found["epochs"]))
     return found | {"optimizer": optimizer, "scheduler": scheduler}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from speedrun_networks import NETWORKS, make, narrow, plain
 from torch import nn
 
-from cifar_utils.speedrun.muon import OTHER_LR_SCALE, Muon, muon, newton_schulz, scale_invariant, sgd
+from cifar_utils.speedrun.muon import OTHER_LR_SCALE, Muon, muon, newton_schulz, scale_invariant
 
 FAST = {"head_lr_scale": 2, "bias_lr_scale": 3}
 
@@ -98,14 +98,14 @@ def test_filters_that_no_norm_follows_are_not_rescaled(decay):
 def test_every_trainable_parameter_of_any_network_is_in_one_group(name):
     network = make(name)
     frozen = next(iter(network.parameters())).requires_grad_(False) if name == "resnet18" else None
-    for optimizer in (muon(network), sgd(network)):
-        given = [id(p) for group in optimizer.param_groups for p in group["params"]]
-        assert sorted(given) == sorted(id(p) for p in network.parameters() if p.requires_grad)
-        assert id(frozen) not in given and all(group["params"] for group in optimizer.param_groups)
-        # Gains, embeddings and scalars learn slowly, whatever the filters do.
-        for p in network.parameters():
-            if p.requires_grad and p.ndim in (0, 1, 3):
-                assert group_of(optimizer, p)["lr"] < 2 and group_of(optimizer, p)["weight_decay"] == 0
+    optimizer = muon(network)
+    given = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(given) == sorted(id(p) for p in network.parameters() if p.requires_grad)
+    assert id(frozen) not in given and all(group["params"] for group in optimizer.param_groups)
+    # Gains, embeddings and scalars learn slowly, whatever the filters do.
+    for p in network.parameters():
+        if p.requires_grad and p.ndim in (0, 1, 3):
+            assert group_of(optimizer, p)["lr"] < 2 and group_of(optimizer, p)["weight_decay"] == 0
 
 
 def test_what_is_what_in_a_transformer():
@@ -225,22 +225,6 @@ def test_parameters_without_a_gradient_are_skipped():
     optimizer.step()
 
 
-def test_plain_sgd_is_torchs_own():
-    network, twin = narrow(), narrow()
-    optimizer = sgd(network, 0.1, head_lr_scale=1, bias_lr_scale=8, momentum=0.6, weight_decay=0.01)
-    assert type(optimizer) is torch.optim.SGD
-    groups = [
-        {"params": [p for p in twin.parameters() if p.requires_grad and p.ndim > 1], "lr": 0.1, "weight_decay": 0.01},
-        {"params": [p for p in twin.parameters() if p.requires_grad and p.ndim == 1], "lr": 0.8},
-    ]
-    other = torch.optim.SGD(groups, momentum=0.6, nesterov=True)
-    for step in range(3):
-        gradients(network, step), gradients(twin, step)
-        optimizer.step(), other.step()
-    for (name, p), q in zip(network.named_parameters(), twin.parameters()):
-        assert torch.equal(p, q), name
-
-
 def test_muon_resumes_bit_for_bit():
     whole, parts = make("SmallCNN"), make("SmallCNN")
     first, second = muon(whole), muon(parts)
@@ -281,10 +265,9 @@ def test_a_compiled_network_has_the_same_groups():
     ({"bias_lr_scale": -0.1}, "bias_lr_scale is -0.1"), ({"momentum": 1.0}, "momentum is 1.0"),
     ({"momentum": -0.5}, "momentum is -0.5"), ({"weight_decay": -1}, "weight_decay is -1"),
 ])  # fmt: skip
-@pytest.mark.parametrize("make_optimizer", [muon, sgd])
-def test_numbers_out_of_range(make_optimizer, options, words):
+def test_numbers_out_of_range(options, words):
     with pytest.raises(ValueError, match=words):
-        make_optimizer(plain(), **options)
+        muon(plain(), **options)
 
 
 def test_what_cannot_be_trained_or_tried():

@@ -99,7 +99,12 @@ def muon(
     Raises:
         ValueError: nothing is trainable, the model fails on images of that size, or a number is out of range.
     """
-    _check(momentum, lr=lr, head_lr_scale=head_lr_scale, bias_lr_scale=bias_lr_scale, weight_decay=weight_decay)
+    rates = {"lr": lr, "head_lr_scale": head_lr_scale, "bias_lr_scale": bias_lr_scale, "weight_decay": weight_decay}
+    for name, value in rates.items():
+        if not 0 <= value < math.inf:  # NaN is neither
+            raise ValueError(f"{name} is {value!r}; it must be a number of at least 0")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum!r}; it must be a number from 0 to below 1")
     kinds = _kinds(model, scale_invariant(model, size))
     orthogonal, decays = {"orthogonal": True, "weight_decay": weight_decay}, {"weight_decay": weight_decay}
     groups = [
@@ -110,32 +115,6 @@ def muon(
         {"params": kinds["others"], "lr": lr * OTHER_LR_SCALE},
     ]
     return Muon([group for group in groups if group["params"]], lr, momentum=momentum, nesterov=momentum > 0)
-
-
-def sgd(
-    model: nn.Module,
-    lr: float = 0.2,
-    *,
-    head_lr_scale: float = 4.0,
-    bias_lr_scale: float = 8.0,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-) -> torch.optim.SGD:
-    """Plain SGD with Nesterov momentum in the same groups, to measure what Muon gains; its defaults suit `cnn.CNN`.
-
-    Args:
-        model: its frozen parameters are in no group.
-        lr, head_lr_scale, bias_lr_scale, momentum, weight_decay: see `muon`.
-    """
-    _check(momentum, lr=lr, head_lr_scale=head_lr_scale, bias_lr_scale=bias_lr_scale, weight_decay=weight_decay)
-    kinds = _kinds(model, set())
-    groups = [
-        {"params": kinds["matrices"], "lr": lr, "weight_decay": weight_decay},
-        {"params": kinds["head"], "lr": lr * head_lr_scale, "weight_decay": weight_decay},
-        {"params": kinds["biases"], "lr": lr * bias_lr_scale},
-        {"params": kinds["others"], "lr": lr},
-    ]
-    return torch.optim.SGD([group for group in groups if group["params"]], lr, momentum=momentum, nesterov=momentum > 0)
 
 
 @torch.no_grad()
@@ -203,11 +182,3 @@ def _kinds(model: nn.Module, invariant: set[str]) -> dict[str, list[Tensor]]:
     if not any(kinds.values()):
         raise ValueError("the model has no trainable parameters: requires_grad is False for all of them")
     return kinds
-
-
-def _check(momentum: float, **rates: float) -> None:
-    for name, value in rates.items():
-        if not 0 <= value < math.inf:  # NaN is neither
-            raise ValueError(f"{name} is {value!r}; it must be a number of at least 0")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum!r}; it must be a number from 0 to below 1")
