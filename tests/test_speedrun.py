@@ -31,7 +31,7 @@ def rates(optimizer) -> list[float]:
 
 
 @pytest.mark.parametrize("name,policy,epochs,batch_size,lr,fraction,smoothing,sizes", [
-    ("fast", "flip_and_shift", 6, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
+    ("fast", "none", 6, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
     ("class", "full", 9, 500, 0.18, 0.5, 0.0, ((0.5, 0.15), (0.75, 0.65))),
     ("sample", "full", 24, 250, 0.18, 0.0, 0.1, ((0.5, 0.15), (0.75, 0.65))),
     ("short", "full", 7, 500, 0.18, 0.5, 0.0, ((0.5, 0.3), (0.75, 0.8))),
