@@ -20,8 +20,8 @@ from cifar_utils.speedrun.muon import muon
 from cifar_utils.speedrun.winograd import accelerate
 from cifar_utils.train import warm_up_and_decay
 
-# Of five epochs: with the easiest half dropped, these are as many steps as three epochs with all images. Flips and shifts
-# were a part of the recipe: this table is why they no longer are.
+# Of five epochs: with the easiest half dropped, these are as many steps as three epochs with all images. Flips and
+# shifts were a part of the recipe: this table is why they no longer are.
 FAST = replace(speedrun.RECIPES["fast"], policy="flip_and_shift", epochs=5)
 
 
@@ -57,11 +57,11 @@ def with_sgd(model: nn.Module, train: Dataset, **options) -> dict:
     head = model[1].head.weight
     trainable = [p for p in model.parameters() if p.requires_grad and p is not head]
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "lr": 0.2},
+        {"params": [p for p in trainable if p.ndim > 1]},
         {"params": [head], "lr": 0.8},
         {"params": [p for p in trainable if p.ndim == 1], "lr": 1.6, "weight_decay": 0.0},  # biases
     ]
-    optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(groups, lr=0.2, momentum=0.9, weight_decay=5e-4, nesterov=True)
     scheduler = warm_up_and_decay(optimizer, found["sampler"].total_steps(found["epochs"]))
     return found | {"optimizer": optimizer, "scheduler": scheduler}
 

@@ -4,7 +4,8 @@
     sudo .venv/bin/python benchmarks/hub.py /srv/hub/passwords --participants 4 --cells 6 --output build
     python benchmarks/hub.py --finished                            # the page again, after notebooks.py has run
 
-Start the hub with WORKSHOP_PROFILE=smoke, and participants of their own: the figures are of that profile.
+Start the hub with WORKSHOP_PROFILE=smoke, with accounts made for this (deploy/README.md): the figures are of that
+profile.
 
 Each participant logs in as a browser does, starts a server and a kernel, and runs the notebook's code cells one after
 the other, with a pause for reading between two of them. All begin within --minutes. Memory is the proportional set

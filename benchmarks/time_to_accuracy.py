@@ -281,7 +281,8 @@ def main() -> None:
     setting_of = settings_of(about | competitors)
     rows = {(row["name"], row["seed"]): row for row in earlier_rows(args.output / f"{title}.json", setting_of)}
     todo = [(name, seed) for seed in range(args.seeds) for name in args.only]  # a seed at a time
-    todo = [] if args.finished else [run for run in todo if rows.get(run, {}).get("version") != VERSION]
+    known = {run for run, row in rows.items() if row["version"] == VERSION or run[0] in COMPETITORS}
+    todo = [] if args.finished else [run for run in todo if run not in known]
 
     def run(name: str, seed: int) -> dict:
         if name in plain:

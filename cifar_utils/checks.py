@@ -248,6 +248,7 @@ def check_model(model: nn.Module, train: Dataset, transform, loss, device: torch
     precision = torch.autocast(device.type, autocast, enabled=autocast is not None)
     with precision, called_layers() as called:
         logits = _logits(model, augmented, train)
+    _note_statistics(original, model)
     # A hook or function that the model holds was not copied: it calls the original's layers.
     hidden = unknown(called, model, original)
     if hidden := [layer for layer in hidden if any(p.requires_grad for p in layer.parameters())]:
@@ -325,6 +326,18 @@ def _try_evaluation(model: nn.Module, images: torch.Tensor, train: Dataset) -> N
             "the softmax at its end, or it will hardly learn.",
             flush=True,
         )
+
+
+def _note_statistics(model: nn.Module, trained: nn.Module) -> None:
+    """Notes in each layer which of its buffers have changed in a copy that was called in training mode.
+
+    They are no settings (see words.py), and the layer's code does not always tell: a function may be given them.
+    """
+    for layer, copied in zip(model.modules(), trained.modules()):
+        pairs = ((name, buffer, copied._buffers.get(name)) for name, buffer in layer._buffers.items())
+        changed = {name for name, a, b in pairs if a is not None and (b is None or not torch.equal(a, b.to(a.device)))}
+        if changed:
+            vars(layer)["_statistics"] = vars(layer).get("_statistics", set()) | changed
 
 
 def _try_loss(model: nn.Module, loss, logits: torch.Tensor, targets: torch.Tensor) -> None:

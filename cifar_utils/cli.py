@@ -368,13 +368,14 @@ def _train(options: argparse.Namespace) -> Path | None:
 def _fit(options: argparse.Namespace, steps: Callable) -> Path | None:
     model, train_images, val, arguments = prepare(options)
     print(f"{train_images}, {val}\n{arguments['transform']}", flush=True)
+    own = _code(options.model) if options.model else None
     states = steps(model, train_images, val, run=options.folder, **arguments)
     state = next(states, None)
     if state is None:
         return None
-    if options.model and state.run.is_relative_to(settings.runs_directory()):
-        with suppress(ValueError, CheckpointError, OSError):  # so that evaluate and classify find the network
-            network_file.keep(_code(options.model))
+    if own and state.run.is_relative_to(settings.runs_directory()):
+        with suppress(Exception):  # so that evaluate and classify find the network; training must not end for it
+            network_file.keep(own)
     deque(states, maxlen=0)  # to the end, where the state is that of the last step
     if state.stop:
         raise KeyboardInterrupt

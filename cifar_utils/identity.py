@@ -24,8 +24,8 @@ from cifar_utils.models import uncompiled
 from cifar_utils.words import is_part, short_hash, words_of
 
 _IN_GROUPS = ("lr", "momentum", "betas")  # what schedulers change
-# Scheduler -> for each group of its optimizer, what _IN_GROUPS names, as it was before training. A new scheduler may
-# stand for a new training, for which a momentum was changed by hand.
+# Optimizer -> the learning rate of each of its groups, and scheduler -> their momentum, as they were before training. A
+# scheduler that is made anew may stand for a new training, for which a momentum was changed by hand.
 _at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _HASHED = {  # settings whose values tell a person nothing
     "tensors": "the model's tensors have other names or shapes",
@@ -41,15 +41,14 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     model, optimizer, transforms = uncompiled(parts["model"]), parts["optimizer"], flatten(transform)
     shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
     name_of = {p: name for name, p in model.named_parameters()}
-    at_first = _at_first.setdefault(parts["scheduler"], [])
-    for group in optimizer.param_groups[len(at_first) :]:
-        # Schedulers note the first rate themselves, all but ReduceLROnPlateau.
-        at_first.append({"initial_lr" if k == "lr" else k: _plain(group[k]) for k in _IN_GROUPS if k in group})
+    rates = _first(optimizer, optimizer, ("lr",))  # schedulers note the first themselves, all but ReduceLROnPlateau
+    momenta = _first(parts["scheduler"], optimizer, ("momentum", "betas"))
     groups = [
-        first
+        rate
+        | momentum
         | {k: _plain(v) for k, v in group.items() if k not in (*_IN_GROUPS, "params") and v}
         | {"parameters": short_hash(" ".join(name_of[p] for p in group["params"]))}
-        for first, group in zip(at_first, optimizer.param_groups)
+        for rate, momentum, group in zip(rates, momenta, optimizer.param_groups)
     ]
     # A learning rate that is a tensor is changed in place by its scheduler; `initial_lr` of the groups tells it.
     defaults = {k: v for k, v in optimizer.defaults.items() if not isinstance(v, torch.Tensor)}
@@ -79,6 +78,14 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
             "validation_images": len(val),
         },
     }  # fmt: skip
+
+
+def _first(part, optimizer: torch.optim.Optimizer, names: tuple[str, ...]) -> list[dict]:
+    """For each group of the optimizer, its values of these names when the part was first described."""
+    known = _at_first.setdefault(part, [])
+    for group in optimizer.param_groups[len(known) :]:
+        known.append({"initial_lr" if k == "lr" else k: _plain(group[k]) for k in names if k in group})
+    return known
 
 
 def _hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:

@@ -135,7 +135,7 @@ def steps(
                     start = time.perf_counter()
                     done = (sampler.total_steps(state.epoch) + state.step) / total_steps
                     with seeded(seed, state.epoch, state.step):
-                        if not model.training:  # the caller has evaluated it
+                        if not uncompiled(model).training:  # the caller has evaluated it
                             model.train()
                         where = Step(seed, state.epoch, index[batch], done)
                         x, y = apply_transform(transform, images[batch], labels[batch], where)

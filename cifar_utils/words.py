@@ -172,6 +172,7 @@ def _constants(model: nn.Module, changed: set[str]) -> dict:
     """
     if {kind for kind in type(model).__mro__ if not behavior.is_edited(kind)} - {nn.Module, nn.Sequential, object}:
         return {}
+    changed = changed | vars(model).get("_statistics", set())  # see checks.py
     return {
         name: buffer for name, buffer in model._buffers.items()
         if buffer is not None and buffer.numel() <= 100 and name not in changed and "running" not in name

@@ -1322,6 +1322,13 @@ def first_names() -> list[str]:
     return [name_of(options) for options in OPTIONS]
 
 
+def test_some_different_settings_get_different_folders_and_equal_ones_the_same(home):
+    """Every eighth of those of the test below, for the quick round."""
+    some = list(OPTIONS)[::8]
+    names = [name_of(options) for options in some]
+    assert len(set(names)) == len(some) > 10 and names == [name_of(options) for options in some]
+
+
 @pytest.mark.slow
 def test_different_settings_get_different_folders_and_equal_ones_the_same(home):
     names = first_names()
@@ -1424,8 +1431,7 @@ print(identity.describe_run(tiny(), tiny(32, "validation"), None, None, parts, {
     assert before == not_before and "Mine" in before
 
 
-@pytest.mark.parametrize("name, value", [("momentum", 0.5), ("lr", 0.02)])
-def test_a_value_that_was_changed_by_hand_is_another_training(home, name, value):
+def test_a_momentum_that_was_changed_by_hand_is_another_training(home):
     """With the same optimizer as before and a new scheduler; while the same one runs, its changes are none."""
     model = narrow()
     optimizer = sgd(model)
@@ -1436,8 +1442,44 @@ def test_a_value_that_was_changed_by_hand_is_another_training(home, name, value)
 
     scheduler = ReduceLROnPlateau(optimizer)
     before = described(scheduler)
-    optimizer.param_groups[0][name] = value
+    optimizer.param_groups[0]["momentum"] = 0.5
     assert described(scheduler) == before != described(ReduceLROnPlateau(optimizer))
+
+
+def test_a_schedule_that_is_made_anew_finds_the_run_whose_rate_it_has_lowered(home):
+    """In the cell of the training, with a model and an optimizer from the cell before."""
+    model = narrow()
+    optimizer = sgd(model)
+    for _ in range(2):
+        plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=0, threshold=10.0)
+        train_tiny(None, model, optimizer=optimizer, scheduler=plateau, epochs=3)
+    assert optimizer.param_groups[0]["lr"] < 0.1 and folders(home) == 1
+
+
+def test_statistics_that_a_function_is_given_are_no_settings(home):
+    """As in batch norm of one's own: the call resumes, also with the same model."""
+    code = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Norm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mu", torch.zeros(3))
+        self.register_buffer("var", torch.ones(3))
+
+    def forward(self, x):
+        return F.batch_norm(x, self.mu, self.var, training=self.training)
+
+model = nn.Sequential(Norm(), nn.Flatten(), nn.Linear(3072, 10))
+"""
+    model = in_a_notebook(code)
+    optimizer = sgd(model, lr=0.01)
+    schedule = StepLR(optimizer, 100)
+    for stop in (3, None):
+        train_tiny(None, model, optimizer=optimizer, scheduler=schedule, stop_after=stop)
+    assert folders(home) == 1 and len(runs.about(next(home.iterdir()), "last")["history"]) == 2
 
 
 def test_a_buffer_that_was_changed_by_hand_is_another_training():

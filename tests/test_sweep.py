@@ -130,6 +130,8 @@ def test_a_file_that_is_edited_while_the_sweep_waits_is_no_part_of_it(images, tm
     _, problem = sweep.train_one(training, 1, False)
     assert "has changed since the sweep began" in problem
     assert not checkpoint.exists(training.folder / runs.LAST)
+    policy.unlink()  # as on a worker that lacks it
+    assert "mine.json" in sweep.train_one(training, 1, False)[1]
     policy.write_text('{"degrees": 5}')
     assert sweep.train_one(training, 1, False)[1] == ""
 

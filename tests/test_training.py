@@ -36,6 +36,7 @@ from torchvision.transforms import v2
 from cifar_utils import checkpoint, overview, plots, runs, train
 from cifar_utils.augment import PRESETS
 from cifar_utils.evaluation.inference import predict
+from cifar_utils.scale.parallel import Sharded
 from cifar_utils.train import Shuffle, fit, seeded, sgd, steps, warm_up_and_decay
 
 
@@ -456,11 +457,11 @@ def test_a_loop_may_evaluate_the_network_between_two_steps(tmp_path):
             for model in models:
                 model.eval()
 
-    models = [network("dropout"), network("dropout")]
+    models = [network("dropout") for _ in range(3)]
     train_tiny(tmp_path / "evaluated", models[0], between=evaluate)
-    train_tiny(tmp_path / "left", models[1])
-    first, second = (contents(tmp_path / name) for name in ("evaluated", "left"))
-    assert first == second
+    train_tiny(tmp_path / "inside", Sharded(models[1], 1), between=evaluate)
+    train_tiny(tmp_path / "left", models[2])
+    assert contents(tmp_path / "evaluated") == contents(tmp_path / "inside") == contents(tmp_path / "left")
 
 
 # Steering

@@ -29,8 +29,8 @@ TRAININGS = {  # name in time_to_accuracy.json -> what a reader should know
     "plain": "**the plain network** of notebook 2, SGD, full policy, float32; 45,000 images, validated every epoch",
     "plain_tricks": "the plain network with the tricks of notebook 5, bfloat16, test-time augmentation; same images",
     "class": "**the fast network**, full policy, bfloat16; 50,000 images, as all below",
-    "fast": "the fast network, flips and shifts, bfloat16",
-    "fast_float32": "the fast network, flips and shifts, float32, as on a CPU without bfloat16",
+    "fast": "the fast network, six epochs without augmentation, bfloat16",
+    "fast_float32": "the same in float32, as on a CPU without bfloat16",
     "wide": "the fast network, wider, bfloat16, test-time augmentation",
 }
 AUGMENTATIONS = ("ours", "kornia", "fastai", "albumentations, 2 workers", "torchvision PIL, 2 workers")

@@ -79,7 +79,7 @@ def instance(code: str) -> Wrong:
         "made": Wrong(
             "the call is still missing",
             HEAD + "        self.blocks = nn.Conv2d(3, 8, 3)\n        self.head = nn.Linear(8, classes)" + FORWARD,
-            "The network cannot be made: {error}. Which call does that name, and does your `__init__` make it first?",
+            "The network cannot be made: {error}. Where in your `__init__` is the call that this message names?",
         ),
         "late": Wrong(
             "a network that can be made but not used",

@@ -206,8 +206,7 @@ def process_group() -> Iterator[None]:
     waits = timedelta(seconds=SECONDS)
     is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    is_master, on_windows = number == "0" and not is_agents, os.name == "nt"  # where torch comes without libuv
-    everyones = dist.TCPStore(*address, is_master=is_master, timeout=waits, use_libuv=not on_windows)
+    everyones = dist.TCPStore(*address, is_master=number == "0" and not is_agents, timeout=waits)
     # torchrun's store outlives its processes: those that it starts anew must not find the addresses of the dead ones.
     store, backend = dist.PrefixStore(f"start {name}", everyones), "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=int(number), world_size=int(count), timeout=waits)

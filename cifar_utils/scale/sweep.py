@@ -196,7 +196,7 @@ def train_one(training: Training, threads: int, needs_full_set: bool) -> tuple[T
         try:
             with chdir(training.start), redirect_stdout(log), redirect_stderr(log):
                 _names_and_sizes.cache_clear()
-                if training.folder.name != _name(training.options, training.profile):
+                if _are_here(training.options) and training.folder.name != _name(training.options, training.profile):
                     return training, "a file that it names has changed since the sweep began: give the command again"
                 if needs_full_set:
                     data.cifar10(False, False, training.options.get("data"))  # a DataError where there is none
@@ -299,6 +299,13 @@ def _names_and_sizes(folder: str) -> str:
         return json.dumps({str(f.relative_to(root)): f.stat().st_size for part in images.values() for f in part})
     except (files.DataError, OSError):
         return ""
+
+
+def _are_here(options: dict) -> bool:
+    """Whether this machine has the images and files that the options name; what is missing, `train` tells."""
+    named = [text for text in (str(options.get(name, "")) for name in ("policy", "model", "recipe")) if "." in text]
+    folders = [Path(options["images"]).expanduser()] if "images" in options else []
+    return len(_files(options)) == len(named) and all(folder.is_dir() for folder in folders)
 
 
 def _files(options: dict) -> list[Path]:

@@ -42,7 +42,7 @@ The CIFAR-10 workshop, without the internet
 ===========================================
 
 You need one of: {targets}.
-Install exactly this version of Python before you come: python.org has it. A Mac
+Install one of exactly these versions of Python (3.12 means any 3.12.x) before you come: python.org has it. A Mac
 needs macOS 14 or later. (Instead of python below, type py on Windows, and
 python3 on macOS and Linux. On Windows, a terminal means the Command Prompt.)
 

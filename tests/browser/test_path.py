@@ -1,6 +1,7 @@
-"""The path of a fresh participant in a browser: the doctor, notebooks 1 to 4 with a policy, a network and an optimizer
-of their own, trained and compared; every exercise, answered once wrong and once right (all in one notebook; nbval runs
-each by itself); a photo of their own.
+"""The path of a fresh participant in a browser: the doctor, notebooks 1, 3 and 4 and the cells of notebook 2 that write
+and save a network (nbval runs it whole), with a policy, a network and an optimizer of their own, trained and compared;
+every exercise, answered once wrong and once right (all in one notebook; nbval runs each by itself); a photo of their
+own.
 """
 
 import json
@@ -48,7 +49,8 @@ def answered(stem: str) -> list[str]:
                 cells += [f'hint("{key}")', f'{code}\ncheck("{key}", answer)']
             if stem == "04":  # fewer images: the robustness curve has nine strengths
                 fewer = r"\1\nval = val.select(list(range(0, len(val), 4)))"
-                cell.source = re.sub(r"^(.*, val = data.split\(.*)$", fewer, cell.source, flags=re.M)
+                cell.source, count = re.subn(r"^(train, val = data.split\(.*)$", fewer, cell.source, flags=re.M)
+                assert count == ("data.split(" in cell.source)
             cells.append(cell.source)
     return cells
 

@@ -49,8 +49,8 @@ check("1.2", shift_and_flip)
 # %% [markdown]
 # ## 1.3 Repair: images for training and validation
 #
-# This function prepares the images of both splits. What is wrong? Repair it. (A policy that gets no number of an epoch
-# takes 0; that is not the mistake.)
+# This function prepares the images of both splits. What is wrong? Repair it. (Without a number, a policy takes epoch 0:
+# that is not the mistake.)
 
 
 # %% exercise="1.3" part="stub"
