@@ -406,7 +406,7 @@ def test_runs_add_up_over_sessions_while_their_settings_stay(tmp_path, monkeypat
     rows = session("--only", "fast", "--seeds", "1", "--runs", str(tmp_path / "newer"))
     assert trained[6:] == [("fast", 0)] and [row["version"] for row in rows[:2]] != ["99.0.0"] * 2
     assert {row["version"] for row in rows if (row["name"], row["seed"]) == ("fast", 0)} == {"99.0.0"}
-    changed = replace(benchmark.RECIPES["fast"], policy="none")
+    changed = replace(benchmark.RECIPES["fast"], policy="light")
     monkeypatch.setattr(benchmark, "RECIPES", benchmark.RECIPES | {"fast": changed})
     assert {row["name"] for row in session("--finished", "--runs", str(tmp_path / "empty"))} == {"tutorial"}
 
