@@ -130,8 +130,9 @@ def test_a_network_of_your_own_gets_gentle_rates_and_sizes_that_it_takes(name, c
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    """All tricks of the fast recipe, in 4 + 2 + 2 steps of 16 images."""
-    monkeypatch.setitem(recipes.RECIPES, "sample", replace(recipes.RECIPES["fast"], epochs=3, batch_size=16))
+    """All tricks of the fast recipe, and flips and shifts, in 4 + 2 + 2 steps of 16 images."""
+    recipe = replace(recipes.RECIPES["fast"], policy="flip_and_shift", epochs=3, batch_size=16)
+    monkeypatch.setitem(recipes.RECIPES, "sample", recipe)
 
 
 def options(network, train, **changes) -> dict:
