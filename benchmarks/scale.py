@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -95,11 +96,9 @@ def dask_cluster(workers: int):
 
     They keep freed memory, as docs/more_than_one.md says.
     """
-    try:
-        import dask
-        from distributed import LocalCluster
-    except ImportError:
-        sys.exit('Dask is missing: pip install -e ".[cluster]"')
+    import dask
+    from distributed import LocalCluster
+
     keeps = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2147483647}
     options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     with dask.config.set(keeps), LocalCluster(**options) as cluster:
@@ -167,8 +166,8 @@ def main() -> None:
     args = parser.parse_args()
     rounds, extra = (1, ["--profile", "smoke"]) if args.quick else (args.rounds, [])
     epochs = 2 if args.quick else args.epochs
-    with dask_cluster(1):  # is it there? To find out after the first round would lose that
-        pass
+    if not find_spec("distributed"):  # to find out after the first round would lose that
+        sys.exit('Dask is missing: pip install -e ".[cluster]"')
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     together: dict[str, list[float]] = {str(count): [] for count in PARTICIPANTS}
     sweeps: dict[str, list[float]] = {name: [] for name in SWEEPS}

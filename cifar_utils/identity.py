@@ -1,7 +1,7 @@
 """What makes a run that run: everything its result depends on, in words that are the same in every process.
 
-Two runs with the same words share a folder, and the second finds or resumes the first; see `folder_for`. How a part is
-put in words: see words.py.
+Two runs with the same words share a folder, and the second finds or resumes the first; see `folder_for`. words.py
+puts a part in words.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from cifar_utils.data import Dataset
 from cifar_utils.models import uncompiled
 from cifar_utils.words import is_part, short_hash, words_of
 
-_IN_GROUPS = ("lr", "momentum", "betas")  # what schedulers change
+_MOMENTA = ("momentum", "betas")  # of an optimizer's groups: some schedulers change these beside the learning rate
 # Optimizer -> the learning rate of each of its groups, and scheduler -> their momentum, as they were before training. A
 # scheduler that is made anew may stand for a new training, for which a momentum was changed by hand.
 _at_first: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -42,11 +42,11 @@ def describe_run(train: Dataset, val: Dataset, transform, loss, parts: dict, num
     shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in model.state_dict().items()]
     name_of = {p: name for name, p in model.named_parameters()}
     rates = _first(optimizer, optimizer, ("lr",))  # schedulers note the first themselves, all but ReduceLROnPlateau
-    momenta = _first(parts["scheduler"], optimizer, ("momentum", "betas"))
+    momenta = _first(parts["scheduler"], optimizer, _MOMENTA)
     groups = [
         rate
         | momentum
-        | {k: _plain(v) for k, v in group.items() if k not in (*_IN_GROUPS, "params") and v}
+        | {k: _plain(v) for k, v in group.items() if k not in ("lr", *_MOMENTA, "params") and v}
         | {"parameters": short_hash(" ".join(name_of[p] for p in group["params"]))}
         for rate, momentum, group in zip(rates, momenta, optimizer.param_groups)
     ]

@@ -1,6 +1,7 @@
 """Style, spelling and links: what editors and hooks check as well, see .pre-commit-config.yaml."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,16 +69,12 @@ def test_words_are_spelled_as_usual():
 
 def test_the_speller_finds_a_mistake(tmp_path):
     """The control: a test that cannot fail would prove nothing."""
+    for folder in ("docs", "notebooks", "tools"):
+        (tmp_path / folder).mkdir()
     cell = nbformat.v4.new_markdown_cell("An image is al" + "ligned.")
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "wrong.ipynb")
-    (tmp_path / "docs").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks" / "wrong.ipynb")
     (tmp_path / "docs" / "wrong.md").write_text("Its ad" + "ress.\n")
-    copied = (ROOT / "tools" / "spelling.py").read_text(encoding="utf-8")
-    (tmp_path / "tools").mkdir()
-    (tmp_path / "tools" / "spelling.py").write_text(copied, encoding="utf-8")
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "wrong.ipynb").rename(tmp_path / "notebooks" / "wrong.ipynb")
-    found = run(str(tmp_path / "tools" / "spelling.py"))
+    found = run(shutil.copy(ROOT / "tools" / "spelling.py", tmp_path / "tools"))
     assert found.returncode and "aligned" in found.stdout and "address" in found.stdout
 
 

@@ -419,9 +419,8 @@ SCHEDULERS = {  # name -> how often it steps, and its maker; there are 6 steps i
         ),
     ),
 }
-# States are seen at the start, after 3 steps and an epoch's end, and once more; these: within an epoch, at its end, and
-# within the next.
-# Stops at every one of them are those of `combinations` and of tests/test_faults.py.
+# The states are those of the start, of 3 steps and an epoch's end, and of the same once more. These three: within an
+# epoch, at its end, within the next. `combinations` and tests/test_faults.py stop in every state.
 STOPS = (2, 4, 6)
 
 

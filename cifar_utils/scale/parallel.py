@@ -262,8 +262,7 @@ def _gathered(value) -> list:
 def _from_first(value):
     """Process 0's value, in every process."""
     box = [value]
-    if processes() > 1:
-        dist.broadcast_object_list(box)
+    dist.broadcast_object_list(box)
     return box[0]
 
 

@@ -303,16 +303,19 @@ def _names_and_sizes(folder: str) -> str:
 
 def _are_here(options: dict) -> bool:
     """Whether this machine has the images and files that the options name; what is missing, `train` tells."""
-    named = [text for text in (str(options.get(name, "")) for name in ("policy", "model", "recipe")) if "." in text]
-    folders = [Path(options["images"]).expanduser()] if "images" in options else []
-    return len(_files(options)) == len(named) and all(folder.is_dir() for folder in folders)
+    named = [path for path in _named(options) if path.suffix]  # a preset or a recipe of the package has none
+    return all(path.is_file() for path in named) and Path(options.get("images", ".")).expanduser().is_dir()
 
 
 def _files(options: dict) -> list[Path]:
     """The files that the options name: a policy's, and the code of a network or recipe."""
+    return [path for path in _named(options) if path.is_file()]
+
+
+def _named(options: dict) -> list[Path]:
+    """What the options name as a policy, network or recipe: of FILE.py:NAME the file, of a preset its name."""
     named = [str(options.get(name, "")) for name in ("policy", "model", "recipe")]
-    paths = [Path(text.rpartition(":")[0] if ".py:" in text else text) for text in named if text]
-    return [path for path in paths if path.is_file()]
+    return [Path(text.rpartition(":")[0] if ".py:" in text else text) for text in named if text]
 
 
 def _check(file: Path, training: Training) -> None:

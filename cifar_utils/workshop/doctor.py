@@ -90,7 +90,7 @@ def python_version() -> Line:
     found, needed = platform.python_version(), metadata.metadata(DISTRIBUTION)["Requires-Python"]
     if not SpecifierSet(needed).contains(found, prereleases=True):
         return Line("FIX", f"Python is {found} and must be {needed}: install the workshop with another Python")
-    return Line("OK", f"Python {found}, the workshop's version {metadata.version(DISTRIBUTION)}")
+    return Line("OK", f"Python {found}, workshop {metadata.version(DISTRIBUTION)}")
 
 
 def packages() -> Line:

@@ -42,9 +42,9 @@ The CIFAR-10 workshop, without the internet
 ===========================================
 
 You need one of: {targets}.
-Install one of exactly these versions of Python (3.12 means any 3.12.x) before you come: python.org has it. A Mac
-needs macOS 14 or later. (Instead of python below, type py on Windows, and
-python3 on macOS and Linux. On Windows, a terminal means the Command Prompt.)
+Before you come, install one of exactly these versions of Python from python.org (3.12 means any 3.12.x). A Mac needs
+macOS 14 or later. (Instead of python below, type py on Windows, and python3 on macOS and Linux. On Windows, a terminal
+means the Command Prompt.)
 
 From a stick or a shared drive: open a terminal and type
 
